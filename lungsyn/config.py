@@ -1,0 +1,300 @@
+"""The study's configuration: frozen, checked models of ``config.yaml``. Nothing here needs torch.
+
+Every key has a unit, a range and a description; an unknown key, a wrong type or a value out of range ends the run
+before any job, with the key, the value, the rule and the way out. ``workflow/schemas/config.schema.yaml`` is generated
+from these models (``lungsyn config schema``), so an editor can check a config while it is written.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lungsyn.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Millimetres = Annotated[float, Field(gt=0.0, le=1000.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _check_name(name: str) -> str:
+    if not name or not all(c.isalnum() or c in "+-_" for c in name):
+        raise ValueError(f"name {name!r} becomes a folder: use letters, digits, '+', '-' and '_' only")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+class Study(Section):
+    name: str = Field(description="Title on every picture and table")
+    seed: int = Field(ge=0, description="Every random draw of the study derives from it")
+
+
+class Phantom(Section):
+    patients: int = Field(ge=6, le=400, description="Number of simulated patients")
+    matrix: Literal[128, 256, 512] = Field(description="In-plane voxels; LIDC-IDRI has 512")
+    slice_thickness_mm: tuple[Millimetres, Millimetres] = Field(description="Range of slice thickness of the scans")
+    max_slices: Count = Field(description="Scans with more slices are not chosen")
+    noise_hu: float = Field(ge=0, le=200, description="Standard deviation of the image noise, HU")
+
+
+class Nodules(Section):
+    consensus_level: Fraction = Field(description="A voxel is nodule when this fraction of the readers marked it")
+    min_readers: int = Field(ge=1, le=4, description="Nodules marked by fewer readers are left out")
+    min_diameter_mm: float = Field(ge=0, le=100, description="Smaller nodules (mean of the readers) are left out")
+
+
+class Split(Section):
+    train: Fraction = Field(description="Fraction of the patients")
+    validation: Fraction = Field(description="Fraction of the patients")
+    test: Fraction = Field(description="Fraction of the patients")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self):
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train + validation + test is {total:g}; the three fractions must sum to 1")
+        return self
+
+
+class Preprocess(Section):
+    spacing_mm: Millimetres = Field(description="Isotropic voxel spacing of the prepared cases")
+    margin_mm: float = Field(ge=0, le=200, description="Kept around the lungs when cropping")
+    field_of_view: Literal["chest", "part"] = Field(
+        description="chest: the skin is in the image, so body and air are told apart and the crop follows the lungs; "
+        "part: a cut-out around a nodule, kept whole"
+    )
+
+
+class Cohort(Section):
+    dataset: Literal["phantom", "lidc", "nifti"] = Field(description="Where cases come from")
+    root: Path | None = Field(default=None, description="Folder of the raw data (lidc, nifti)")
+    exclude: dict[str, str] = Field(default={}, description="Cases to leave out: {case: reason}")
+    lesion_labels: list[int] = Field(default=[1], min_length=1, description="Label values that are nodule (nifti)")
+    max_slice_thickness_mm: Millimetres = Field(description="Thicker series are left out (lidc)")
+    phantom: Phantom
+    nodules: Nodules
+    split: Split
+    preprocess: Preprocess
+
+    @model_validator(mode="after")
+    def _has_root(self):
+        if self.dataset != "phantom" and self.root is None:
+            raise ValueError(f"dataset {self.dataset!r} reads files: set cohort.root to their folder")
+        return self
+
+
+class Benchmark(Section):
+    arm: Name = Field(description="Arm that all others are compared with; it finds the worst validation cases")
+    segmenter: Name = Field(description="Segmenter that finds the worst validation cases")
+    worst_cases: Count = Field(description="How many validation cases count as the worst")
+
+
+class Generator(Section):
+    kind: Literal["patch_ddpm"] = Field(description="Family of the generator")
+    network: Literal["patch_unet", "monai"] = Field(
+        default="patch_unet", description="patch_unet: this project's; monai: DiffusionModelUNet, for comparison"
+    )
+    window_hu: tuple[float, float] = Field(description="HU mapped to [-1, 1]; values outside are clipped")
+    patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the cubic training patch, voxels")
+    context_factor: Literal[0, 2, 4] = Field(
+        description="Edge of the coarse view of the noisy surroundings in patches; 0: none"
+    )
+    position: bool = Field(default=True, description="Give the network each voxel's coordinates in the volume")
+    channels: list[Count] = Field(min_length=1, max_length=5, description="Channels per level, first at half spacing")
+    blocks: int = Field(ge=1, le=8, description="Residual blocks per level")
+    stem: Literal["rearrange", "haar"] = Field(default="rearrange", description="Lossless step to half resolution")
+    activation_checkpointing: bool = Field(default=False, description="Trade time for memory in training")
+    schedule: Literal["cosine", "linear"] = Field(description="Noise schedule")
+    timesteps: int = Field(ge=10, le=4000, description="Noise levels of the schedule")
+    prediction: Literal["epsilon", "v", "sample"] = Field(description="What the network predicts")
+    nodule_weight: float = Field(ge=1, le=1000, description="Weight of nodule voxels in the loss; others have 1")
+    nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
+    nodule_dropout: Fraction = Field(description="Fraction of patches that lose the nodule mask (for guidance)")
+    images: Count = Field(description="Training length in patches seen")
+    batch_patches: Count = Field(description="Patches per optimiser step")
+    learning_rate: float = Field(gt=0, le=1)
+    warmup_images: int = Field(ge=0, description="Patches over which the learning rate rises from zero")
+    ema_images: Count = Field(description="Half-life of the averaged weights, in patches")
+    gradient_norm: float = Field(gt=0, description="Gradients are clipped to this norm")
+    validation_patches: Count = Field(description="Held-out patches per check, the same every time")
+    validation_every_images: Count = Field(description="Patches between two checks")
+    early_stop_checks: int = Field(ge=0, description="Stop after so many checks without improvement; 0: never")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        low, high = self.window_hu
+        if not (low <= -1000 and high > low):
+            raise ValueError(f"window_hu {self.window_hu} must start at -1000 HU (air) or below and end above its start")
+        deepest = 2 ** len(self.channels)
+        if self.patch_voxels % deepest:
+            raise ValueError(
+                f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.channels)} levels: "
+                "change patch_voxels or remove a level from channels"
+            )
+        return self
+
+
+class Synthesis(Section):
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = Field(description="Sampler")
+    steps: int = Field(ge=1, le=4000, description="Sampling steps")
+    eta: Fraction = Field(description="Noise of ddim: 0 deterministic, 1 ancestral")
+    mode: Literal["fused", "shifted", "stitched"] = Field(description="How patches become a volume")
+    overlap: float = Field(ge=0, le=0.75, description="Overlap of neighbouring patches, fraction of the patch")
+    fused_steps: int = Field(ge=0, description="Last steps of mode shifted that are fused with overlap")
+    guidance_scale: float = Field(ge=1, le=20, description="Classifier-free guidance; 1: none")
+
+
+class SyntheticSet(Section):
+    generator: Name = Field(description="Which of generators makes it")
+    conditions: Literal["untargeted", "targeted"] = Field(
+        description="untargeted: masks from train cases; targeted: from the benchmark's worst validation cases"
+    )
+    volumes: Count = Field(description="Number of synthetic cases")
+
+
+class Segmenter(Section):
+    network: Literal["unet", "dynunet", "swin_unetr"] = Field(description="Network (MONAI)")
+    channels: list[Count] = Field(min_length=2, max_length=6, description="Channels per level (swin_unetr: first only)")
+    window_hu: tuple[float, float] = Field(description="HU mapped to [-1, 1]; values outside are clipped")
+    patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the training patch, voxels")
+    nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
+    steps: Count = Field(description="Optimiser steps, the same in every arm")
+    batch_patches: Count = Field(description="Patches per optimiser step")
+    learning_rate: float = Field(gt=0, le=1)
+    overlap: float = Field(ge=0, le=0.75, description="Overlap of the sliding window in prediction")
+    keep_lungs: bool = Field(default=True, description="Predictions outside the (dilated) lungs are removed")
+
+
+class Arm(Section):
+    real: bool = Field(description="Whether the real train cases are in the training set")
+    synthetic: Name | None = Field(default=None, description="Synthetic set in the training set")
+    reseeded: bool = Field(default=False, description="A control: same data as another arm, other random draws")
+
+    @model_validator(mode="after")
+    def _has_data(self):
+        if not self.real and self.synthetic is None:
+            raise ValueError("an arm needs real data, a synthetic set, or both")
+        return self
+
+
+class Evaluation(Section):
+    bootstrap: int = Field(ge=100, le=1_000_000, description="Bootstrap samples over patients")
+    confidence: float = Field(gt=0.5, lt=1.0, description="Level of the intervals")
+
+
+class Figures(Section):
+    dpi: int = Field(ge=50, le=600, description="Resolution of the pictures")
+    window_hu: tuple[float, float] = Field(description="Grey scale of CT pictures: black, white")
+    contact_cases: Count = Field(description="Synthetic and real cases on the contact sheet")
+    case_arms: tuple[Name, Name] = Field(description="The two arms whose contours are drawn on one case")
+
+
+class Compute(Section):
+    """Where and how it runs; changing it reruns nothing."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="auto: bfloat16 where the processor has instructions for it"
+    )
+    generator_threads: Count = Field(default=2, description="CPU threads of generator training and synthesis")
+    segmenter_threads: Count = Field(default=1, description="CPU threads of one segmenter's training")
+    loader_processes: int = Field(default=0, ge=0, description="Processes that read patches; 0: the training one")
+    patches_per_batch: Count = Field(default=4, description="Patches the generator sees at once in synthesis")
+    volumes_per_job: Count = Field(default=6, description="Synthetic volumes made by one job")
+    checkpoint_seconds: Count = Field(default=60, description="Time between two checkpoints of a training")
+    compile: bool = Field(default=False, description="torch.compile the networks (CUDA)")
+
+
+class Config(Section):
+    """The whole study."""
+
+    study: Study
+    cohort: Cohort
+    benchmark: Benchmark
+    generators: dict[Name, Generator] = Field(min_length=1)
+    synthesis: Synthesis
+    sets: dict[Name, SyntheticSet]
+    segmenters: dict[Name, Segmenter] = Field(min_length=1)
+    replicates: int = Field(ge=1, le=100, description="Trainings per arm, with different seeds")
+    arms: dict[Name, Arm] = Field(min_length=1)
+    evaluation: Evaluation
+    figures: Figures
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _names_exist(self):
+        for name, synthetic in self.sets.items():
+            _known(f"sets.{name}.generator", synthetic.generator, self.generators)
+        for name, arm in self.arms.items():
+            if arm.synthetic is not None:
+                _known(f"arms.{name}.synthetic", arm.synthetic, self.sets)
+        _known("benchmark.arm", self.benchmark.arm, self.arms)
+        _known("benchmark.segmenter", self.benchmark.segmenter, self.segmenters)
+        for name in self.figures.case_arms:
+            _known("figures.case_arms", name, self.arms)
+        benchmark = self.arms[self.benchmark.arm]
+        if benchmark.synthetic is not None and self.sets[benchmark.synthetic].conditions == "targeted":
+            raise ValueError(
+                f"benchmark.arm {self.benchmark.arm!r} trains on a targeted set, which itself needs the benchmark's "
+                "scores: choose an arm without it, such as 'real'"
+            )
+        return self
+
+
+def _known(key: str, name: str, known: dict) -> None:
+    if name not in known:
+        raise ValueError(f"{key} is {name!r}, which does not exist: it must be one of {', '.join(sorted(known))}")
+
+
+def check(raw: dict) -> Config:
+    """The config as a frozen model. Raises InputError with one line per mistake: key, value, rule, way out."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise InputError("the config is not usable:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(item: dict) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][-1]), _all_keys(), n=1)
+        return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
+    if item["type"] == "missing":
+        return f"{key}: missing; add it (config.yaml shows every key with its unit)"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key} is {item['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _all_keys() -> set[str]:
+    schema = Config.model_json_schema()
+    models = [schema, *schema["$defs"].values()]
+    return {key for model in models for key in model.get("properties", {})}
+
+
+def as_json(section: BaseModel) -> str:
+    """A section as one line of JSON, the form in which a rule hands it to the command line."""
+    return json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def from_json(model: type[SectionType], text: str) -> SectionType:
+    """The inverse of ``as_json``. Raises InputError naming the key."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(item) for item in error.errors())) from None

@@ -1,0 +1,116 @@
+"""NIfTI in and out: the only reader and writer of volumes, and the layout of a case's folder.
+
+A *case* is a folder with ``ct.nii`` (int16 HU), ``nodules.nii`` (uint8: 0, or the nodule's index), ``lungs.nii``
+(uint8: 0, 1 right, 2 left), ``body.nii`` (uint8: 1 inside the skin) and ``case.json`` (where it came from), all on one
+grid. Real and synthetic cases have the same layout. Files are uncompressed, so that a patch is read by memory map.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from lungsyn.errors import InputError
+from lungsyn.volume.space import Space, Volume
+
+CASE_FILES = ("ct.nii", "nodules.nii", "lungs.nii", "body.nii", "case.json")
+
+
+def read_volume(path: Path) -> Volume:
+    """The whole volume, values scaled as its header says. Raises InputError naming the file."""
+    try:
+        image = nib.load(path)
+        return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
+    except (OSError, nib.filebasedimages.ImageFileError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: not a readable NIfTI volume ({error}): write it again or remove the case") from error
+
+
+def map_volume(path: Path) -> Volume:
+    """The same without reading it: ``data`` is a read-only memory map of the values on disk."""
+    image = nib.load(path, mmap="r")
+    return Volume(np.asarray(image.dataobj.get_unscaled()), np.asarray(image.affine, dtype=np.float64))
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write ``volume`` as NIfTI-1 in its own dtype (int16 or uint8), whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(np.asarray(volume.data), volume.affine)
+    image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(1, 0)
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)
+
+
+class whole_file:
+    """Context: a temporary path beside ``path`` (same suffix) that replaces it on success and vanishes on failure."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = self.path.with_name(f".{os.getpid()}.{self.path.name}")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One case, real or synthetic: arrays ``[x y z]`` on one grid (int16 HU; uint8 masks) and its ``about``."""
+
+    ct: np.ndarray
+    nodules: np.ndarray
+    lungs: np.ndarray
+    body: np.ndarray
+    affine: np.ndarray
+    about: dict
+
+    @property
+    def space(self) -> Space:
+        return Space(self.ct.shape, self.affine)
+
+
+def write_case(folder: Path, case: Case) -> None:
+    """Write a case's folder; ``case.json`` last, so its presence says that the case is whole."""
+    for name, data, dtype in (
+        ("ct", case.ct, np.int16), ("nodules", case.nodules, np.uint8),
+        ("lungs", case.lungs, np.uint8), ("body", case.body, np.uint8),
+    ):  # fmt: skip
+        if data.shape != case.ct.shape:
+            raise ValueError(f"{folder}: {name} has shape {data.shape}, the CT {case.ct.shape}")
+        write_volume(Path(folder) / f"{name}.nii", Volume(data.astype(dtype, copy=False), case.affine))
+    write_json(Path(folder) / "case.json", case.about)
+
+
+def open_case(folder: Path) -> Case:
+    """A case whose arrays are memory maps: opening costs four headers, a patch costs its own voxels."""
+    folder = Path(folder)
+    try:
+        volumes = {name: map_volume(folder / f"{name}.nii") for name in ("ct", "nodules", "lungs", "body")}
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: not a case ({error}): it needs {', '.join(CASE_FILES)}") from error
+    arrays = {name: volume.data for name, volume in volumes.items()}
+    return Case(**arrays, affine=volumes["ct"].affine, about=read_json(folder / "case.json"))

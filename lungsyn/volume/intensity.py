@@ -1,0 +1,23 @@
+"""HU and the model range [-1, 1], each the exact inverse of the other inside the window.
+
+The window ``(low, high)`` in HU maps linearly to (-1, 1); values outside are clipped on the way in.
+"""
+
+import numpy as np
+
+AIR_HU = -1000      # outside the body
+AIR_MODEL = -1.0    # the same in the model range: every window in use starts at or below air
+
+
+def to_model_range(hu, window_hu: tuple[float, float]):
+    """HU (any real array or tensor) to [-1, 1], float32 for arrays."""
+    low, high = window_hu
+    scaled = (np.asarray(hu, dtype=np.float32) - low) * (2.0 / (high - low)) - 1.0
+    return scaled.clip(-1.0, 1.0)
+
+
+def to_hu(model_range: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
+    """[-1, 1] to HU, rounded to int16; values outside are clipped to the window."""
+    low, high = window_hu
+    scaled = (np.clip(np.asarray(model_range, dtype=np.float32), -1.0, 1.0) + 1.0) * ((high - low) / 2.0) + low
+    return np.rint(scaled).astype(np.int16)

@@ -1,0 +1,85 @@
+"""Patches of a volume: where they lie, how they are weighted, how they are blended back.
+
+With patch 4 and overlap 1/2 (stride 2) along an axis of 7 voxels::
+
+    voxel    0 1 2 3 4 5 6
+    patch 0  # # # #
+    patch 1      # # # #
+    patch 2        # # # #      the last one is moved back to end at the border: no padding, more overlap
+
+Every voxel is covered, every patch is whole. The blend divides the weighted sum by the sum of the weights. Importance
+map and grid are both products over the axes, hence so is that sum: three vectors stand for a whole volume of weights.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def axis_starts(length: int, patch: int, stride: int) -> list[int]:
+    """Starts along one axis: 0, stride, ... and a last one at ``length - patch``. All cover ``[0, length)``."""
+    if length < patch:
+        raise ValueError(f"the volume has {length} voxels along an axis, fewer than the patch ({patch}): pad it")
+    if not 1 <= stride <= patch:
+        raise ValueError(f"stride {stride} must be between 1 and the patch ({patch}), or voxels are left out")
+    starts = list(range(0, length - patch, stride))
+    return [*starts, length - patch]
+
+
+def shifted_starts(length: int, patch: int, offset: int) -> list[int]:
+    """Starts of a partition displaced by ``offset`` (0 <= offset < patch); border patches are moved inside."""
+    if length < patch:
+        raise ValueError(f"the volume has {length} voxels along an axis, fewer than the patch ({patch}): pad it")
+    starts = range(offset - patch if offset else 0, length, patch)
+    return sorted({min(max(start, 0), length - patch) for start in starts})
+
+
+def importance_vector(patch: int, sigma_fraction: float = 0.25) -> np.ndarray:
+    """A Gaussian along one axis of a patch, largest in the middle, never below 1/1000 (float32 ``[patch]``).
+
+    The importance map is the product of three; sigma is ``sigma_fraction`` of the patch. nnU-Net uses 1/8, which
+    leaves so little weight at the border that with an overlap below one half the blend is dominated by edge voxels.
+    """
+    position = np.arange(patch) - (patch - 1) / 2
+    weight = np.exp(-0.5 * (position / (sigma_fraction * patch)) ** 2)
+    return np.maximum(weight, 1e-3).astype(np.float32)
+
+
+def total_weight(length: int, starts: list[int], vector: np.ndarray) -> np.ndarray:
+    """Sum of the patches' weights along one axis: float64 ``[length]``, all positive when the starts cover it."""
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + len(vector)] += vector
+    return total
+
+
+def all_starts(per_axis: list[list[int]]) -> list[tuple[int, int, int]]:
+    """The product of three lists of starts, in C order."""
+    return [(x, y, z) for x in per_axis[0] for y in per_axis[1] for z in per_axis[2]]
+
+
+def box(start, size) -> tuple[slice, slice, slice]:
+    """The slices of the patch of ``size`` voxels (one int, or three) at ``start``."""
+    sizes = (size,) * 3 if isinstance(size, int) else size
+    return tuple(slice(a, a + n) for a, n in zip(start, sizes, strict=True))
+
+
+def padded_shape(shape, patch: int, multiple: int) -> tuple[int, int, int]:
+    """The smallest shape that holds ``shape`` and a patch, each axis a multiple of ``multiple``."""
+    return tuple(-(-max(n, patch) // multiple) * multiple for n in shape)
+
+
+def coordinates(start, size, shape) -> list[np.ndarray]:
+    """Three broadcastable arrays: each voxel's place in the volume, -1 at its first and 1 at its last voxel."""
+    result = []
+    for axis in range(3):
+        index = np.arange(start[axis], start[axis] + size, dtype=np.float32)
+        line = (2.0 * index / max(shape[axis] - 1, 1) - 1.0).astype(np.float32)
+        result.append(line.reshape([-1 if k == axis else 1 for k in range(3)]))
+    return result
+
+
+def batches(items: list, size: int) -> Iterator[list]:
+    """Consecutive runs of ``size`` items; the last may be shorter."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
