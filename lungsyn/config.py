@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lungsyn.errors import InputError
@@ -17,6 +18,9 @@ from lungsyn.errors import InputError
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Millimetres = Annotated[float, Field(gt=0.0, le=1000.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+LARGEST_PATCH_MM = 250.0
 
 
 def _check_name(name: str) -> str:
@@ -123,12 +127,14 @@ class Generator(Section):
     nodule_weight: float = Field(ge=1, le=1000, description="Weight of nodule voxels in the loss; others have 1")
     nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
     nodule_dropout: Fraction = Field(description="Fraction of patches that lose the nodule mask (for guidance)")
+    flips: bool = Field(description="Mirror patches with all their conditions (coordinates too) at random")
     images: Count = Field(description="Training length in patches seen")
     batch_patches: Count = Field(description="Patches per optimiser step")
     learning_rate: float = Field(gt=0, le=1)
     warmup_images: int = Field(ge=0, description="Patches over which the learning rate rises from zero")
     ema_images: Count = Field(description="Half-life of the averaged weights, in patches")
     gradient_norm: float = Field(gt=0, description="Gradients are clipped to this norm")
+    held_out: float = Field(ge=0, lt=1, description="Fraction of the train cases kept back to watch the training")
     validation_patches: Count = Field(description="Held-out patches per check, the same every time")
     validation_every_images: Count = Field(description="Patches between two checks")
     early_stop_checks: int = Field(ge=0, description="Stop after so many checks without improvement; 0: never")
@@ -155,6 +161,7 @@ class Synthesis(Section):
     overlap: float = Field(ge=0, le=0.75, description="Overlap of neighbouring patches, fraction of the patch")
     fused_steps: int = Field(ge=0, description="Last steps of mode shifted that are fused with overlap")
     guidance_scale: float = Field(ge=1, le=20, description="Classifier-free guidance; 1: none")
+    volumes_per_job: Count = Field(description="Volumes made by one job")
 
 
 class SyntheticSet(Section):
@@ -213,7 +220,6 @@ class Compute(Section):
     segmenter_threads: Count = Field(default=1, description="CPU threads of one segmenter's training")
     loader_processes: int = Field(default=0, ge=0, description="Processes that read patches; 0: the training one")
     patches_per_batch: Count = Field(default=4, description="Patches the generator sees at once in synthesis")
-    volumes_per_job: Count = Field(default=6, description="Synthetic volumes made by one job")
     checkpoint_seconds: Count = Field(default=60, description="Time between two checkpoints of a training")
     compile: bool = Field(default=False, description="torch.compile the networks (CUDA)")
 
@@ -243,6 +249,13 @@ class Config(Section):
                 _known(f"arms.{name}.synthetic", arm.synthetic, self.sets)
         _known("benchmark.arm", self.benchmark.arm, self.arms)
         _known("benchmark.segmenter", self.benchmark.segmenter, self.segmenters)
+        for name, generator in self.generators.items():
+            edge_mm = generator.patch_voxels * self.cohort.preprocess.spacing_mm
+            if self.cohort.preprocess.field_of_view == "chest" and edge_mm > LARGEST_PATCH_MM:
+                raise ValueError(
+                    f"generators.{name}.patch_voxels is {generator.patch_voxels}: at {self.cohort.preprocess.spacing_mm:g} "
+                    f"mm that is {edge_mm:g} mm, more than a chest is deep ({LARGEST_PATCH_MM:g} mm): lower it"
+                )
         for name in self.figures.case_arms:
             _known("figures.case_arms", name, self.arms)
         benchmark = self.arms[self.benchmark.arm]
@@ -298,3 +311,9 @@ def from_json(model: type[SectionType], text: str) -> SectionType:
         return model.model_validate_json(text)
     except ValidationError as error:
         raise InputError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def schema_yaml() -> str:
+    """The schema of config.yaml, as the text of workflow/schemas/config.schema.yaml."""
+    head = "# Made from lungsyn/config.py by `lungsyn config schema`; do not edit.\n"
+    return head + yaml.safe_dump(Config.model_json_schema(), sort_keys=False, width=110)

@@ -83,3 +83,24 @@ def batches(items: list, size: int) -> Iterator[list]:
     """Consecutive runs of ``size`` items; the last may be shorter."""
     for first in range(0, len(items), size):
         yield items[first : first + size]
+
+
+def window(array: np.ndarray, start, size: int, fill) -> np.ndarray:
+    """The cube of ``size`` voxels at ``start``, a copy; ``fill`` where it reaches outside. Reads only its own voxels."""
+    low = [max(0, -a) for a in start]
+    high = [min(size, n - a) for a, n in zip(start, array.shape, strict=True)]
+    result = np.full((size,) * 3, fill, dtype=array.dtype)
+    if all(a < b for a, b in zip(low, high, strict=True)):
+        inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        source = tuple(slice(s + a, s + b) for s, a, b in zip(start, low, high, strict=True))
+        result[inside] = array[source]
+    return result
+
+
+def random_start(rng: np.random.Generator, shape, patch: int, near=None) -> tuple[int, int, int]:
+    """A random start of a patch inside ``shape``: uniform, or so that the voxel ``near`` falls into its middle half."""
+    highest = np.maximum(np.asarray(shape) - patch, 0)
+    if near is None:
+        return tuple(int(n) for n in rng.integers(0, highest + 1))
+    start = np.asarray(near) - rng.integers(patch // 4, patch - patch // 4, size=3)
+    return tuple(int(n) for n in np.clip(start, 0, highest))

@@ -43,6 +43,6 @@ def outside_of(source: Space, target: Space) -> np.ndarray:
     outside = np.zeros(target.shape, dtype=bool)
     for axis, length in enumerate(source.shape):
         row = to_source[axis]
-        position = sum(row[k] * index[k] for k in range(3)) + row[3]
+        position = sum(row[k] * index[k] for k in range(3) if row[k]) + row[3]  # a line, where axes are parallel
         outside |= (position < -0.5 - 1e-6) | (position > length - 0.5 + 1e-6)
     return outside

@@ -1,0 +1,37 @@
+# Does synthetic data help my nodule segmenter, and by how much?
+#   snakemake --cores all --workflow-profile workflow/profiles/default
+# What is studied: config.yaml and the overlays in workflow/experiments. Where it runs: workflow/profiles.
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from lungsyn import config as study_config
+from lungsyn.errors import InputError
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+try:
+    STUDY = study_config.check(config)
+except InputError as error:
+    raise WorkflowError(str(error))
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/cohort.smk"
+include: "workflow/rules/generation.smk"
+include: "workflow/rules/segmentation.smk"
+include: "workflow/rules/evaluation.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    """The answer: the report, which holds every figure and table."""
+    input:
+        "results/report.html",

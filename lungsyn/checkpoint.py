@@ -1,0 +1,92 @@
+"""Weights on disk: one safetensors file with its description as JSON in the header. Written whole or not at all.
+
+A *checkpoint* lies in a folder that Snakemake does not know (it deletes the declared outputs of a failed job), named by
+a digest of everything that determines the training; so the same command goes on where it stopped, and a changed
+setting starts afresh. A *model* is the result: the averaged weights alone, and what made them.
+"""
+
+import hashlib
+import json
+import signal
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lungsyn.errors import InputError
+from lungsyn.volume.files import whole_file
+
+
+def save(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
+    """Write ``tensors`` and ``about`` (JSON-able) to one file."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        safetensors.torch.save_file(contiguous, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the description. Raises InputError naming the file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["about"])  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a model of lungsyn ({error}): delete it and run the training again") from error
+
+
+def training_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, averages: dict[str, dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Everything that a training needs to go on exactly: weights, optimiser moments, averaged weights by name."""
+    state = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for i, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer/{i}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+    for kind, weights in averages.items():
+        state |= {f"{kind}/{name}": tensor for name, tensor in weights.items()}
+    return state
+
+
+def restore(
+    state: dict[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averages: dict[str, dict[str, Tensor]],
+) -> None:
+    """Put a ``training_state`` back, in place."""
+    model.load_state_dict(_part(state, "model"))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(state, "optimizer").items():
+        i, key = name.split("/")
+        moments.setdefault(int(i), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for kind, weights in averages.items():
+        for name, tensor in _part(state, kind).items():
+            weights[name].copy_(tensor)
+
+
+def _part(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{kind}/"): t for name, t in state.items() if name.startswith(f"{kind}/")}
+
+
+def digest(*parts) -> str:
+    """Twelve hex digits that name any JSON-able content."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class StopRequest:
+    """Turns SIGTERM and SIGUSR1 (a batch system's warnings) into a flag that a loop looks at between two steps."""
+
+    def __init__(self):
+        self.received: int | None = None
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, number, _frame) -> None:
+        self.received = number
+
+    def leave(self, what: str) -> None:
+        """End the process as the signal would have, after saying that the work is saved."""
+        print(f"stopped by {signal.Signals(self.received).name}: {what}; the same command goes on from there", flush=True)
+        sys.exit(128 + self.received)

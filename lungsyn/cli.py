@@ -1,0 +1,462 @@
+"""`lungsyn <stage> <verb>`: parse, load, call, save. No arithmetic here.
+
+Each verb is one rule of the workflow. Sections of the config arrive as JSON (``--generator '{...}'``). Modules are
+imported by the verb that needs them: preparing a case must not wait for torch.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lungsyn import config
+from lungsyn.errors import InputError
+from lungsyn.provenance import note
+from lungsyn.volume.files import open_case, read_volume, write_case, write_json, write_text
+from lungsyn.volume.tables import read_table, write_table
+
+VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
+
+
+def verb(stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]) -> Callable:
+    """Register the decorated function as ``lungsyn stage name``."""
+
+    def register(run: Callable) -> Callable:
+        VERBS[stage, name] = (run, arguments)
+        return run
+
+    return register
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. User errors are one message and exit code 2, without a traceback."""
+    parser = argparse.ArgumentParser(prog="lungsyn", description=__doc__.splitlines()[0])
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="stage")
+    groups = {}
+    for (stage, name), (run, arguments) in VERBS.items():
+        if stage not in groups:
+            groups[stage] = stages.add_parser(stage).add_subparsers(dest="verb", required=True, metavar="verb")
+        summary = run.__doc__.splitlines()[0]
+        child = groups[stage].add_parser(name, help=summary, description=summary)
+        arguments(child)
+        child.set_defaults(run=run)
+    arguments = parser.parse_args(argv)
+    started = time.monotonic()
+    try:
+        arguments.run(arguments)
+    except InputError as error:
+        print(f"lungsyn {arguments.stage} {arguments.verb}: {error}", file=sys.stderr)
+        return 2
+    print(f"lungsyn {arguments.stage} {arguments.verb}: done in {time.monotonic() - started:.1f} s", flush=True)
+    return 0
+
+
+def section(model: type[config.Section]) -> Callable[[str], config.Section]:
+    """An argument type: a section of the config as JSON."""
+
+    def parse(text: str) -> config.Section:
+        try:
+            return config.from_json(model, text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parse.__name__ = model.__name__.lower()
+    return parse
+
+
+def case_folders(paths: list[Path]) -> list[Path]:
+    """The case folders that ``paths`` name: a case.json, or a folder of cases; in the given order, sorted within."""
+    folders = []
+    for path in paths:
+        if path.name == "case.json":
+            folders.append(path.parent)
+        else:
+            folders += sorted(file.parent for file in path.glob("*/case.json"))
+    return folders
+
+
+def add(parser: argparse.ArgumentParser, *names: str, **options) -> None:
+    """Add required path arguments; ``nargs`` and the like as for argparse."""
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, **({"type": Path} | options))
+
+
+def add_section(parser: argparse.ArgumentParser, **models: type[config.Section]) -> None:
+    for name, model in models.items():
+        parser.add_argument(f"--{name}", required=True, type=section(model), metavar="JSON")
+
+
+def add_compute(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compute", type=section(config.Compute), default=config.Compute(), metavar="JSON")
+
+
+def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, type=int)
+
+
+# ------------------------------------------------------------------------------------------------------------ config
+
+
+def _schema_arguments(parser):
+    add(parser, "out")
+
+
+@verb("config", "schema", _schema_arguments)
+def config_schema(args) -> None:
+    """Write the JSON schema of config.yaml, made from the models."""
+    write_text(args.out, config.schema_yaml())
+
+
+# ------------------------------------------------------------------------------------------------------------ cohort
+
+
+def _phantom_arguments(parser):
+    add_section(parser, phantom=config.Phantom, nodules=config.Nodules)
+    add_numbers(parser, "seed", "workers")
+    add(parser, "out")
+
+
+@verb("cohort", "phantom", _phantom_arguments)
+def cohort_phantom(args) -> None:
+    """Simulate chests and write them as DICOM series in LIDC-IDRI's layout."""
+    from lungsyn.cohort.phantom import write_cohort
+
+    write_cohort(args.phantom, args.nodules, args.seed, args.out)
+
+
+def _index_arguments(parser):
+    add_section(parser, cohort=config.Cohort)
+    add_numbers(parser, "seed", "workers")
+    add(parser, "root", "out")
+
+
+@verb("cohort", "index", _index_arguments)
+def cohort_index(args) -> None:
+    """List and check the cases of a dataset, split them by patient, say what is left out and why."""
+    from lungsyn.cohort import table
+
+    rows = table.index(args.cohort, args.root, args.seed, args.workers)
+    write_table(args.out, rows, table.COLUMNS)
+    print(table.summary(rows))
+
+
+def _prepare_arguments(parser):
+    parser.add_argument("--row", required=True, type=json.loads, metavar="JSON", help="the case's row of cohort.tsv")
+    add_section(parser, cohort=config.Cohort)
+    add(parser, "root", "out")
+
+
+@verb("cohort", "prepare", _prepare_arguments)
+def cohort_prepare(args) -> None:
+    """Read one case's raw files and write it as NIfTI on an isotropic grid, with its masks."""
+    from lungsyn.cohort.table import prepare_case
+
+    write_case(args.out, prepare_case(args.row, args.cohort, args.root))
+
+
+# -------------------------------------------------------------------------------------------------------- generation
+
+
+def _train_arguments(parser):
+    add_section(parser, generator=config.Generator)
+    add_numbers(parser, "seed")
+    add(parser, "cases", nargs="+")
+    add(parser, "checkpoints", "model", "curve")
+    add_compute(parser)
+
+
+@verb("generation", "train", _train_arguments)
+def generation_train(args) -> None:
+    """Train a generator on the patches of the given cases (the train split)."""
+    from lungsyn import checkpoint
+    from lungsyn.generation.training import train
+
+    folders = case_folders(args.cases)
+    weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints)
+    made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
+    checkpoint.save(args.model, weights, made)
+    write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _conditions_arguments(parser):
+    parser.add_argument("--kind", required=True, choices=["untargeted", "targeted"])
+    add_numbers(parser, "volumes", "worst-cases", "seed")
+    add(parser, "cases", nargs="+")
+    parser.add_argument("--scores", type=Path, help="the benchmark arm's score table (targeted)")
+    add(parser, "out")
+
+
+@verb("generation", "conditions", _conditions_arguments)
+def generation_conditions(args) -> None:
+    """Decide which masks to synthesise: one row per volume."""
+    from lungsyn.evaluation.groups import worst_cases
+    from lungsyn.evaluation.scores import read_scores
+    from lungsyn.generation import conditions
+
+    if args.kind == "targeted":
+        if args.scores is None:
+            raise InputError("--scores is missing: targeted masks come from the benchmark's worst validation cases")
+        rows = conditions.targeted(worst_cases(read_scores(args.scores), args.worst_cases), args.volumes, args.seed)
+    else:
+        names = [folder.name for folder in case_folders(args.cases)]
+        rows = conditions.untargeted(names, args.volumes, args.seed)
+    write_table(args.out, rows, conditions.COLUMNS)
+
+
+def _synthesise_arguments(parser):
+    add(parser, "model", "conditions")
+    add_numbers(parser, "batch")
+    parser.add_argument("--set", required=True, help="name of the synthetic set, noted in its cases")
+    add_section(parser, synthesis=config.Synthesis)
+    add(parser, "cases", nargs="+")
+    add_compute(parser)
+    add(parser, "out")
+
+
+@verb("generation", "synthesise", _synthesise_arguments)
+def generation_synthesise(args) -> None:
+    """Make one batch of a set's volumes and write them in the layout of a real case."""
+    from lungsyn.generation.cases import load_generator, synthetic_case
+
+    sources = {folder.name: folder for folder in case_folders(args.cases)}
+    size = args.synthesis.volumes_per_job
+    rows = read_table(args.conditions)[args.batch * size : (args.batch + 1) * size]
+    generator = load_generator(args.model, args.compute)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        case = synthetic_case(generator, row, args.synthesis, lambda name: open_case(sources[name]))
+        case.about.update(set=args.set, made=note(synthesis=args.synthesis, row=row))
+        write_case(args.out / f"{args.set}-{row['volume']}", case)
+
+
+# ------------------------------------------------------------------------------------------------------ segmentation
+
+
+def _train_segmenter_arguments(parser):
+    add_section(parser, segmenter=config.Segmenter)
+    add_numbers(parser, "seed", "replicate")
+    parser.add_argument("--reseeded", action="store_true", help="other random draws than the other arms (control)")
+    add(parser, "cases", nargs="+")
+    add(parser, "checkpoints", "model", "curve")
+    add_compute(parser)
+
+
+@verb("segmentation", "train", _train_segmenter_arguments)
+def segmentation_train(args) -> None:
+    """Train one replicate of a segmenter on the given cases, real or synthetic."""
+    from lungsyn import checkpoint
+    from lungsyn.segmentation.training import replicate_seed, train
+
+    folders = case_folders(args.cases)
+    seed = replicate_seed(args.seed, args.replicate, args.reseeded)
+    weights, facts, records = train(folders, args.segmenter, args.compute, seed, args.checkpoints)
+    made = note(segmenter=args.segmenter, seed=seed, cases=[folder.name for folder in folders]) | facts
+    checkpoint.save(args.model, weights, made)
+    write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _predict_arguments(parser):
+    add(parser, "models", "cases", nargs="+")
+    add_compute(parser)
+    add(parser, "out")
+
+
+@verb("segmentation", "predict", _predict_arguments)
+def segmentation_predict(args) -> None:
+    """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii."""
+    from lungsyn.segmentation.prediction import load_segmenter, predict
+    from lungsyn.volume.files import write_volume
+    from lungsyn.volume.space import Volume
+
+    for model in args.models:
+        segmenter = load_segmenter(model, args.compute)
+        for folder in case_folders(args.cases):
+            case = open_case(folder)
+            mask = predict(segmenter, case)
+            write_volume(args.out / model.parent.name / f"{folder.name}.nii", Volume(mask, case.affine))
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def _score_arguments(parser):
+    add(parser, "predictions", "cohort", "out")
+    add(parser, "cases", nargs="+")
+
+
+@verb("evaluation", "score", _score_arguments)
+def evaluation_score(args) -> None:
+    """Measure every prediction of an arm, and the replicates' majority vote."""
+    from lungsyn.evaluation.scores import SCORE_COLUMNS, score_arm
+
+    split = {row["case"]: row["split"] for row in read_table(args.cohort)}
+    rows = []
+    for folder in case_folders(args.cases):
+        masks = {path.parent.name: read_volume(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))}
+        rows += score_arm(masks, open_case(folder), split[folder.name])
+    write_table(args.out, rows, SCORE_COLUMNS)
+
+
+def _read_arms(paths: list[Path]) -> dict[str, list[dict]]:
+    from lungsyn.evaluation.scores import read_scores
+
+    return {path.stem: read_scores(path) for path in paths}
+
+
+def _worst(args) -> list[str]:
+    from lungsyn.evaluation.groups import worst_cases
+    from lungsyn.evaluation.scores import read_scores
+
+    return worst_cases(read_scores(args.benchmark_scores), args.benchmark.worst_cases)
+
+
+def _compare_arguments(parser):
+    add(parser, "scores", nargs="+")
+    add(parser, "benchmark-scores", "out")
+    add_section(parser, benchmark=config.Benchmark, evaluation=config.Evaluation)
+    add_numbers(parser, "seed")
+
+
+@verb("evaluation", "compare", _compare_arguments)
+def evaluation_compare(args) -> None:
+    """Compare every arm with the benchmark arm, paired by case, in each group."""
+    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, compare
+
+    rows = compare(_read_arms(args.scores), args.benchmark.arm, _worst(args), args.evaluation, args.seed)
+    write_table(args.out, rows, COMPARISON_COLUMNS)
+
+
+def _plot_difference_arguments(parser):
+    add(parser, "scores", nargs="+")
+    add(parser, "benchmark-scores", "comparison", "out")
+    add_section(parser, benchmark=config.Benchmark, study=config.Study, figures=config.Figures)
+    parser.add_argument("--null-arms", nargs="*", default=[])
+
+
+@verb("evaluation", "plot-difference", _plot_difference_arguments)
+def evaluation_plot_difference(args) -> None:
+    """Draw the per-case Dice difference to the benchmark arm."""
+    from lungsyn.evaluation.comparison import from_cells
+    from lungsyn.evaluation.figures import plot_dice_difference
+
+    plot_dice_difference(
+        _read_arms(args.scores), from_cells(read_table(args.comparison)), _worst(args), args.benchmark.arm,
+        args.null_arms, args.study.name, args.figures.dpi, args.out,
+    )  # fmt: skip
+
+
+def _plot_case_arguments(parser):
+    add(parser, "scores", "predictions", "cases", nargs="+")
+    add_section(parser, study=config.Study, figures=config.Figures)
+    add(parser, "out")
+
+
+@verb("evaluation", "plot-case", _plot_case_arguments)
+def evaluation_plot_case(args) -> None:
+    """Draw the test case of median change with every replicate's contour for two arms."""
+    from lungsyn.evaluation.groups import case_means, median_change
+    from lungsyn.evaluation.pictures import plot_case
+
+    scores = _read_arms(args.scores)
+    first, second = args.figures.case_arms
+    name = median_change(scores, second, first)
+    folder = next(folder for folder in case_folders(args.cases) if folder.name == name)
+    predictions = {
+        arms.name: [read_volume(path).data for path in sorted(arms.glob(f"*/{name}.nii"))] for arms in args.predictions
+    }
+    dice = {arm: case_means(rows, "dice")[name] for arm, rows in scores.items()}
+    rule = f"{name}: the test case of median change from {first} to {second}"
+    plot_case(open_case(folder), predictions, dice, args.study.name, rule, args.figures, args.out)
+
+
+def _contact_sheet_arguments(parser):
+    add(parser, "real", "synthetic", nargs="+")
+    add_section(parser, study=config.Study, figures=config.Figures)
+    add(parser, "out")
+
+
+@verb("evaluation", "contact-sheet", _contact_sheet_arguments)
+def evaluation_contact_sheet(args) -> None:
+    """Draw random synthetic cases beside random real ones."""
+    from lungsyn.evaluation.pictures import plot_contact_sheet
+
+    real, synthetic = ({f.name: open_case(f) for f in case_folders(paths)} for paths in (args.real, args.synthetic))
+    plot_contact_sheet(real, synthetic, args.study.seed, args.study.name, args.figures, args.out)
+
+
+def _plot_training_arguments(parser):
+    add(parser, "curves", nargs="+")
+    add_section(parser, study=config.Study, figures=config.Figures)
+    add(parser, "out")
+
+
+@verb("evaluation", "plot-training", _plot_training_arguments)
+def evaluation_plot_training(args) -> None:
+    """Draw the loss curves of generators and segmenters."""
+    from lungsyn.evaluation.figures import plot_training
+
+    panels: dict[str, dict[str, list[dict]]] = {}
+    for path in args.curves:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        parts = path.parent.parts
+        if "generator" in parts:
+            panels.setdefault("generator", {})[parts[-1]] = records
+        else:
+            panels.setdefault(f"segmenter {parts[-3]}", {})["/".join(parts[-2:])] = records
+    plot_training(panels, args.study.name, args.figures.dpi, args.out)
+
+
+def _report_arguments(parser):
+    add_section(parser, config=config.Config)
+    add(parser, "cohort", "training", "main-figure", "out")
+    add(parser, "comparisons", "differences", "case-pictures", "sheets", nargs="+")
+
+
+@verb("evaluation", "report", _report_arguments)
+def evaluation_report(args) -> None:
+    """Put everything on one HTML page; copy the main figure to its short name."""
+    import shutil
+
+    from lungsyn.evaluation.comparison import from_cells
+    from lungsyn.evaluation.report import build
+    from lungsyn.provenance import costs, versions
+    from lungsyn.volume.files import whole_file
+
+    study = args.config.study
+    captions = [
+        (args.differences, "Difference of each case's Dice to the benchmark arm, segmenter {}. Claims rest on the test."),
+        (args.case_pictures, "The test case of median change with every replicate's contour, segmenter {}."),
+        (args.sheets, "Random synthetic cases of set {} with their masks' outlines, beside random real ones."),
+        ([args.training], "Loss curves of everything that was trained."),
+    ]
+    figures = [(path, text.format(path.stem.partition("-")[2])) for paths, text in captions for path in paths]
+    comparisons = {path.stem: from_cells(read_table(path)) for path in args.comparisons}
+    provenance = {"versions": versions(), "cost": costs(args.out.parent)}
+    page = build(
+        f"{study.name}: does synthetic data help?", config.as_json(args.config), comparisons, read_table(args.cohort),
+        figures, provenance,
+    )  # fmt: skip
+    with whole_file(args.main_figure) as temporary:
+        shutil.copyfile(args.differences[0], temporary)
+    write_text(args.out, page)
+
+
+def _answer_arguments(parser):
+    parser.add_argument("results", nargs="?", type=Path, default=Path("results"))
+
+
+@verb("evaluation", "answer", _answer_arguments)
+def evaluation_answer(args) -> None:
+    """Print the comparison tables of a finished run and where its pictures are."""
+    from lungsyn.evaluation.comparison import as_text, from_cells
+
+    for path in sorted((args.results / "comparison").glob("*.tsv")):
+        print(as_text(from_cells(read_table(path)), f"segmenter {path.stem}"), end="\n\n")
+    print(f"report: {args.results / 'report.html'}\nfigure: {args.results / 'figures' / 'dice_difference.png'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

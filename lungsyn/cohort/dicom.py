@@ -1,0 +1,198 @@
+"""DICOM series on disk: what their headers say is wrong with them, and their HU. Knows nothing of LIDC-IDRI's readers.
+
+Series are told apart by SeriesInstanceUID, whatever folders their files lie in.
+
+Privacy: no text of a file is passed on, only numbers, UIDs and identities in LIDC-IDRI's own form; nor any message or
+warning of the DICOM library, since those quote the values that they complain about.
+
+Axes: ``[x y z]`` is DICOM's [column, row, slice], z ascending. LPS (DICOM) to RAS+ (here) flips the first two mm axes.
+"""
+
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from lungsyn.errors import InputError
+from lungsyn.volume.space import Volume
+
+GEOMETRY = {  # tags that a slice needs, and how many numbers each holds
+    "PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3,
+    "RescaleSlope": 1, "RescaleIntercept": 1,
+}  # fmt: skip
+PIXELS = {"Rows": 1, "Columns": 1, "BitsAllocated": 1, "SamplesPerPixel": 1}
+IDENTITY = ("SeriesInstanceUID", "Modality", "PatientID")
+DECODING = ("BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "PixelData")
+
+
+class Header(NamedTuple):
+    """What the index needs of one file; ``flaw`` says what is wrong with it, in our words."""
+
+    path: str  # relative to the root
+    series_uid: str = ""
+    modality: str = ""
+    patient: str = ""  # only if it has the form of LIDC-IDRI's own identities
+    z_mm: float = 0.0
+    in_plane: tuple[float, ...] = ()  # orientation, PixelSpacing, matrix: one per series
+    flaw: str = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """pydicom's warnings quote the values that they complain about: neither terminal nor log may show them."""
+    mode, pydicom.config.settings.reading_validation_mode = (
+        pydicom.config.settings.reading_validation_mode, pydicom.config.IGNORE
+    )  # fmt: skip
+    disabled, pydicom.config.logger.disabled = pydicom.config.logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        pydicom.config.settings.reading_validation_mode = mode
+        pydicom.config.logger.disabled = disabled
+
+
+def read_header(root: Path, path: str) -> Header | None:
+    """One file's header, a few kB of it; None if the file does not claim to be DICOM. Never raises for bad content."""
+    try:
+        with _quiet(), open(root / path, "rb") as file:
+            file.seek(128)
+            if file.read(4) != b"DICM":
+                is_named_so = path.lower().endswith(".dcm")
+                return Header(path, flaw=f"unreadable file: {path}, not DICOM") if is_named_so else None
+            file.seek(0)
+            data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*IDENTITY, *GEOMETRY, *PIXELS])
+            pixel_bytes = os.fstat(file.fileno()).st_size - file.tell()
+            return _header_of(path, data, pixel_bytes)
+    except Exception as error:  # whatever a damaged file makes pydicom raise; its message may quote the file
+        return Header(path, flaw=f"unreadable file: {path}, {type(error).__name__}")
+
+
+def _header_of(path: str, data: pydicom.Dataset, pixel_bytes: int) -> Header:
+    modality, uid = str(data.get("Modality", "")), str(data.get("SeriesInstanceUID", ""))
+    if not re.fullmatch(r"[\d.]{1,64}", uid):
+        return Header(path, flaw=f"unreadable file: {path}, no SeriesInstanceUID")
+    patient = str(data.get("PatientID", ""))
+    patient = patient if re.fullmatch(r"LIDC-IDRI-\d{4}", patient) else ""
+    header = Header(path, uid, modality, patient)
+    if modality != "CT":
+        return header
+    number = {tag: _numbers(data.get(tag), count) for tag, count in (GEOMETRY | PIXELS).items()}
+    missing = [tag for tag, values in number.items() if not values]
+    if missing:
+        return header._replace(flaw=f"tags missing, or no number: {', '.join(missing)} in {path}")
+    syntax = data.file_meta.get("TransferSyntaxUID", "")
+    flaw = _syntax_flaw(syntax, path)
+    if flaw:
+        return header._replace(flaw=flaw)
+    tag_bytes = 8 if UID(syntax).is_implicit_VR else 12
+    needed = data.Rows * data.Columns * data.SamplesPerPixel * data.BitsAllocated // 8 + tag_bytes
+    if not UID(syntax).is_encapsulated and not UID(syntax).is_deflated and pixel_bytes < needed:
+        flaw = f"truncated file: {path}, {needed - pixel_bytes} bytes of its pixels are gone"
+    in_plane = sum((number[tag] for tag in ("ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")), ())
+    return header._replace(z_mm=number["ImagePositionPatient"][2], in_plane=in_plane, flaw=flaw)
+
+
+def _numbers(value, count: int) -> tuple[float, ...]:
+    """A tag's value as ``count`` finite numbers; empty if it is absent or anything else."""
+    try:
+        numbers = tuple(float(item) for item in np.ravel(value))
+    except (TypeError, ValueError):
+        return ()
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
+
+
+def _syntax_flaw(syntax: str, path: str) -> str:
+    """Why pixels in this transfer syntax cannot be read here, with the package to install; empty if they can."""
+    if not UID(syntax).is_transfer_syntax:
+        return f"transfer syntax unknown: {path}"
+    if not UID(syntax).is_encapsulated:
+        return ""
+    try:
+        decoder = get_decoder(UID(syntax))
+    except NotImplementedError:
+        return f"transfer syntax {UID(syntax).name} cannot be decoded ({path}): convert the series"
+    if decoder.is_available:
+        return ""
+    needs = [line for line in decoder.missing_dependencies if line.startswith("pylibjpeg")]
+    packages = re.findall(r"pylibjpeg-\w+", " ".join(needs)) or ["python-gdcm"]
+    return f"compressed pixels ({UID(syntax).name}): pip install pylibjpeg {packages[0]}"
+
+
+def _headers_in(job: tuple[Path, list[str]]) -> list[Header]:
+    root, paths = job
+    return [header for path in paths if (header := read_header(root, path)) is not None]
+
+
+def find_series(root: Path, map_over=map) -> tuple[dict[str, list[Header]], list[Header]]:
+    """Every series below ``root`` by its UID, and the files that are unreadable. ``map_over``: a pool's map, or map."""
+    paths = sorted(
+        os.path.relpath(os.path.join(folder, name), root)
+        for folder, _, names in os.walk(root) for name in names if not name.startswith(".")
+    )  # fmt: skip
+    jobs = [(root, paths[first : first + 500]) for first in range(0, len(paths), 500)]
+    series, unreadable = defaultdict(list), []
+    for header in (header for headers in map_over(_headers_in, jobs) for header in headers):
+        (series[header.series_uid] if header.series_uid else unreadable).append(header)
+    return dict(series), unreadable
+
+
+def series_files(folder: Path, series_uid: str) -> list[Path]:
+    """The files of one series below its folder, unordered. Raises InputError if there is none."""
+    names = [os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file()]
+    found = [folder / header.path for header in _headers_in((folder, names)) if header.series_uid == series_uid]
+    if not found:
+        raise InputError(f"{folder}: no file of series {series_uid}; index the cohort again")
+    return found
+
+
+def read_ct(files: list[Path]) -> Volume:
+    """A CT series as HU: int16 ``[x y z]``, z ascending, and its RAS+ affine. Memory: the result and one slice.
+
+    Each slice has its own rescale; the plane's geometry is the first slice's. Raises InputError naming the file.
+    """
+    z_mm = {path: float(_read(path, GEOMETRY).ImagePositionPatient[2]) for path in files}
+    ordered = sorted(files, key=z_mm.get)
+    first = _read(ordered[0], (*GEOMETRY, *PIXELS))
+    slices = np.empty((len(files), first.Rows, first.Columns), dtype=np.int16)  # [z y x]
+    for data, path in zip(slices, ordered, strict=True):
+        data[...] = _slice_hu(path, data.shape)
+    step_mm = (z_mm[ordered[-1]] - z_mm[ordered[0]]) / max(len(files) - 1, 1)
+    row_mm, column_mm = (float(value) for value in first.PixelSpacing)  # distance of rows, of columns
+    affine_lps = np.eye(4)
+    affine_lps[:3, 0] = np.array(first.ImageOrientationPatient[:3], dtype=float).round() * column_mm
+    affine_lps[:3, 1] = np.array(first.ImageOrientationPatient[3:], dtype=float).round() * row_mm
+    affine_lps[:3, 2] = 0.0, 0.0, step_mm
+    affine_lps[:3, 3] = [float(value) for value in first.ImagePositionPatient]
+    return Volume(slices.T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_lps)
+
+
+def _read(path: Path, tags: Iterable[str]) -> pydicom.Dataset:
+    try:
+        with _quiet():
+            return pydicom.dcmread(path, specific_tags=list(tags), stop_before_pixels="PixelData" not in tags)
+    except Exception as error:
+        raise InputError(f"{path}: unreadable ({type(error).__name__}); get the file again") from None
+
+
+def _slice_hu(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """One slice in HU, ``[row column]``, rounded and clipped to int16."""
+    data = _read(path, (*GEOMETRY, *PIXELS, *DECODING))
+    try:
+        with _quiet():
+            hu = data.pixel_array * np.float32(data.RescaleSlope) + np.float32(data.RescaleIntercept)
+    except Exception as error:
+        raise InputError(f"{path}: pixels cannot be decoded ({type(error).__name__}); get the file again") from None
+    if hu.shape != shape:
+        raise InputError(f"{path}: {hu.shape} voxels, but the series' first slice has {shape}")
+    return np.rint(hu).clip(-32768, 32767)

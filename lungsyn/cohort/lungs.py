@@ -1,0 +1,215 @@
+"""Body and lungs from HU alone, no trained weights: thresholds, connected components, closing.
+
+In a chest: the *body* is what the skin encloses. The *lungs* are the air in it, less the airway that leads to them and
+less bowel gas, closed by a ball so that vessels and nodules at the pleura are inside; each nodule known is inside by
+rule. Coarse grids do: shapes are found at ``WORKING_MM`` or coarser and interpolated, which keeps a case at seconds.
+
+In a cut-out (``part_mask``) no skin is to be seen, so there is no telling sides or airways: lung is what is aerated.
+
+Arrays are ``[x y z]``, RAS+ (x to the patient's right, z up), isotropic. The order of steps follows Hu, Hoffman and
+Reinhardt 2001 (IEEE TMI 20:490): threshold, components, airway by following its sections down, separation, smoothing.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from lungsyn.volume.resample import resample
+from lungsyn.volume.space import Space, Volume, bounding_box
+
+RIGHT, LEFT = 1, 2
+WORKING_MM = 2.0  # shapes of lungs need no finer grid
+TISSUE_HU = -400  # between lung (-900 to -500) and soft tissue (0 to 60)
+GAS_HU = -960  # a cavity whose median is below holds no lung tissue: bowel, outside air
+CLOSING_MM = 8.0  # bridges vessels at the hilum and dents of nodules at the pleura
+AIRWAY_HU = -880  # a trachea's median is below, a lung's top above
+AIRWAY_MM2 = 800  # largest section of a trachea (normal up to 25 mm wide), in the axial plane
+AIRWAY_MM = 25  # a shorter run of sections is no trachea
+MIDLINE_MM = 35  # how far a trachea's top may lie from the middle of the body
+IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None] & np.array([False, True, False])
+
+
+def chest_masks(ct: Volume, nodules: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Body (bool) and lungs (uint8: 0, 1 right, 2 left), both ``[x y z]`` on the grid of ``ct`` (HU).
+
+    ``nodules`` (bool, same grid) are in the lungs always.
+    """
+    space = ct.space
+    factor = max(1, int(WORKING_MM / space.spacing_mm[0] + 0.01))
+    coarse = space.isotropic(space.spacing_mm[0] * factor) if factor > 1 else space
+    hu = resample(ct, coarse, fill=-1000.0) if factor > 1 else ct.data
+    marked = _any_in_block(nodules, factor, coarse.shape)
+    body = body_mask(hu, coarse)
+    lung = lung_mask(hu, body, coarse, marked)
+    if factor > 1:
+        affine = coarse.affine
+        body = resample(Volume(body, affine), space, fill=0.0) >= 0.5
+        right, left = (resample(Volume(lung == side, affine), space, fill=0.0) for side in (RIGHT, LEFT))
+        side = np.where(right >= left, np.uint8(RIGHT), np.uint8(LEFT))
+        lung = np.where(right + left >= 0.5, side, np.uint8(0))
+        lung[nodules & (lung == 0)] = side[nodules & (lung == 0)]
+    return body | nodules, lung
+
+
+def _any_in_block(mask: np.ndarray, factor: int, shape) -> np.ndarray:
+    """Whether any voxel is set in each block of ``factor``^3 voxels; cut or padded to ``shape``."""
+    result = np.zeros(shape, dtype=bool)
+    where = np.minimum(np.argwhere(mask) // factor, np.array(shape) - 1)
+    result[tuple(where.T)] = True
+    return result
+
+
+def body_mask(hu: np.ndarray, space: Space) -> np.ndarray:
+    """Everything inside the skin (bool ``[x y z]``): the largest piece of tissue, in each axial slice filled.
+
+    Tissue is opened by 3 mm first, so that the table and clothes that touch the skin come off.
+    """
+    reach = max(1, round(3.0 / space.spacing_mm[0]))
+    core = ndimage.binary_erosion(hu > TISSUE_HU, iterations=reach, border_value=1)
+    core = _largest(core)
+    tissue = ndimage.binary_dilation(core, iterations=reach + 1) & (hu > TISSUE_HU)
+    gaps, count = ndimage.label(~tissue, IN_PLANE)
+    border = [gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]]
+    outside = np.zeros(count + 1, dtype=bool)
+    outside[np.unique(np.concatenate([edge.ravel() for edge in border]))] = True
+    outside[0] = False
+    return ~outside[gaps]
+
+
+def lung_mask(hu: np.ndarray, body: np.ndarray, space: Space, nodules: np.ndarray | None = None) -> np.ndarray:
+    """Lungs in a chest: uint8 ``[x y z]``, 0, 1 right, 2 left; all zero if there is no aerated lung in the body."""
+    air = (hu < TISSUE_HU) & body
+    air &= ~airway(air, hu, body, space)
+    lung = _lung_components(air, hu, space)
+    result = np.zeros(hu.shape, dtype=np.uint8)
+    if not lung.any():
+        return result
+    side = sides(lung, space)
+    solid = lung if nodules is None else lung | nodules
+    for name in (RIGHT, LEFT):
+        one = solid & (side == name)
+        if one.any():
+            result[closed(one, CLOSING_MM, space) & body & (result == 0)] = name
+    if nodules is not None:
+        result[nodules & (result == 0)] = side[nodules & (result == 0)]
+    return result
+
+
+def airway(air: np.ndarray, hu: np.ndarray, body: np.ndarray, space: Space) -> np.ndarray:
+    """Trachea and main bronchi (bool): sections followed from slice to slice, downwards, while they stay small.
+
+    A bronchus ends where its section runs into the lung's, which is far larger than ``AIRWAY_MM2``.
+    """
+    found = np.zeros(air.shape, dtype=bool)
+    if not air.any():
+        return found
+    sections, _ = ndimage.label(air, IN_PLANE)
+    area_mm2 = np.bincount(sections.ravel()) * space.spacing_mm[0] * space.spacing_mm[1]
+    small = area_mm2 <= AIRWAY_MM2
+    small[0] = False
+    middle = np.flatnonzero(body.any(axis=(1, 2))).mean()
+    run, longest = [], []  # section numbers per slice, downwards
+    for z in reversed(range(air.shape[2])):
+        plane = sections[:, :, z]
+        touched = np.unique(plane[np.isin(sections[:, :, z + 1], run[-1])]) if run else np.zeros(0, dtype=int)
+        here = touched[small[touched]]
+        if not len(here):
+            longest = max(longest, run, key=len)
+            if len(longest) * space.spacing_mm[2] >= AIRWAY_MM:
+                break
+            here, run = _trachea_section(plane, hu[:, :, z], small & (area_mm2 >= 50), middle, space), []
+        if len(here):
+            run.append(here)
+    longest = max(longest, run, key=len)
+    if len(longest) * space.spacing_mm[2] >= AIRWAY_MM:
+        found = np.isin(sections, np.concatenate(longest))
+    return found
+
+
+def _trachea_section(plane, hu, candidates, middle: float, space: Space) -> np.ndarray:
+    """The dark section of this slice that is nearest to the midline, as an array of one number, or of none."""
+    best, best_mm = [], MIDLINE_MM
+    for n in np.unique(plane[candidates[plane]]):
+        offset_mm = abs(np.nonzero(plane == n)[0].mean() - middle) * space.spacing_mm[0]
+        if offset_mm < best_mm and np.median(hu[plane == n]) < AIRWAY_HU:
+            best, best_mm = [n], offset_mm
+    return np.array(best, dtype=int)
+
+
+def _lung_components(air: np.ndarray, hu: np.ndarray, space: Space) -> np.ndarray:
+    """The pieces of ``air`` that are lung: at least a tenth of the largest, and not pure gas."""
+    pieces, count = ndimage.label(air)
+    if not count:
+        return air
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    large = np.flatnonzero(sizes >= 0.1 * sizes.max())
+    medians = ndimage.median(hu, pieces, large)
+    keep = large[np.asarray(medians) > GAS_HU]
+    return np.isin(pieces, keep)
+
+
+def sides(lung: np.ndarray, space: Space) -> np.ndarray:
+    """Which lung every voxel is nearest to: uint8 ``[x y z]`` of 1 (right) and 2 (left), also outside the lungs.
+
+    Lungs that touch are parted by shrinking them until they fall apart (at most 12 mm). Every second voxel will do.
+    """
+    sparse = lung[::2, ::2, ::2]
+    depth_mm = ndimage.distance_transform_edt(sparse) * space.spacing_mm[0] * 2
+    for shrink_mm in np.arange(0.0, 13.0, 2.0):
+        pieces, _ = ndimage.label(depth_mm > shrink_mm)
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        first, second = np.argsort(sizes)[-2:][::-1] if len(sizes) > 2 else (1, 0)
+        if sizes[second] >= 0.2 * sizes[first]:
+            side = _nearest_side(pieces, first, second)
+            return side.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(n) for n in lung.shape)]
+    return np.broadcast_to(_by_midline(lung)[:, None, None], lung.shape)
+
+
+def _nearest_side(pieces: np.ndarray, first: int, second: int) -> np.ndarray:
+    x_first, x_second = (np.nonzero(pieces == n)[0].mean() for n in (first, second))
+    right, left = (first, second) if x_first > x_second else (second, first)
+    to_right, to_left = (ndimage.distance_transform_edt(pieces != n) for n in (right, left))
+    return np.where(to_right <= to_left, RIGHT, LEFT).astype(np.uint8)
+
+
+def _by_midline(lung: np.ndarray) -> np.ndarray:
+    """Sides by x alone, for lungs that cannot be parted (or a single one in view): uint8 ``[x]``."""
+    middle = (lung.shape[0] - 1) / 2
+    return np.where(np.arange(lung.shape[0]) > middle, RIGHT, LEFT).astype(np.uint8)
+
+
+def closed(mask: np.ndarray, radius_mm: float, space: Space) -> np.ndarray:
+    """``mask`` closed by a ball of ``radius_mm``, then without inner holes. The volume goes on beyond its border."""
+    radius = radius_mm / space.spacing_mm[0]
+    pad = int(np.ceil(radius)) + 1
+    start, stop = bounding_box(mask)
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    part = np.pad(mask[box], pad)
+    grown = ndimage.distance_transform_edt(~part) <= radius
+    shrunk = ndimage.distance_transform_edt(grown) > radius
+    result = mask.copy()
+    result[box] |= ndimage.binary_fill_holes(shrunk)[(slice(pad, -pad),) * 3]
+    return result
+
+
+def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:
+    """Lung in a cut-out: aerated tissue and nodules, small vessels closed over: uint8 ``[x y z]``, 1 lung.
+
+    Air that fills a corner without any tissue in it (outside the skin, a wide bronchus) is no lung.
+    """
+    pieces, count = ndimage.label(ct.data < TISSUE_HU)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    large = np.flatnonzero(sizes * ct.space.voxel_ml >= 0.5)
+    large = large[large > 0]
+    medians = np.asarray(ndimage.median(ct.data, pieces, large)) if len(large) else np.zeros(0)
+    lung = np.isin(pieces, large[medians > GAS_HU]) | nodules
+    return (closed(lung, 3.0, ct.space) if lung.any() else lung).astype(np.uint8)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected piece of ``mask``."""
+    pieces, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    return pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()

@@ -1,0 +1,111 @@
+"""From a scan as it was taken to a prepared case: one isotropic RAS+ grid, HU, nodule indices, lungs and body.
+
+A scan whose axes are the patient's and whose spacing is already the wanted one (1 %) is only reordered and flipped: its
+values stay what they were. In a ``chest`` field of view everything outside the skin becomes air, which removes the
+table and clothes that a generator would otherwise have to learn, and the volume is cut around the lungs and nodules.
+"""
+
+import nibabel as nib
+import numpy as np
+
+from lungsyn.cohort import lungs
+from lungsyn.config import Preprocess
+from lungsyn.errors import InputError
+from lungsyn.volume.files import Case
+from lungsyn.volume.intensity import AIR_HU
+from lungsyn.volume.resample import resample
+from lungsyn.volume.space import Space, Volume, bounding_box
+
+HU_RANGE = (-1024, 3071)  # 12 bits, what scanners store; metal beyond it is clipped
+SAME_SPACING = 0.01  # relative
+
+
+def prepare(ct: Volume, nodules: list[Volume], settings: Preprocess) -> Case:
+    """The case on its final grid; ``about`` is empty, for the caller to fill.
+
+    ``ct`` is HU ``[x y z]`` in any orientation; ``nodules`` are binary masks in the order of their index, each on a
+    grid of its own (a local box is enough). Raises InputError if a nodule lies outside the image or the case has more
+    than 255 nodules.
+    """
+    hu = on_grid(ct, settings.spacing_mm)
+    index = nodule_index(nodules, hu.space)
+    if settings.field_of_view == "part":
+        body = np.ones(hu.data.shape, dtype=np.uint8)
+        return Case(hu.data, index, lungs.part_mask(hu, index > 0), body, hu.affine, {})
+    body, lung = lungs.chest_masks(hu, index > 0)
+    hu.data[~body] = AIR_HU
+    start, stop = _box_with_margin(hu.space, (lung > 0) | (index > 0), settings.margin_mm)
+    parts = (Volume(data, hu.affine).crop(start, stop) for data in (hu.data, index, lung, body.astype(np.uint8)))
+    ct_part, *masks = parts
+    return Case(ct_part.data, *(mask.data for mask in masks), affine=ct_part.affine, about={})
+
+
+def on_grid(ct: Volume, spacing_mm: float) -> Volume:
+    """``ct`` on the isotropic RAS+ grid: int16 HU in ``HU_RANGE``, air outside the image; a new array."""
+    if _is_aligned(ct.affine) and np.allclose(ct.space.spacing_mm, spacing_mm, rtol=SAME_SPACING):
+        values = to_ras(ct)
+    else:
+        grid = ct.space.isotropic(spacing_mm)
+        values = Volume(resample(ct, grid, fill=AIR_HU), grid.affine)
+    hu = np.clip(values.data, *HU_RANGE)
+    return Volume(np.ascontiguousarray(np.rint(hu) if hu.dtype.kind == "f" else hu, dtype=np.int16), values.affine)
+
+
+def _is_aligned(affine: np.ndarray) -> bool:
+    """Whether every voxel axis runs along one of the patient's."""
+    directions = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    return bool(np.allclose(directions, directions.round(), atol=1e-4))
+
+
+def to_ras(volume: Volume) -> Volume:
+    """The same voxels with axes reordered and flipped to run as nearly as they can to the right, front and top."""
+    orientation = nib.io_orientation(volume.affine)
+    data = nib.apply_orientation(volume.data, orientation)
+    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.data.shape))
+
+
+def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:
+    """Which nodule each voxel of ``space`` belongs to: uint8 ``[x y z]``, 0 none, ``i`` for the i-th mask.
+
+    A nodule gets as many voxels as its volume is worth, at least one: those that its mask fills most. Cutting at half
+    full instead, as for large organs, shrinks what is convex and a few voxels wide: a 5 mm nodule on a 2 mm grid loses
+    a third of its volume, a 4 mm one may vanish. Where two nodules overlap the earlier one stays.
+    """
+    if len(masks) > 255:
+        raise InputError(f"{len(masks)} nodules, more than uint8 can number: raise cohort.nodules.min_diameter_mm")
+    index = np.zeros(space.shape, dtype=np.uint8)
+    for i, mask in enumerate(masks, start=1):
+        start, stop = _box_of(mask.space, space)
+        if (start >= stop).any():
+            raise InputError(f"nodule {i} lies outside the image: image and annotation do not belong together")
+        padded, affine = _padded(mask, space)
+        occupancy = resample(Volume(padded, affine), space.crop(start, stop), fill=0.0)
+        part = index[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        n_voxels = max(1, round(mask.data.sum() * mask.space.voxel_ml / space.voxel_ml))
+        fullest = np.argsort(-np.where(part == 0, occupancy, -1.0), axis=None, kind="stable")[:n_voxels]
+        part.flat[fullest] = i
+    return index
+
+
+def _padded(mask: Volume, space: Space) -> tuple[np.ndarray, np.ndarray]:
+    """``mask`` with room around it, since what lies beyond an array's edge is taken to be like its edge."""
+    width = int(np.ceil(2 * space.spacing_mm.max() / mask.space.spacing_mm.min())) + 1
+    grid = mask.space.crop([-width] * 3, [n + width for n in mask.data.shape])
+    return np.pad(mask.data.astype(np.float32), width), grid.affine
+
+
+def _box_of(inner: Space, space: Space) -> tuple[np.ndarray, np.ndarray]:
+    """First and one-past-last index in ``space`` (axis-aligned) of the voxels that ``inner`` reaches."""
+    low, high = inner.bounds_mm()
+    origin = space.bounds_mm()[0]
+    start = np.floor((low - origin) / space.spacing_mm).astype(int)
+    stop = np.ceil((high - origin) / space.spacing_mm).astype(int)
+    return np.maximum(start, 0), np.minimum(stop, space.shape)
+
+
+def _box_with_margin(space: Space, mask: np.ndarray, margin_mm: float) -> tuple[np.ndarray, np.ndarray]:
+    if not mask.any():
+        return np.zeros(3, dtype=int), np.array(space.shape)
+    start, stop = bounding_box(mask)
+    margin = np.ceil(margin_mm / space.spacing_mm).astype(int)
+    return np.maximum(start - margin, 0), np.minimum(stop + margin, space.shape)

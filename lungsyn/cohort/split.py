@@ -1,0 +1,77 @@
+"""Train, validation and test by patient: seeded, and independent of the order in which patients are listed."""
+
+import hashlib
+from collections.abc import Iterable
+
+from lungsyn.config import Split
+from lungsyn.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+
+
+def assign(patients: Iterable[tuple[str, str]], fractions: Split, seed: int) -> dict[str, str]:
+    """The split of every patient. ``patients``: (patient, split given by the dataset or ""), repeats allowed.
+
+    Given splits are kept; the rest is shuffled by a digest of seed and name and dealt so that the whole has the
+    wanted fractions as nearly as the given ones allow (largest remainder), a split with a fraction above zero getting
+    at least one patient. Raises InputError for a patient with two given splits, an unknown split, or too few patients.
+    """
+    split = _given(patients)
+    free = sorted((name for name, given in split.items() if not given), key=lambda name: _digest(seed, name))
+    wanted = _counts(len(split), fractions)
+    fixed = {name: sum(given == name for given in split.values()) for name in SPLITS}
+    room = [max(wanted[name] - fixed[name], 0) for name in SPLITS]
+    dealt = _largest_remainder(len(free), room if sum(room) else [wanted[name] for name in SPLITS])
+    dealt = _at_least_one(dealt, [wanted[name] > 0 and fixed[name] == 0 for name in SPLITS])
+    names = [name for name, count in zip(SPLITS, dealt, strict=True) for _ in range(count)]
+    split |= dict(zip(free, names, strict=True))
+    empty = [name for name in SPLITS if wanted[name] and name not in split.values()]
+    if empty:
+        raise InputError(f"split {', '.join(empty)} has no patient: give it some in cases.tsv, or add patients")
+    return split
+
+
+def _given(patients: Iterable[tuple[str, str]]) -> dict[str, str]:
+    split = {}
+    for patient, given in patients:
+        if given not in ("", *SPLITS):
+            raise InputError(f"patient {patient}: split is {given!r}; it must be one of {', '.join(SPLITS)}, or empty")
+        if given and split.get(patient, "") not in ("", given):
+            raise InputError(
+                f"patient {patient} is in two splits ({split[patient]}, {given}): all cases of a patient must share one"
+            )
+        split[patient] = given or split.get(patient, "")
+    return split
+
+
+def _digest(seed: int, patient: str) -> bytes:
+    return hashlib.sha256(f"{seed}/split/{patient}".encode()).digest()
+
+
+def _counts(n_patients: int, fractions: Split) -> dict[str, int]:
+    """How many patients each split should have: largest remainder, at least one where the fraction is above zero."""
+    weights = [getattr(fractions, name) for name in SPLITS]
+    n_splits = sum(weight > 0 for weight in weights)
+    if n_patients < n_splits:
+        raise InputError(f"{n_patients} patients cannot fill {n_splits} splits: add patients")
+    counts = _at_least_one(_largest_remainder(n_patients, weights), [weight > 0 for weight in weights])
+    return dict(zip(SPLITS, counts, strict=True))
+
+
+def _at_least_one(counts: list[int], needy: list[bool]) -> list[int]:
+    """``counts`` with one moved from the fullest to each needy place that has none, while there is one to spare."""
+    for i, needs in enumerate(needy):
+        if needs and counts[i] == 0 and max(counts) > 0:
+            counts[counts.index(max(counts))] -= 1
+            counts[i] = 1
+    return counts
+
+
+def _largest_remainder(total: int, weights: list[float]) -> list[int]:
+    """``total`` as whole numbers in proportion to ``weights`` (Hamilton's method); ties go to the earlier one."""
+    quotas = [total * weight / sum(weights) for weight in weights]
+    counts = [int(quota + 1e-9) for quota in quotas]
+    by_remainder = sorted(range(len(weights)), key=lambda i: counts[i] - quotas[i])
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts

@@ -1,0 +1,102 @@
+"""The cohort table (``cohort.tsv``): every case that the raw data hold, its split, and why it is left out if it is.
+
+``source`` and ``annotation`` let one case be prepared without looking at the others: for DICOM the series' folder and
+its UID; for NIfTI the image and the label file. Paths are relative to the cohort's root.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from lungsyn.cohort import lidc, nifti, split
+from lungsyn.cohort.preprocess import prepare
+from lungsyn.config import Cohort
+from lungsyn.errors import InputError
+from lungsyn.volume.files import Case
+
+COLUMNS = ["case", "patient", "split", "n_nodules", "spacing_mm", "status", "reason", "source", "annotation"]
+
+
+def index(settings: Cohort, root: Path, seed: int, workers: int = 1) -> list[dict]:
+    """Rows of ``COLUMNS`` for every case below ``root``, sorted by case. Raises InputError if none can be used."""
+    reader = nifti if settings.dataset == "nifti" else lidc
+    rows = _without(reader.index(root, settings, workers), settings.exclude)
+    included = [row for row in rows if row["status"] == "included"]
+    if not included:
+        raise InputError(f"{root}: no case can be used.\n{summary(rows)}")
+    split_of = split.assign([(row["patient"], row.get("split", "")) for row in included], settings.split, seed)
+    for row in rows:
+        row["split"] = split_of[row["patient"]] if row["status"] == "included" else ""
+    return sorted(rows, key=lambda row: row["case"])
+
+
+def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
+    """``rows`` with the config's own exclusions; one that names no case gets a row that says so."""
+    known = {row["case"] for row in rows}
+    blank = dict.fromkeys(COLUMNS, "") | {"status": "excluded"}
+    return [
+        row | {"status": "excluded", "reason": exclude[row["case"]]} if row["case"] in exclude else row for row in rows
+    ] + [
+        blank | {"case": case, "reason": f"{reason} (cohort.exclude names it, but there is no such case)"}
+        for case, reason in exclude.items() if case not in known
+    ]  # fmt: skip
+
+
+def summary(rows: list[dict]) -> str:
+    """Counts per split and per reason, as lines of text."""
+    included = [row for row in rows if row["status"] == "included"]
+    lines = [f"{len(included)} of {len(rows)} cases included"]
+    for name in split.SPLITS:
+        part = [row for row in included if row["split"] == name]
+        patients, nodules = {row["patient"] for row in part}, sum(int(row["n_nodules"]) for row in part)
+        lines.append(f"  {name}: {len(part)} cases of {len(patients)} patients, {nodules} nodules")
+    reasons = Counter(_kind(row["reason"]) for row in rows if row["status"] == "excluded")
+    lines += [f"  excluded, {kind}: {count}" for kind, count in reasons.most_common()]
+    return "\n".join(lines)
+
+
+def _kind(reason: str) -> str:
+    """A reason up to its particulars, so that like ones are counted together."""
+    return reason.split(":")[0].split(" (")[0]
+
+
+def prepare_case(row: dict, settings: Cohort, root: Path) -> Case:
+    """Read one included row's raw files and prepare the case. Raises InputError naming case and file."""
+    root = Path(root)
+    try:
+        if settings.dataset == "nifti":
+            ct, masks = nifti.read_case(root, row["source"], row["annotation"], settings)
+            facts = [{} for _ in masks]
+        else:
+            ct, found, masks = lidc.read_case(root / row["source"], row["annotation"], settings.nodules)
+            facts = [
+                {"diameter_mm": nodule.diameter_mm, "readers": nodule.readers, "ratings": nodule.ratings}
+                for nodule in found
+            ]
+        case = prepare(ct, masks, settings.preprocess)
+    except InputError as error:
+        raise InputError(f"case {row['case']}: {error}") from error
+    case.about.update(
+        case=row["case"], patient=row["patient"], split=row["split"], dataset=settings.dataset,
+        native_spacing_mm=[round(float(value), 4) for value in ct.space.spacing_mm],
+        nodules=[measured(case, i) | fact for i, fact in enumerate(facts, start=1)],
+    )  # fmt: skip
+    return case
+
+
+def measured(case: Case, number: int) -> dict:
+    """What the prepared grid says of one nodule: volume, diameter of its sphere, contact with the lung's border."""
+    mask = case.nodules == number
+    box = tuple(
+        slice(max(side.start - 1, 0), side.stop + 1) for side in ndimage.find_objects(mask.view(np.uint8))[0]
+    )  # fmt: skip
+    around = ndimage.binary_dilation(mask[box], np.ones((3, 3, 3)))
+    volume_mm3 = float(mask.sum()) * case.space.voxel_ml * 1000
+    return {
+        "index": number,
+        "volume_mm3": round(volume_mm3, 3),
+        "diameter_mm": round(nifti.diameter_mm(volume_mm3), 3),
+        "touches_pleura": bool((case.lungs[box][around] == 0).any()),
+    }

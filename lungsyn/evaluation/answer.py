@@ -1,0 +1,102 @@
+"""The study's answer in plain sentences, from the test group's rows and nothing else.
+
+An arm *differs* when its interval excludes zero and its p, corrected for the number of arms, is below 1 -
+confidence. Anything less is reported as no difference shown, with the smallest one that the study could have
+seen.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from lungsyn.evaluation.comparison import interval_text, p_text, signed
+from lungsyn.evaluation.groups import TEST
+
+
+def differs(row: Mapping, confidence: float) -> bool:
+    """Whether the row's arm can be said to differ from the benchmark arm."""
+    if row["ci_low"] is None or row["p_holm"] is None:
+        return False
+    return not row["ci_low"] <= 0.0 <= row["ci_high"] and row["p_holm"] < 1.0 - confidence
+
+
+def headline(rows: Sequence[Mapping], config: Mapping) -> str:
+    """What adding synthetic data to real data did on the test cases. ``config``: the config, from JSON."""
+    added = [row for row in _test_rows(rows) if _adds(config["arms"][row["arm"]])]
+    shown = [row for row in added if differs(row, config["evaluation"]["confidence"])]
+    chance = _chance(rows, config)
+    if not added:
+        return "No arm adds synthetic data to real data, so this study does not say whether it helps."
+    if not shown:
+        resolvable = [row["smallest_resolvable"] for row in added if row["smallest_resolvable"] is not None]
+        limit = (
+            f" One of {max(resolvable):.3f} Dice or more would have been seen (80 % power)."
+            if resolvable
+            else ""
+        )
+        return (
+            f"No difference could be shown between real data with and without synthetic data.{limit}{chance}"
+        )
+    parts = [
+        f"“{row['arm']}” {'raised' if row['mean_difference'] > 0 else 'lowered'} the mean Dice of the test "
+        f"cases by {abs(row['mean_difference']):.3f}"
+        for row in shown
+    ]
+    return f"Compared with “{config['benchmark']['arm']}”, {' and '.join(parts)}.{chance}"
+
+
+def _chance(rows: Sequence[Mapping], config: Mapping) -> str:
+    null = [signed(row["mean_difference"]) for row in _test_rows(rows) if _is_null(config, row["arm"])]
+    return f" Other random seeds alone moved the mean by {', '.join(null)}." if null else ""
+
+
+def sentences(rows: Sequence[Mapping], config: Mapping) -> list[str]:
+    """One sentence per arm, the benchmark first and the null arms last, each with the numbers it rests on."""
+    test, confidence = _test_rows(rows), config["evaluation"]["confidence"]
+    name = config["benchmark"]["arm"]
+    benchmark = next((row for row in test if row["arm"] == name), None)
+    if benchmark is None:
+        return ["The test group is empty, so nothing can be claimed."]
+    others = sorted((row for row in test if row["arm"] != name), key=lambda row: _is_null(config, row["arm"]))
+    null = [abs(row["mean_difference"]) for row in others if _is_null(config, row["arm"])]
+    first = (
+        f"“{name}”, the benchmark: mean Dice {benchmark['mean_dice']:.3f}, median "
+        f"{benchmark['median_dice']:.3f}, on {benchmark['n_cases']} test cases of "
+        f"{benchmark['n_patients']} patients."
+    )
+    return [first, *[_sentence(row, benchmark, config, confidence, max(null, default=0.0)) for row in others]]
+
+
+def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: float, null: float) -> str:
+    change = f"{signed(row['mean_difference'])} Dice"
+    if row["ci_low"] is not None:
+        change += (
+            f" ({100 * confidence:g} % interval {interval_text(row)}, p {p_text(row['p_holm'])} after Holm)"
+        )
+    if _is_null(config, row["arm"]):
+        return (
+            f"“{row['arm']}”, the null arm (same data, other random seeds): {change}: what chance alone does."
+        )
+    text = f"“{row['arm']}”: {change}: "
+    if differs(row, confidence):
+        text += "better" if row["mean_difference"] > 0 else "worse"
+        if abs(row["mean_difference"]) <= null:
+            text += f", but by no more than the null arm moved ({null:.3f})"
+    else:
+        text += "no difference could be shown"
+        if row["smallest_resolvable"] is not None:
+            text += f"; one of {row['smallest_resolvable']:.3f} or more would have been seen with 80 % power"
+    if not config["arms"][row["arm"]]["real"] and benchmark["mean_dice"] > 0:
+        share = row["mean_dice"] / benchmark["mean_dice"]
+        text += f". Without any real case it reaches {share:.0%} of the benchmark's Dice"
+    return text + "."
+
+
+def _test_rows(rows: Sequence[Mapping]) -> list[Mapping]:
+    return [row for row in rows if row["group"] == TEST]
+
+
+def _adds(arm: Mapping) -> bool:
+    return bool(arm["real"] and arm.get("synthetic"))
+
+
+def _is_null(config: Mapping, arm: str) -> bool:
+    return bool(config["arms"][arm].get("reseeded"))

@@ -1,0 +1,165 @@
+"""The comparison of arms: one row per arm and group, from the scores of all; and as text for a terminal."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from lungsyn.config import Evaluation
+from lungsyn.errors import InputError
+from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_of
+from lungsyn.evaluation.paired import holm, paired_difference
+
+_DIFFERENCE = ["mean_difference", "ci_low", "ci_high", "p", "p_holm", "smallest_resolvable"]
+COMPARISON_COLUMNS = [
+    "arm", "group", "n_cases", "n_patients", "n_empty", "mean_dice", "median_dice", *_DIFFERENCE,
+    "replicate_sd", "ensemble_dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "sensitivity",
+    "false_positives", "lesion_dice",
+]  # fmt: skip
+
+Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its score table
+
+
+def compare(
+    scores: Scores, benchmark_arm: str, worst: Collection[str], settings: Evaluation, seed: int
+) -> list[dict]:
+    """Every arm against ``benchmark_arm`` in each group that has cases: rows of `COMPARISON_COLUMNS`.
+
+    ``worst``: the worst validation cases, from the benchmark segmenter's scores. Differences are of Dice, per
+    case, averaged over replicates; Holm's correction is over the arms of one group. The benchmark's own
+    differences are None. ``n_empty`` counts references without a nodule. Raises InputError when arms were
+    scored on different cases.
+    """
+    _check_paired(scores, benchmark_arm)
+    rows = []
+    for group in GROUPS:
+        members = {arm: _members(scores[arm], group, worst) for arm in scores}
+        if not members[benchmark_arm]:
+            continue
+        patient = {row["case"]: row["patient"] for row in members[benchmark_arm]}
+        benchmark = case_means(members[benchmark_arm], "dice")
+        group_rows = []
+        for arm in scores:
+            row = {"arm": arm, "group": group, **_summary(members[arm])} | dict.fromkeys(_DIFFERENCE)
+            if arm != benchmark_arm:
+                means = case_means(members[arm], "dice")
+                result = paired_difference(
+                    list(means.values()), list(benchmark.values()), [patient[case] for case in benchmark],
+                    settings.bootstrap, settings.confidence, seed,
+                )  # fmt: skip
+                row |= {
+                    "mean_difference": result.mean, "ci_low": result.low, "ci_high": result.high,
+                    "p": result.p, "smallest_resolvable": result.smallest_resolvable,
+                }  # fmt: skip
+            group_rows.append(row)
+        compared = [row for row in group_rows if row["p"] is not None]
+        for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
+            row["p_holm"] = float(p)
+        rows += group_rows
+    return rows
+
+
+def _check_paired(scores: Scores, benchmark_arm: str) -> None:
+    expected = {row["case"] for row in scores[benchmark_arm]}
+    for arm, rows in scores.items():
+        differ = sorted(expected ^ {row["case"] for row in rows})
+        if differ:
+            raise InputError(
+                f"arms {benchmark_arm!r} and {arm!r} were not scored on the same cases "
+                f"({', '.join(differ[:5])}{', ...' if len(differ) > 5 else ''} in one only): score both again"
+            )
+
+
+def _members(rows: Sequence[Mapping], group: str, worst: Collection[str]) -> list[Mapping]:
+    return [row for row in rows if group_of(row["case"], row["split"], worst) == group]
+
+
+def _summary(rows: Sequence[Mapping]) -> dict:
+    """What one arm reached in one group; means over cases of means over replicates."""
+    single = [row for row in rows if row["replicate"] != ENSEMBLE]
+    ensemble = [row["dice"] for row in rows if row["replicate"] == ENSEMBLE]
+    dice = case_means(rows, "dice")
+    nodules = {row["case"]: row["n_nodules"] for row in rows}
+    replicates = [
+        np.mean([row["dice"] for row in single if row["replicate"] == name])
+        for name in sorted({row["replicate"] for row in single})
+    ]
+    means = {
+        name: _mean(case_means(rows, name).values())
+        for name in ("nsd_1mm", "nsd_2mm", "hd95_mm", "false_positives")
+    }
+    with_nodules = [row for row in single if row["n_nodules"]]
+    total = sum(row["n_nodules"] for row in with_nodules)
+    lesion_dice = sum(row["lesion_dice"] * row["n_nodules"] for row in with_nodules)
+    return {
+        "n_cases": len(dice), "n_patients": len({row["patient"] for row in rows}),
+        "n_empty": sum(n == 0 for n in nodules.values()),
+        "mean_dice": _mean(dice.values()), "median_dice": float(np.median(list(dice.values()))),
+        "replicate_sd": float(np.std(replicates, ddof=1)) if len(replicates) > 1 else None,
+        "ensemble_dice": _mean(ensemble) if ensemble else None, **means,
+        "sensitivity": sum(row["found_nodules"] for row in with_nodules) / total if total else None,
+        "lesion_dice": lesion_dice / total if total else None,
+    }  # fmt: skip
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def as_text(rows: Sequence[Mapping], title: str = "") -> str:
+    """The comparison as an aligned table for a terminal, the test group first, and how to read it."""
+    header = ["arm", "Dice", "difference", "interval", "p (Holm)", "could have seen"]
+    blocks = [title] if title else []
+    for group in sorted({row["group"] for row in rows}, key=(TEST, *GROUPS).index):
+        members = [row for row in rows if row["group"] == group]
+        note = "claims rest on this group" if group == TEST else "for inspection only, no claims"
+        table = [header, *[_text_cells(row) for row in members]]
+        widths = [max(len(line[k]) for line in table) for k in range(len(header))]
+        blocks.append(
+            f"\n{group}: {members[0]['n_cases']} cases of {members[0]['n_patients']} patients ({note})"
+        )
+        blocks += ["  " + "   ".join(_align(line, widths)) for line in table]
+    blocks.append(
+        "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"
+        "interval is a bootstrap over patients. Could have seen: the smallest true difference that these\n"
+        "patients would show with 80 % power."
+    )
+    return "\n".join(blocks)
+
+
+def _text_cells(row: Mapping) -> list[str]:
+    seen = row["smallest_resolvable"]
+    return [
+        row["arm"], f"{row['mean_dice']:.3f}", signed(row["mean_difference"]), interval_text(row),
+        p_text(row["p_holm"]), "" if seen is None else f"{seen:.3f}",
+    ]  # fmt: skip
+
+
+def _align(line: list[str], widths: list[int]) -> list[str]:
+    return [
+        line[0].ljust(widths[0]),
+        *[cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)],
+    ]
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign, or nothing."""
+    return "" if value is None else f"{value:+.3f}"
+
+
+def interval_text(row: Mapping) -> str:
+    return "" if row["ci_low"] is None else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
+
+
+def p_text(p: float | None) -> str:
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def from_cells(rows: Iterable[Mapping[str, str]]) -> list[dict]:
+    """Rows of a comparison read back from its table: numbers are numbers again, an empty cell is None."""
+    return [{key: _typed(key, row[key]) for key in COMPARISON_COLUMNS} for row in rows]
+
+
+def _typed(key: str, cell: str):
+    if key in ("arm", "group"):
+        return cell
+    return None if cell == "" else int(cell) if key.startswith("n_") else float(cell)

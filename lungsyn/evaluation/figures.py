@@ -1,0 +1,204 @@
+"""Figures of numbers: tables in, PNG out. Pictures of CT are drawn by `pictures`.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers; grey is the null arm's alone. No
+pyplot: a figure is an object, so nothing is global and nothing needs a display.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from lungsyn.evaluation.comparison import Scores, signed
+from lungsyn.evaluation.groups import GROUPS, OTHER, TEST, WORST, case_means, group_of
+from lungsyn.volume.files import whole_file
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+NULL_COLOUR, INK, QUIET = "#7a7a7a", "#1a1a1a", "#666666"
+STYLE = {
+    "font.size": 10.5, "font.family": "DejaVu Sans", "text.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#bbbbbb", "axes.linewidth": 0.8,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "xtick.major.size": 0, "ytick.major.size": 3,
+}  # fmt: skip
+PANEL_NOTES = {
+    WORST: "chosen for scoring badly,\nso they improve by themselves\n(regression to the mean): no claims",
+    OTHER: "what was left after that choice,\nso they worsen by themselves:\nno claims",
+    TEST: "never used for any choice:\nonly this panel supports claims",
+}
+
+
+def save(width_in: float, height_in: float, dpi: int, out: Path, draw: Callable[[Figure], None]) -> None:
+    """A figure of this size (inches), drawn by ``draw`` in the house style, written whole or not at all."""
+    with matplotlib.rc_context(STYLE), whole_file(out) as temporary:
+        figure = Figure((width_in, height_in), dpi=dpi, layout="constrained", facecolor="white")
+        draw(figure)
+        figure.savefig(temporary, format="png")
+
+
+def headline(figure: Figure, words: str, study_name: str) -> None:
+    """The figure's title. A study's name is the user's: a dollar sign in it is no formula."""
+    figure.suptitle(f"{words}   study: {study_name}", fontsize=14, fontweight="bold", parse_math=False)
+
+
+def plot_dice_difference(
+    scores: Scores, comparison: Sequence[Mapping], worst: Collection[str], benchmark_arm: str,
+    null_arms: Collection[str], study_name: str, dpi: int, out: Path,
+) -> None:  # fmt: skip
+    """THE figure: each case's Dice minus its Dice in the benchmark arm; panels are groups, columns are arms.
+
+    ``comparison`` (rows of `comparison.compare`) brings means and intervals, so figure and table cannot
+    disagree. ``null_arms``: trained on the benchmark's data with other seeds; drawn grey, last, their
+    interval as a band.
+    """
+    null_arms = [arm for arm in scores if arm in null_arms]
+    arms = [arm for arm in scores if arm != benchmark_arm and arm not in null_arms] + null_arms
+    colours = {arm: COLOURS[k % len(COLOURS)] for k, arm in enumerate(arms)}
+    colours |= dict.fromkeys(null_arms, NULL_COLOUR)
+    rows = {(row["group"], row["arm"]): row for row in comparison}
+    groups = [group for group in GROUPS if (group, benchmark_arm) in rows]
+    key = [
+        "Dot: one case, mean over replicates.  "
+        "Diamond, line: mean over cases, bootstrap interval over patients.",
+        *(
+            f"Grey: “{arm}”, the data of “{benchmark_arm}”, other random seeds: chance alone."
+            for arm in null_arms
+        ),
+    ]
+
+    def draw(figure: Figure) -> None:
+        figure.get_layout_engine().set(w_pad=0.03, wspace=0.02)
+        widths = [1.2 if group == TEST else 1.0 for group in groups]
+        panels = figure.subplots(1, len(groups), sharey=True, squeeze=False, width_ratios=widths)[0]
+        for panel, group in zip(panels, groups, strict=True):
+            changes = _changes(scores, arms, benchmark_arm, group, worst)
+            _difference_panel(panel, group, changes, rows, colours, null_arms)
+        panels[0].set_ylabel(
+            f"worse  ←     Dice of a case, minus its Dice in “{benchmark_arm}”     →  better"
+        )
+        headline(figure, "Does synthetic data help?", study_name)
+        figure.supxlabel("\n".join(key), fontsize=9.5, color=QUIET)
+
+    save(11, 6.2, dpi, out, draw)
+
+
+def _changes(scores: Scores, arms, benchmark_arm: str, group: str, worst) -> dict[str, np.ndarray]:
+    """Per arm, the differences of the group's cases to the benchmark arm ``[n]``, ascending."""
+    means = {
+        arm: case_means((r for r in scores[arm] if group_of(r["case"], r["split"], worst) == group), "dice")
+        for arm in (*arms, benchmark_arm)
+    }
+    return {
+        arm: np.sort([means[arm][case] - value for case, value in means[benchmark_arm].items()])
+        for arm in arms
+    }
+
+
+def _difference_panel(
+    panel, group: str, changes: dict, rows: Mapping, colours: dict, null_arms: list
+) -> None:
+    claims, many = group == TEST, len(changes) > 4
+    n_cases = len(next(iter(changes.values())))
+    panel.set_title(
+        f"{group}   n = {n_cases}", fontweight="bold" if claims else "normal", fontsize=12.5, pad=50
+    )
+    note = panel.text(0.5, 1.02, PANEL_NOTES[group], transform=panel.transAxes, ha="center", va="bottom",
+                      fontsize=9.5, color=INK if claims else "#9a3b00",
+                      style="normal" if claims else "italic")  # fmt: skip
+    note.set_in_layout(False)  # else a long line would narrow its panel
+    panel.set_facecolor("white" if claims else "#f6f6f4")
+    panel.grid(axis="y", color="#e4e4e4", linewidth=0.7)
+    panel.set_axisbelow(True)
+    panel.axhline(0, color=INK, linewidth=1.1, zorder=1.5)
+    for arm in null_arms:
+        if rows[group, arm]["ci_low"] is not None:
+            panel.axhspan(
+                rows[group, arm]["ci_low"], rows[group, arm]["ci_high"], color=NULL_COLOUR, alpha=0.15, lw=0
+            )
+    for place, (arm, change) in enumerate(changes.items()):
+        row = rows[group, arm]
+        panel.scatter(
+            place - 0.12 + jitter(len(change), 0.42), change, s=20, color=colours[arm], alpha=0.5, lw=0
+        )
+        if row["ci_low"] is not None:
+            panel.plot(
+                [place + 0.27] * 2, [row["ci_low"], row["ci_high"]], color=INK, lw=2.4, solid_capstyle="butt"
+            )
+        panel.plot(place + 0.27, row["mean_difference"], "D", ms=7, mfc=colours[arm], mec=INK, mew=1.2)
+        panel.annotate(
+            signed(row["mean_difference"]).replace("-", "−"), (place, 0.985),
+            xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8.3 if many else 10.5,
+            fontweight="bold" if claims else "normal",
+            bbox={"boxstyle": "round,pad=0.15", "fc": panel.get_facecolor(), "ec": "none"},
+        )  # fmt: skip
+    panel.set_xlim(-0.55, len(changes) - 0.4)
+    panel.margins(y=0.12)  # room for the numbers above the dots
+    # Many names are slanted, few are broken in two lines.
+    labels = [arm if many else arm.replace("+", "+\n").replace("-", "-\n") for arm in changes]
+    panel.set_xticks(range(len(changes)), labels, fontsize=9.3, rotation=40 if many else 0)
+    for label in panel.get_xticklabels() if many else ():
+        label.set(ha="right", rotation_mode="anchor")
+
+
+def jitter(n: int, width: float) -> np.ndarray:
+    """Offsets ``[n]`` in +-width/2 for ascending values: neighbours lie far apart (golden ratio sequence)."""
+    return ((np.arange(n) * 0.6180339887 + 0.5) % 1.0 - 0.5) * width
+
+
+def plot_training(
+    panels: Mapping[str, Mapping[str, Sequence[Mapping]]], study_name: str, dpi: int, out: Path
+) -> None:
+    """Loss against work done: ``{panel title: {name: records}}``.
+
+    A record, a line of ``training.jsonl``, has ``images_seen`` or ``step``, and ``loss`` or ``validation`` or
+    both. Names that differ after their last '/' only (replicates) share a colour and a legend entry.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, (title, trainings) in zip(axes, panels.items(), strict=True):
+            _training_panel(axis, title, trainings)
+        headline(figure, "Training", study_name)
+
+    save(11, 4.4, dpi, out, draw)
+
+
+def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]]) -> None:
+    families = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in trainings))
+    seen = set()
+    for name, records in trainings.items():
+        family = name.rsplit("/", 1)[0]
+        colour = COLOURS[families.index(family) % len(COLOURS)]
+        done, loss = _series(records, "loss")
+        checked, validation = _series(records, "validation")
+        label = None if family in seen else family
+        seen.add(family)
+        if len(trainings) == 1:
+            axis.plot(done, loss, color=colour, lw=0.8, alpha=0.3)
+        axis.plot(done, smoothed(loss), color=colour, lw=1.6, label=label and f"{label}: training")
+        if len(checked):
+            axis.plot(checked, validation, "o--", color=INK if len(trainings) == 1 else colour, ms=4, lw=1.2,
+                      label=label and f"{label}: validation")  # fmt: skip
+    in_steps = any("step" in record for records in trainings.values() for record in records)
+    axis.set(
+        title=title, xlabel="optimiser steps" if in_steps else "patches seen", ylabel="loss", yscale="log"
+    )
+    axis.grid(which="both", color="#ececec", linewidth=0.7)
+    axis.legend(frameon=False, fontsize=9.5)
+
+
+def _series(records: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The work done at, and the value of, each record that has ``key``: ``[n]`` and ``[n]``."""
+    points = [
+        (record["step"] if "step" in record else record["images_seen"], record[key])
+        for record in records if record.get(key) is not None
+    ]  # fmt: skip
+    return tuple(np.array(points, dtype=float).reshape(-1, 2).T)
+
+
+def smoothed(values: np.ndarray, fraction: float = 0.05) -> np.ndarray:
+    """Running median over a ``fraction`` of the series, its ends shortened; same length."""
+    half = int(len(values) * fraction / 2)
+    return np.array([np.median(values[max(0, k - half) : k + half + 1]) for k in range(len(values))])

@@ -1,0 +1,101 @@
+"""Paired statistics: how much one arm differs from another on the same cases, and how sure that is.
+
+Cases are paired, patients are independent: a patient's cases are drawn together in the bootstrap and count
+once in the Wilcoxon test. Values come averaged over replicates, so the interval is about *other patients*,
+for these trainings; what other random seeds would do is shown by the null arm, not by this interval.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``mean`` of the per-case differences, its interval (None for one patient), and its ``p``."""
+
+    n_cases: int
+    n_patients: int
+    mean: float
+    low: float | None
+    high: float | None
+    p: float
+    smallest_resolvable: float | None
+
+
+def paired_difference(a, b, patients, samples: int, confidence: float, seed: int) -> Difference:
+    """How much ``a`` exceeds ``b``: two values per case ``[n]``, and each case's patient ``[n]``.
+
+    ``samples`` bootstrap draws, interval of level ``confidence``. Raises ValueError on unpaired or non-finite
+    values.
+    """
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if difference.ndim != 1 or len(difference) != len(patients) or not len(difference):
+        raise ValueError(
+            f"{difference.shape} values for {len(patients)} cases: give one of each arm per case"
+        )
+    if not np.isfinite(difference).all():
+        raise ValueError("a value is not finite: a case without a number would silently leave the mean")
+    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    cases = np.bincount(owner).astype(np.float64)  # [p] cases of each patient
+    sums = np.bincount(owner, weights=difference)  # [p]
+    low, high = bootstrap_interval(sums, cases, samples, confidence, seed)
+    return Difference(
+        n_cases=len(difference), n_patients=len(cases), mean=float(difference.mean()), low=low, high=high,
+        p=wilcoxon_p(sums / cases), smallest_resolvable=smallest_resolvable(sums, cases, confidence),
+    )  # fmt: skip
+
+
+def bootstrap_interval(
+    sums, cases, samples: int, confidence: float, seed: int
+) -> tuple[float | None, float | None]:
+    """Percentile interval of the mean over cases, patients drawn with replacement; None for a single patient.
+
+    The percentiles are moved outwards as Hesterberg 2015 (The American Statistician 69:371, "expanded
+    percentile") does, because the plain ones are too narrow for few patients: 90 % instead of 95 % at ten of
+    them. Below about five no bootstrap can be trusted: it never leaves the range of what it saw.
+    """
+    n = len(sums)
+    if n < 2:
+        return None, None
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=samples)  # [s p]
+    means = (drawn @ sums) / (drawn @ cases)
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1))
+    low, high = np.quantile(means, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def wilcoxon_p(difference: np.ndarray) -> float:
+    """Two-sided p of the signed-rank test, zeros by Pratt 1959; 1 when all differences are zero."""
+    rounded = np.round(difference, 10)  # 0.3 - 0.1 and 0.2 are a tie
+    if not rounded.any():
+        return 1.0
+    return float(stats.wilcoxon(rounded, zero_method="pratt").pvalue)
+
+
+def smallest_resolvable(sums, cases, confidence: float) -> float | None:
+    """The true mean difference that this many patients would show with a power of 80 %.
+
+    (t_{1 - alpha/2} + t_{power}) SE with n - 1 degrees of freedom. SE is that of the mean over cases,
+    patients being the clusters; with one case each it is SD / sqrt(n), so about 2.8 SD / sqrt(n) for many.
+    """
+    n = len(sums)
+    if n < 2:
+        return None
+    residual = sums - cases * (sums.sum() / cases.sum())  # [p]
+    error = np.sqrt(n / (n - 1) * np.square(residual).sum()) / cases.sum()
+    quantiles = stats.t.ppf([(1 + confidence) / 2, POWER], n - 1)
+    return float(quantiles.sum() * error)
+
+
+def holm(p_values) -> np.ndarray:
+    """P values adjusted for their number, in the given order (Holm 1979): step down, monotone, at most 1."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted

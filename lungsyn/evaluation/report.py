@@ -1,0 +1,166 @@
+"""The report: one HTML file that opens anywhere, offline, without scripts; pictures are inside it."""
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from lungsyn.evaluation.answer import headline, sentences
+from lungsyn.evaluation.comparison import interval_text, p_text, signed
+from lungsyn.evaluation.groups import GROUPS, TEST
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { max-width: 66rem; margin: 0 auto; padding: 1rem; color: #1a1a1a; background: #fff;
+       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
+.answer { border-left: 5px solid #0072b2; background: #f3f7fa; padding: .8rem 1rem; margin: 1rem 0; }
+.answer p { font-size: 1.25rem; line-height: 1.4; margin: 0 0 .5rem; font-weight: 600; }
+.answer ul { margin: 0; padding-left: 1.2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { text-align: right; padding: .3rem .55rem; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; line-height: 1.2; }
+th:first-child, td:first-child { text-align: left; }
+td.words { text-align: left; white-space: normal; min-width: 14rem; }
+.quiet, figcaption { color: #555; font-size: .9rem; }
+figure { margin: 1.5rem 0; }
+img { width: 100%; min-width: 40rem; height: auto; display: block; }
+pre { overflow-x: auto; background: #f7f7f7; padding: .8rem; font-size: .8rem; line-height: 1.35; }
+summary { cursor: pointer; padding: .2rem 0; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="quiet">Does synthetic CT help a lung-nodule segmenter? Study “{{ config.study.name }}”,
+seed {{ config.study.seed }}, {{ config.replicates }} replicates of each arm.</p>
+
+{% for segmenter, rows in comparisons.items() %}
+<section class="answer">
+{% if comparisons|length > 1 %}<div class="quiet">Segmenter: {{ segmenter }}</div>{% endif %}
+<p>{{ headline(rows, config) }}</p>
+<ul>{% for sentence in sentences(rows, config) %}<li>{{ sentence }}</li>{% endfor %}</ul>
+</section>
+{% endfor %}
+
+{% macro figure_of(picture) %}
+<figure>
+<div class="scroll"><img src="data:image/png;base64,{{ picture.data }}" alt="{{ picture.caption }}"></div>
+<figcaption>{{ picture.caption }}</figcaption></figure>
+{% endmacro %}
+{% if pictures %}{{ figure_of(pictures[0]) }}{% endif %}
+
+<h2>Comparison of the arms</h2>
+<p class="quiet">Dice is a mean over cases and replicates. Differences are to “{{ config.benchmark.arm }}”,
+paired by case, with a bootstrap interval over patients ({{ config.evaluation.bootstrap }} samples); p is
+Wilcoxon's signed-rank test, corrected for the number of arms (Holm). “Could have seen” is the smallest true
+difference that these patients would show with 80 % power. “Replicate SD” is how far the mean Dice of one
+training lies from that of another. An empty reference counts as Dice 1 when the prediction is empty too,
+else 0.</p>
+{% for segmenter, rows in comparisons.items() %}{% for group in groups %}
+{% set members = rows|selectattr("group", "equalto", group)|list %}{% if members %}
+<h3>{{ group }}{% if comparisons|length > 1 %}, {{ segmenter }}{% endif %}: {{ members[0].n_cases }} cases of
+{{ members[0].n_patients }} patients, {{ members[0].n_empty }} without a nodule
+<span class="quiet">({{ "claims rest on this group" if group == test else "for inspection; no claims" }})
+</span></h3>
+<div class="scroll"><table>
+<tr><th>arm</th><th>mean Dice</th><th>median</th><th>difference</th><th>interval</th><th>p (Holm)</th>
+<th>could have seen</th><th>replicate SD</th><th>ensemble Dice</th><th>NSD 2 mm</th><th>HD95 mm</th>
+<th>sensitivity</th><th>false positives per case</th><th>lesion Dice</th></tr>
+{% for row in members %}<tr><td>{{ row.arm }}</td><td>{{ row.mean_dice|number(3) }}</td>
+<td>{{ row.median_dice|number(3) }}</td><td>{{ signed(row.mean_difference) }}</td><td>{{ interval(row) }}</td>
+<td>{{ p_text(row.p_holm) }}</td><td>{{ row.smallest_resolvable|number(3) }}</td>
+<td>{{ row.replicate_sd|number(3) }}</td><td>{{ row.ensemble_dice|number(3) }}</td>
+<td>{{ row.nsd_2mm|number(3) }}</td><td>{{ row.hd95_mm|number(1) }}</td>
+<td>{{ row.sensitivity|number(2) }}</td><td>{{ row.false_positives|number(2) }}</td>
+<td>{{ row.lesion_dice|number(3) }}</td></tr>
+{% endfor %}</table></div>
+{% endif %}{% endfor %}{% endfor %}
+
+{% if pictures[1:] %}<h2>Figures</h2>{% endif %}
+{% for picture in pictures[1:] %}{{ figure_of(picture) }}{% endfor %}
+
+<h2>Cohort</h2>
+<div class="scroll"><table><tr><th>split</th><th>patients</th><th>cases</th><th>nodules</th></tr>
+{% for row in cohort.splits %}<tr><td>{{ row.split }}</td><td>{{ row.patients }}</td><td>{{ row.cases }}</td>
+<td>{{ row.nodules }}</td></tr>{% endfor %}</table></div>
+{% if cohort.excluded %}<h3>Excluded: {{ cohort.n_excluded }} cases</h3>
+<div class="scroll"><table><tr><th>cases</th><td class="words"><b>reason</b></td></tr>
+{% for reason, n in cohort.excluded %}<tr><td>{{ n }}</td><td class="words">{{ reason }}</td></tr>{% endfor %}
+</table></div>
+{% else %}<p>No case was excluded.</p>{% endif %}
+
+<h2>Settings, versions, cost</h2>
+{% for section, content in config.items() %}<details><summary>{{ section }}</summary>
+<pre>{{ pretty(content) }}</pre></details>
+{% endfor %}
+{% if provenance.versions %}<h3>Versions</h3><div class="scroll"><table>
+{% for name, version in provenance.versions.items() %}<tr><td>{{ name }}</td><td>{{ version }}</td></tr>
+{% endfor %}</table></div>{% endif %}
+{% if provenance.cost %}<h3>Cost</h3><div class="scroll"><table>
+<tr><th>stage</th><th>jobs</th><th>time, s</th><th>peak memory of a job, MB</th></tr>
+{% for row in provenance.cost %}<tr><td>{{ row.stage }}</td><td>{{ row.jobs }}</td>
+<td>{{ row.seconds|number(0) }}</td><td>{{ row.peak_memory_mb|number(0) }}</td></tr>
+{% endfor %}</table></div>{% endif %}
+</body>
+</html>
+"""
+
+
+def build(
+    title: str, config_json: str, comparisons: Mapping[str, Sequence[Mapping]],
+    cohort_rows: Sequence[Mapping], figures: Sequence[tuple[Path, str]], provenance: Mapping,
+) -> str:  # fmt: skip
+    """The report as HTML.
+
+    ``config_json``: the whole config (`config.as_json`); ``comparisons``: rows of `comparison.compare` by
+    segmenter; ``cohort_rows``: of ``cohort.tsv``; ``figures``: (PNG, caption), the first one the main figure;
+    ``provenance``: ``versions`` {package: version} and ``cost`` [{stage, jobs, seconds, peak_memory_mb}],
+    each may be missing.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
+    return environment.from_string(TEMPLATE).render(
+        title=title, config=json.loads(config_json), comparisons=comparisons,
+        cohort=cohort_summary(cohort_rows),
+        pictures=[{"data": _base64(path), "caption": caption} for path, caption in figures],
+        provenance={"versions": {}, "cost": []} | dict(provenance),
+        groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
+        sentences=sentences, signed=signed, interval=interval_text, p_text=p_text, pretty=_pretty,
+    )  # fmt: skip
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(Path(path).read_bytes()).decode("ascii")
+
+
+def _pretty(content) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def cohort_summary(rows: Sequence[Mapping]) -> dict:
+    """Patients, cases and nodules per split, and how many cases were excluded for which reason.
+
+    ``n_nodules`` may be text, as read from the table.
+    """
+    splits = []
+    for split in ("train", "validation", "test"):
+        members = [row for row in rows if row["status"] == "included" and row["split"] == split]
+        splits.append({
+            "split": split, "cases": len(members), "patients": len({row["patient"] for row in members}),
+            "nodules": sum(int(row["n_nodules"] or 0) for row in members),
+        })  # fmt: skip
+    reasons = Counter(row["reason"] for row in rows if row["status"] != "included")
+    return {"splits": splits, "excluded": reasons.most_common(), "n_excluded": reasons.total()}

@@ -1,0 +1,126 @@
+"""Which masks to synthesise: lungs and body of one real case, nodules of the same or of another, varied and placed.
+
+*Untargeted*: the body of a train case, the nodules of another train case, anywhere in the lungs. *Targeted*: body and
+nodules of one of the benchmark's worst validation cases, each nodule near its own place. Nodules are mirrored, rotated
+and scaled in both. A row of the table holds all that decides the masks: they are made again from it, not stored.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import ndimage
+
+from lungsyn.errors import InputError
+from lungsyn.volume.files import Case
+
+COLUMNS = ["volume", "body_case", "nodule_case", "seed", "why"]
+INSIDE_LUNGS = 0.95      # of a placed nodule's voxels; annotated nodules touch the pleura as well
+SCALES = (0.8, 1.25)     # random scaling of a nodule's diameter
+NEAR_VOXELS = 4          # how far a targeted nodule moves from its own place along each axis
+TRIES = 300
+
+
+def untargeted(train_cases: list[str], volumes: int, seed: int) -> list[dict]:
+    """``volumes`` rows; every train case gives its body and its nodules about equally often."""
+    rng = np.random.default_rng([seed, 2])
+    if not train_cases:
+        raise InputError("no train case to take masks from: the cohort's train split is empty")
+    bodies, donors = (_in_turn(train_cases, volumes, rng) for _ in range(2))
+    return [_row(i, body, donor, seed, "untargeted") for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))]
+
+
+def targeted(worst_cases: list[str], volumes: int, seed: int) -> list[dict]:
+    """``volumes`` rows that go through the worst cases in turn."""
+    if not worst_cases:
+        raise InputError("no validation case to target: the cohort's validation split is empty")
+    sources = _in_turn(worst_cases, volumes, np.random.default_rng([seed, 3]))
+    return [_row(i, case, case, seed, "targeted") for i, case in enumerate(sources)]
+
+
+def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str]:
+    rounds = [rng.permutation(sorted(cases)) for _ in range(-(-count // len(cases)))]
+    return [str(case) for case in np.concatenate(rounds)[:count]]
+
+
+def _row(number: int, body: str, donor: str, seed: int, why: str) -> dict:
+    name = f"{why}-{number:04d}"
+    return {"volume": name, "body_case": body, "nodule_case": donor, "seed": f"{seed}{number:05d}", "why": why}
+
+
+def make_masks(row: dict, open_source: Callable[[str], Case]) -> tuple[np.ndarray, Case]:
+    """uint8 ``[3 x y z]`` (nodule index, lungs, body) of the volume that ``row`` describes, and the case it lies in.
+
+    Raises InputError if not one nodule of the donor fits into the lungs.
+    """
+    rng = np.random.default_rng([int(row["seed"]), 4])
+    body, donor = open_source(row["body_case"]), open_source(row["nodule_case"])
+    nodules = np.zeros(body.ct.shape, dtype=np.uint8)
+    lungs, inside = np.array(body.lungs), np.array(body.body)
+    placed = 0
+    for fact in donor.about["nodules"]:
+        crop = np.asarray(donor.nodules[tuple(slice(a, b) for a, b in fact["box"])]) == fact["index"]
+        near = [(a + b) // 2 for a, b in fact["box"]] if row["why"] == "targeted" else None
+        for shrink in (1.0, 0.75, 0.5):
+            shape = vary(crop, rng, shrink)
+            start = find_place(shape, (lungs > 0) & (nodules == 0), rng, near)
+            if start is not None:
+                break
+        else:
+            continue
+        placed += 1
+        where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
+        nodules[where][shape] = placed
+        inside[where][shape] = 1
+        lungs[where][shape & (lungs[where] == 0)] = lungs[where].max()
+    if not placed:
+        raise InputError(
+            f"{row['volume']}: no nodule of {row['nodule_case']} fits into the lungs of {row['body_case']}: "
+            "exclude one of them (cohort.exclude) or change study.seed"
+        )
+    return np.stack([nodules, lungs, inside]), body
+
+
+def vary(mask: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> np.ndarray:
+    """A nodule's mask mirrored, rotated and scaled at random, cropped to its box; never empty."""
+    for axis in range(3):
+        if rng.random() < 0.5:
+            mask = np.flip(mask, axis)
+    rotation = _random_rotation(rng)
+    scale = shrink * np.exp(rng.uniform(*np.log(SCALES)))
+    side = int(np.ceil(np.linalg.norm(mask.shape) * scale)) + 2
+    matrix = rotation / scale                                            # output voxel -> input voxel
+    offset = (np.array(mask.shape) - 1) / 2 - matrix @ np.full(3, (side - 1) / 2)
+    occupancy = ndimage.affine_transform(np.pad(mask, 1).astype(np.float32), matrix, offset + 1, (side,) * 3, order=1)
+    varied = occupancy >= min(0.5, occupancy.max())
+    return varied[ndimage.find_objects(varied.astype(np.uint8))[0]]
+
+
+def _random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """A uniformly random 3x3 rotation (from a random unit quaternion)."""
+    w, x, y, z = rng.standard_normal(4)
+    n = w * w + x * x + y * y + z * z
+    s = 2 / n
+    return np.array(
+        [
+            [1 - s * (y * y + z * z), s * (x * y - w * z), s * (x * z + w * y)],
+            [s * (x * y + w * z), 1 - s * (x * x + z * z), s * (y * z - w * x)],
+            [s * (x * z - w * y), s * (y * z + w * x), 1 - s * (x * x + y * y)],
+        ]
+    )
+
+
+def find_place(shape: np.ndarray, free: np.ndarray, rng: np.random.Generator, near=None) -> tuple[int, ...] | None:
+    """A start at which the nodule ``shape`` lies in the ``free`` voxels, close to the centre ``near`` if given."""
+    if any(n > m for n, m in zip(shape.shape, free.shape, strict=True)):
+        return None
+    voxels = np.argwhere(free)
+    for attempt in range(TRIES if len(voxels) else 0):
+        if near is not None and attempt < TRIES // 2:
+            centre = np.asarray(near) + rng.integers(-NEAR_VOXELS, NEAR_VOXELS + 1, size=3)
+        else:
+            centre = voxels[rng.integers(len(voxels))]
+        start = np.clip(centre - np.array(shape.shape) // 2, 0, np.array(free.shape) - shape.shape)
+        where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
+        if free[where][shape].mean() >= INSIDE_LUNGS:
+            return tuple(int(a) for a in start)
+    return None

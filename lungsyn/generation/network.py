@@ -1,0 +1,168 @@
+"""The network: a 3-D U-Net on patches whose full-resolution level costs nothing.
+
+A lossless step to half resolution (2x2x2 voxels become 8 channels, by rearrangement or by the orthonormal Haar
+transform) stands before the first convolution and is undone after the last, so the costly level has 8 times fewer
+voxels. Coordinates and the coarse view of the surroundings enter at half resolution: they are smooth.
+
+Each voxel's channels are normalised by themselves (LayerNorm). Group or instance normalisation would average over the
+patch: the same voxel would then come out differently in two overlapping patches, and a seam would show.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lungsyn.config import Generator
+
+MASKS = 3    # nodules, lungs, body: uint8 on disk, 0/1 here
+
+
+class Block(nn.Module):
+    """Residual block: two convolutions, each after a per-voxel norm; the first is modulated by the embedding."""
+
+    def __init__(self, channels: int, embedding: int):
+        super().__init__()
+        self.first = nn.Conv3d(channels, channels, 3, padding=1)
+        self.second = nn.Conv3d(channels, channels, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * channels)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulate(embedding).to(x.dtype).chunk(2, dim=1)      # [b c] each
+        h = self.first(F.silu(channel_norm(x, 1 + scale, shift)))
+        return x + self.second(F.silu(channel_norm(h)))
+
+
+def channel_norm(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """Normalise the channels of each voxel, in the dtype of ``x``; ``scale`` and ``shift`` are ``[b c]``."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.layer_norm(x.movedim(1, -1), x.shape[1:2])                          # [b x y z c], a view when channels last
+        if scale is not None:
+            y = torch.addcmul(shift[:, None, None, None], y, scale[:, None, None, None])
+    return y.movedim(-1, 1)
+
+
+class PatchUNet(nn.Module):
+    """(x_t, masks, coarse, t, spacing) -> prediction. Additive skips; no attention: the coarse view is global enough."""
+
+    def __init__(self, settings: Generator):
+        super().__init__()
+        channels, embedding = settings.channels, 4 * settings.channels[0]
+        self.haar = settings.stem == "haar"
+        self.checkpointing = settings.activation_checkpointing
+        self.embed = Embedding(embedding, settings.timesteps)
+        self.stem = nn.Conv3d(8 * (1 + MASKS) + coarse_channels(settings), channels[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in zip(channels, channels[1:], strict=False))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in zip(channels, channels[1:], strict=False)
+        )
+        self.encode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels)
+        self.decode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels[:-1])
+        self.head = nn.Conv3d(channels[0], 8, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
+        """``x`` ``[b 1 x y z]``, ``masks`` ``[b 3 x y z]``, ``coarse`` at half resolution, ``t`` and spacing ``[b]``."""
+        embedding = self.embed(t, spacing_mm)
+        fine = to_half(torch.cat([x, masks.to(x.dtype)], dim=1), self.haar)
+        h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))
+        skips = []
+        for i, level in enumerate(self.encode):
+            h = self._run(level, self.down[i - 1](h) if i else h, embedding)
+            skips.append(h)
+        for i in reversed(range(len(self.decode))):
+            h = self._run(self.decode[i], self.up[i](h) + skips[i], embedding)
+        return from_half(self.head(F.silu(channel_norm(h))), self.haar)
+
+    def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
+        for block in level:
+            if self.checkpointing and self.training:
+                h = checkpoint(block, h, embedding, use_reentrant=False)
+            else:
+                h = block(h, embedding)
+        return h
+
+
+def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(channels, embedding) for _ in range(blocks))
+
+
+def coarse_channels(settings: Generator) -> int:
+    """Channels that enter at half resolution: three coordinates, one coarse view."""
+    return 3 * settings.position + (settings.context_factor > 0)
+
+
+class Embedding(nn.Module):
+    """Timestep (sinusoidal) and voxel spacing (log mm) to one vector per patch."""
+
+    def __init__(self, width: int, timesteps: int):
+        super().__init__()
+        self.timesteps = timesteps
+        self.register_buffer("frequency", torch.exp(torch.linspace(0, math.log(1000), 16)), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(33, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, t: Tensor, spacing_mm: Tensor) -> Tensor:
+        phase = t[:, None].float() / self.timesteps * self.frequency * (math.pi / 2)
+        return self.layers(torch.cat([phase.sin(), phase.cos(), spacing_mm[:, None].float().log()], dim=1))
+
+
+def to_half(x: Tensor, haar: bool) -> Tensor:
+    """``[b c 2x 2y 2z] -> [b 8c x y z]``, lossless."""
+    x = rearrange(x, "b c (x i) (y j) (z k) -> b (i j k) c x y z", i=2, j=2, k=2)
+    if haar:
+        x = torch.einsum("op,bpcxyz->bocxyz", _haar(x), x)
+    return x.flatten(1, 2)
+
+
+def from_half(x: Tensor, haar: bool) -> Tensor:
+    """The inverse of ``to_half``."""
+    x = x.unflatten(1, (8, -1))
+    if haar:
+        x = torch.einsum("po,bpcxyz->bocxyz", _haar(x), x)
+    return rearrange(x, "b (i j k) c x y z -> b c (x i) (y j) (z k)", i=2, j=2, k=2)
+
+
+def _haar(like: Tensor) -> Tensor:
+    """The orthonormal 2x2x2 Haar transform as a symmetric 8x8 matrix."""
+    h = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=like.dtype, device=like.device) / math.sqrt(2)
+    return torch.kron(torch.kron(h, h), h)
+
+
+class MonaiUNet(nn.Module):
+    """MONAI's DiffusionModelUNet behind the same call, for comparison: all conditions at full resolution."""
+
+    def __init__(self, settings: Generator):
+        super().__init__()
+        from monai.networks.nets import DiffusionModelUNet
+
+        levels = len(settings.channels)
+        self.unet = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=1 + MASKS + coarse_channels(settings),
+            out_channels=1,
+            channels=settings.channels,
+            num_res_blocks=settings.blocks,
+            attention_levels=[False] * levels,
+            norm_num_groups=math.gcd(*settings.channels, 32),
+        )
+
+    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
+        """As ``PatchUNet.forward``; the spacing is not used."""
+        inputs = [x, masks.to(x.dtype)]
+        if coarse.shape[1]:
+            inputs.append(F.interpolate(coarse.to(x.dtype), scale_factor=2, mode="trilinear"))
+        return self.unet(torch.cat(inputs, dim=1), timesteps=t)
+
+
+def build(settings: Generator) -> nn.Module:
+    """The network that the settings name, in channels-last memory."""
+    network = MonaiUNet(settings) if settings.network == "monai" else PatchUNet(settings)
+    return network.to(memory_format=torch.channels_last_3d)

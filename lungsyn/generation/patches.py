@@ -1,0 +1,136 @@
+"""What the generator sees of a case: a patch, its masks, its place, and a coarse view of its noisy surroundings.
+
+Around a patch of P voxels lies its *surroundings*, a cube of k P voxels (k = ``context_factor``) with the same centre.
+Averaged over cubes of 2k voxels it has P / 2 voxels along an axis, like the network's half-resolution level: the
+network knows what is being made next door, and at a noise level where single voxels tell nothing the averages
+still do. Training and synthesis must make it in the same way:
+
+- a volume is padded at its far end with air to ``padded_shape``; beyond that box the coarse view is zero;
+- noise is averaged too. The mean of (2k)^3 independent normals is a normal with standard deviation (2k)^-3/2, so in
+  training the surroundings' noise is drawn directly on the coarse grid, and only the patch's own noise is averaged.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lungsyn.config import Generator
+from lungsyn.errors import InputError
+from lungsyn.generation.prediction import diffuse, training_target
+from lungsyn.generation.schedule import SCHEDULES
+from lungsyn.volume.files import Case, open_case
+from lungsyn.volume.intensity import AIR_HU, to_model_range
+from lungsyn.volume.patches import coordinates, padded_shape, random_start, window
+
+
+def grid_multiple(settings: Generator) -> int:
+    """Starts of patches and padded shapes are multiples of this, so that patches share one coarse grid."""
+    return max(2 * settings.context_factor, 2)
+
+
+def masks_window(case: Case, start, size: int) -> np.ndarray:
+    """Nodules, lungs and body as 0/1: uint8 ``[3 size size size]``, zero outside the case."""
+    return np.stack([window(mask, start, size, 0) > 0 for mask in (case.nodules, case.lungs, case.body)]).astype(np.uint8)
+
+
+def coarse_window(settings: Generator, start, shape, view: Tensor | None, device="cpu") -> Tensor:
+    """The half-resolution inputs of a patch: coordinates (if ``position``), then the coarse view: ``[c P/2 P/2 P/2]``."""
+    half = settings.patch_voxels // 2
+    parts = []
+    if settings.position:
+        axes = coordinates(start, settings.patch_voxels, shape)
+        pairs = [torch.from_numpy(a.reshape(-1, 2).mean(axis=1)).to(device) for a in axes]      # [P/2] each
+        parts.append(torch.stack(torch.meshgrid(*pairs, indexing="ij")))
+    if view is not None:
+        parts.append(view[None])
+    return torch.cat(parts) if parts else torch.zeros(0, half, half, half, device=device)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
+
+    x_t: Tensor         # [1 P P P]
+    target: Tensor      # [1 P P P]
+    masks: Tensor       # [3 P P P] uint8
+    coarse: Tensor      # [c P/2 P/2 P/2]
+    t: Tensor           # []
+    spacing_mm: Tensor  # []
+    case: int
+
+
+class TrainingPatches(Dataset):
+    """Patch number i of a training. Everything random about it derives from (seed, i), so that neither the batch size
+    nor the number of loader processes nor a restart changes what is learned from."""
+
+    def __init__(self, folders: list[Path], settings: Generator, seed: int, stratified: int = 0):
+        """``stratified``: if not 0, patch i takes the i-th of so many evenly spaced noise levels (validation)."""
+        if not folders:
+            raise InputError("no case to train on: the cohort's train split is empty")
+        self.folders, self.settings, self.seed, self.stratified = folders, settings, seed, stratified
+        self.abar = SCHEDULES[settings.schedule](settings.timesteps)
+        self.cases = [open_case(folder) for folder in folders]
+        self.centres = [nodule_centres(case) for case in self.cases]
+        self.with_nodules = [i for i, centres in enumerate(self.centres) if centres]
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def __getitem__(self, i: int) -> Example:
+        s, rng = self.settings, np.random.default_rng([self.seed, i])
+        near = rng.random() < s.nodule_patches and self.with_nodules
+        number = int(rng.choice(self.with_nodules) if near else rng.integers(len(self.cases)))
+        case = self.cases[number]
+        padded = padded_shape(case.ct.shape, s.patch_voxels, grid_multiple(s))
+        centre = self.centres[number][rng.integers(len(self.centres[number]))] if near else None
+        start = random_start(rng, padded, s.patch_voxels, centre)
+        t = 1 + (i % self.stratified * s.timesteps) // self.stratified if self.stratified else 1 + rng.integers(s.timesteps)
+        abar = self.abar[t].float()
+
+        x0 = torch.from_numpy(to_model_range(window(case.ct, start, s.patch_voxels, AIR_HU), s.window_hu))
+        noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
+        masks = masks_window(case, start, s.patch_voxels)
+        if rng.random() < s.nodule_dropout:
+            masks[0] = 0
+        view = self._coarse_view(case, padded, start, noise, abar, rng) if s.context_factor else None
+        coarse = coarse_window(s, start, case.ct.shape, view)
+        example = [diffuse(x0, noise, abar)[None], training_target(s.prediction, x0, noise, abar)[None]]
+        example += [torch.from_numpy(masks), coarse]
+        flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
+        x_t, target, mask, coarse = (tensor.flip(flipped) for tensor in example)
+        spacing = torch.tensor(case.space.spacing_mm.mean(), dtype=torch.float32)
+        return Example(x_t, target, mask, coarse, torch.tensor(int(t)), spacing, number)
+
+    def _coarse_view(self, case: Case, padded, start, noise: Tensor, abar: Tensor, rng) -> Tensor:
+        """The averaged x_t of the surroundings: ``[P/2 P/2 P/2]``, zero beyond the padded box."""
+        s = self.settings
+        pool, size = 2 * s.context_factor, s.context_factor * s.patch_voxels
+        margin = (size - s.patch_voxels) // 2
+        corner = [a - margin for a in start]
+        x0 = torch.from_numpy(to_model_range(window(case.ct, corner, size, AIR_HU), s.window_hu))
+        mean = F.avg_pool3d(x0[None], pool)[0]
+        mean_noise = torch.from_numpy(rng.standard_normal(mean.shape, dtype=np.float32)) * pool**-1.5
+        a, b = margin // pool, margin // pool + s.patch_voxels // pool
+        mean_noise[a:b, a:b, a:b] = F.avg_pool3d(noise[None], pool)[0]
+        view = diffuse(mean, mean_noise, abar)
+        for axis in range(3):
+            index = corner[axis] + pool * np.arange(mean.shape[axis])
+            outside = torch.from_numpy((index < 0) | (index + pool > padded[axis]))
+            view.index_fill_(axis, outside.nonzero()[:, 0], 0.0)
+        return view
+
+
+def nodule_centres(case: Case) -> list[tuple[int, int, int]]:
+    """The middle voxel of each nodule's box, from ``case.json``; reads no volume."""
+    return [tuple((a + b) // 2 for a, b in nodule["box"]) for nodule in case.about["nodules"]]
+
+
+def collate(examples: list[Example]) -> dict:
+    """A batch: stacked tensors, and the list of the examples' cases."""
+    batch = {f.name: torch.stack([getattr(e, f.name) for e in examples]) for f in dataclasses.fields(Example)[:-1]}
+    return batch | {"cases": [e.case for e in examples]}

@@ -1,0 +1,39 @@
+"""Noise schedules: alphas_cumprod as float64 tables. Index 0 is the clean image, T the noisiest."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cosine(timesteps: int) -> Tensor:
+    """Nichol & Dhariwal 2021, Eq. 17, with s = 0.008 and beta at most 0.999: abar, float64 ``[T + 1]``."""
+    s = 0.008
+    f = torch.cos((torch.arange(timesteps + 1, dtype=torch.float64) / timesteps + s) / (1 + s) * math.pi / 2) ** 2
+    beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
+    return _cumulate(beta)
+
+
+def linear(timesteps: int) -> Tensor:
+    """Ho et al. 2020: beta from 1e-4 to 0.02 at T = 1000, rescaled to end equally noisy at any T: abar ``[T + 1]``."""
+    beta = torch.linspace(1e-4, 0.02, timesteps, dtype=torch.float64) * (1000 / timesteps)
+    return _cumulate(beta.clamp(max=0.999))
+
+
+def _cumulate(beta: Tensor) -> Tensor:
+    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, dim=0)])
+
+
+SCHEDULES = {"cosine": cosine, "linear": linear}
+
+
+def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
+    """``steps + 1`` decreasing timesteps from T to 0, evenly spaced. Raises ValueError when there are too few."""
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"sampling steps {steps} must be between 1 and the schedule's {timesteps} timesteps")
+    return [round(timesteps * (steps - i) / steps) for i in range(steps + 1)]
+
+
+def log_snr(abar: Tensor) -> Tensor:
+    """log(signal / noise) = log abar - log(1 - abar)."""
+    return torch.log(abar) - torch.log1p(-abar)

@@ -1,0 +1,209 @@
+"""Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact."""
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lungsyn import checkpoint
+from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
+from lungsyn.config import Compute, Generator
+from lungsyn.generation.network import build
+from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.progress import Progress
+from lungsyn.volume.files import write_text
+
+NOISE_BINS = 4    # the held-out loss is reported per quarter of the timesteps
+
+
+def train(
+    folders: list[Path], settings: Generator, compute: Compute, seed: int, checkpoints: Path
+) -> tuple[dict[str, Tensor], dict, list[dict]]:
+    """Train on the cases in ``folders`` (train split only). Returns the best averaged weights, what made them, and the
+    records of the curve. Continues from ``checkpoints`` if the same training was stopped there."""
+    device = choose_device(compute)
+    precision = choose_precision(compute, device)
+    set_up(compute.generator_threads, device)
+    print(f"generator training on {describe(device, precision)}", flush=True)
+
+    torch.manual_seed(seed)                                   # the initial weights
+    network = build(settings).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
+    average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    best = {name: tensor.clone() for name, tensor in average.items()}
+    averages = {"average": average, "best": best}
+
+    learned, held_out = hold_out(folders, settings, seed)
+    patches = TrainingPatches(learned, settings, seed)
+    watched = list(held_out_batches(held_out, settings, seed)) if held_out else []
+    about = {"images_seen": 0, "seconds": 0.0, "best_loss": None, "checks_without_gain": 0, "records": []}
+    key = checkpoint.digest(settings.model_dump(mode="json"), seed, [folder.name for folder in folders])
+    saved = checkpoints / f"generator-{key}" / "checkpoint.safetensors"
+    if saved.exists():
+        state, about = checkpoint.load(saved)
+        checkpoint.restore(state, network, optimizer, averages)
+        print(f"continuing at {about['images_seen']} of {settings.images} patches", flush=True)
+
+    def save() -> None:
+        checkpoint.save(saved, checkpoint.training_state(network, optimizer, averages), about)
+        write_text(saved.with_name("training.jsonl"), "".join(json.dumps(r) + "\n" for r in about["records"]))
+
+    forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
+    stop, progress = checkpoint.StopRequest(), Progress("generator", settings.images, "patches", about["images_seen"])
+    last_save, tick, recent = time.monotonic(), time.monotonic(), []
+    for batch in loader(patches, range(about["images_seen"], settings.images), settings, compute, device):
+        network.train()
+        loss = weighted_loss(forward, batch, settings, device, precision)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, about["images_seen"])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
+        value = float(loss.detach())
+        if not np.isfinite(value) or not torch.isfinite(norm):
+            names = sorted({learned[i].name for i in batch["cases"]})
+            raise FloatingPointError(
+                f"loss {value}, gradient {float(norm)} after {about['images_seen']} patches; the batch's cases: "
+                f"{', '.join(names)}. Look at them, or lower generators.*.learning_rate"
+            )
+        optimizer.step()
+        about["images_seen"] += len(batch["cases"])
+        update_average(average, network, settings, about["images_seen"], len(batch["cases"]))
+
+        recent.append(value)
+        progress.update(about["images_seen"], loss=float(np.mean(recent[-50:])))
+        if due(about["images_seen"], len(batch["cases"]), settings):
+            about["seconds"] += time.monotonic() - tick
+            tick = time.monotonic()
+            losses = held_out_losses(network, average, watched, settings, device, precision)
+            record(about, recent, losses, average, best)
+            recent = []
+        if stop.received or time.monotonic() - last_save > compute.checkpoint_seconds:
+            about["seconds"] += time.monotonic() - tick
+            last_save = tick = time.monotonic()
+            save()
+            if stop.received:
+                stop.leave(f"{about['images_seen']} of {settings.images} patches are saved")
+        if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
+            print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)
+            break
+    save()
+    cost = {"seconds": round(about["seconds"] + time.monotonic() - tick, 1), **peak_memory_mb(device)}
+    facts = {"images_seen": about["images_seen"], "best_loss": about["best_loss"], "cost": cost}
+    return best, facts | {"ran_on": describe(device, precision)}, about["records"]
+
+
+def hold_out(folders: list[Path], settings: Generator, seed: int) -> tuple[list[Path], list[Path]]:
+    """Split the train cases into those learned from and those that only watch (at least one case is learned from)."""
+    count = min(round(settings.held_out * len(folders)), len(folders) - 1)
+    order = np.random.default_rng([seed, 1]).permutation(len(folders))
+    held_out = set(order[:count].tolist())
+    return [f for i, f in enumerate(folders) if i not in held_out], [f for i, f in enumerate(folders) if i in held_out]
+
+
+def loader(patches: TrainingPatches, numbers: range, settings: Generator, compute: Compute, device) -> DataLoader:
+    """Batches of the patches with these numbers, in order; read ahead by processes and into pinned memory on CUDA."""
+    processes = compute.loader_processes
+    return DataLoader(
+        patches,
+        batch_size=settings.batch_patches,
+        sampler=numbers,
+        num_workers=processes,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if processes else None,
+        persistent_workers=processes > 0,
+    )
+
+
+def predict(network: nn.Module, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:
+    """The network's output on a batch, float32, computed in ``precision``."""
+    inputs = [batch[key].to(device, non_blocking=True) for key in ("x_t", "masks", "coarse", "t", "spacing_mm")]
+    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        return network(*inputs).float()
+
+
+def weighted_loss(network: nn.Module, batch: dict, settings: Generator, device, precision) -> Tensor:
+    """Mean squared error over the body's voxels, nodule voxels weighted; air is set analytically and not learned."""
+    error = (predict(network, batch, device, precision) - batch["target"].to(device, non_blocking=True)).square()
+    weight = loss_weight(batch["masks"].to(device, non_blocking=True), settings)
+    return (weight * error).sum() / weight.sum().clamp(min=1)
+
+
+def loss_weight(masks: Tensor, settings: Generator) -> Tensor:
+    """``[b 1 x y z]``: 0 outside the body, 1 inside, ``nodule_weight`` in nodules."""
+    nodule, body = masks[:, :1].float(), masks[:, 2:].float()
+    return torch.maximum(body, nodule) + (settings.nodule_weight - 1) * nodule
+
+
+def learning_rate(settings: Generator, images_seen: int) -> float:
+    """Linear warm-up, constant, then a linear fall to zero over the last fifth."""
+    warm = min(1.0, (images_seen + settings.batch_patches) / max(settings.warmup_images, 1))
+    fall = min(1.0, (settings.images - images_seen) / (0.2 * settings.images))
+    return settings.learning_rate * warm * fall
+
+
+@torch.no_grad()
+def update_average(average: dict, network: nn.Module, settings: Generator, images_seen: int, batch: int) -> None:
+    """Exponential average with half-life ``ema_images``, shorter at the start (Karras et al. 2024, ramp-up of 5 %)."""
+    half_life = min(settings.ema_images, max(0.05 * images_seen, 1))
+    weight = 1 - 0.5 ** (batch / half_life)
+    for name, tensor in network.state_dict().items():
+        average[name].lerp_(tensor, weight)
+
+
+def due(images_seen: int, batch: int, settings: Generator) -> bool:
+    """Whether this step crossed a multiple of the check interval, or ended the training."""
+    every = settings.validation_every_images
+    return images_seen // every > (images_seen - batch) // every or images_seen >= settings.images
+
+
+def held_out_batches(folders: list[Path], settings: Generator, seed: int):
+    """The same patches, noise and evenly spaced timesteps at every check; no flips, no dropout."""
+    plain = settings.model_copy(update={"flips": False, "nodule_dropout": 0.0})
+    patches = TrainingPatches(folders, plain, seed + 1, stratified=settings.validation_patches)
+    numbers = iter(range(settings.validation_patches))
+    while chunk := list(itertools.islice(numbers, settings.batch_patches)):
+        yield collate([patches[i] for i in chunk])
+
+
+@torch.no_grad()
+def held_out_losses(network, average, batches: list[dict], settings: Generator, device, precision) -> list[float]:
+    """The averaged weights' loss on the held-out patches, per quarter of the timesteps from clean to noisy."""
+    current = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict(average)
+    network.eval()
+    sums = torch.zeros(2, NOISE_BINS, dtype=torch.float64)
+    for batch in batches:
+        error = (predict(network, batch, device, precision).cpu() - batch["target"]).square()
+        weight = loss_weight(batch["masks"], settings)
+        bins = ((batch["t"] - 1) * NOISE_BINS) // settings.timesteps
+        sums[0].index_add_(0, bins, (weight * error).sum(dim=(1, 2, 3, 4)).double())
+        sums[1].index_add_(0, bins, weight.sum(dim=(1, 2, 3, 4)).double())
+    network.load_state_dict(current)
+    return [float(s / w) for s, w in sums.T if w > 0]
+
+
+def record(about: dict, recent: list[float], losses: list[float], average: dict, best: dict) -> None:
+    """Note a check in the curve, and keep the averaged weights if they are the best so far."""
+    mean = float(np.mean(losses)) if losses else None
+    about["records"].append(
+        {
+            "images_seen": about["images_seen"],
+            "seconds": round(about["seconds"], 1),
+            "loss": float(np.mean(recent)),
+            "validation": mean,
+            "validation_per_noise": [round(x, 6) for x in losses],
+        }
+    )
+    better = mean is None or about["best_loss"] is None or mean < about["best_loss"]
+    about["checks_without_gain"] = 0 if better else about["checks_without_gain"] + 1
+    if better:
+        about["best_loss"] = mean
+        for name, tensor in average.items():
+            best[name].copy_(tensor)

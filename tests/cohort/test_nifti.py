@@ -1,0 +1,210 @@
+"""NIfTI cohorts: the three layouts, every defect, and the real cut-outs when they are at hand."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lungsyn.cohort import nifti, table
+from lungsyn.config import Cohort
+from lungsyn.errors import InputError
+
+SHAPE = (24, 22, 20)
+CUBES = Path(__file__).parents[2] / "../shared/data/lidc_cubes"
+
+
+def settings(root: Path, **changes) -> Cohort:
+    return Cohort(
+        dataset="nifti", root=root, max_slice_thickness_mm=3.0,
+        phantom={"patients": 6, "matrix": 128, "slice_thickness_mm": (1, 3), "max_slices": 100, "noise_hu": 0},
+        nodules={"consensus_level": 0.5, "min_readers": 1, "min_diameter_mm": 3},
+        split={"train": 0.5, "validation": 0.25, "test": 0.25},
+        preprocess={"spacing_mm": 1.0, "margin_mm": 10, "field_of_view": "part"},
+    ).model_copy(update=changes)  # fmt: skip
+
+
+def image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-1000, 200, SHAPE).astype(np.int16)
+
+
+def label() -> np.ndarray:
+    """Two nodules: 5 x 5 x 5 and, meeting nothing, 4 x 4 x 6 voxels."""
+    data = np.zeros(SHAPE, dtype=np.uint8)
+    data[4:9, 4:9, 4:9] = 1
+    data[15:19, 15:19, 12:18] = 1
+    return data
+
+
+def write(path: Path, data: np.ndarray, affine=None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, np.eye(4) if affine is None else affine), path)
+
+
+def write_cases(root: Path, names, images="images", labels="labels", channel="", suffix=".nii.gz") -> None:
+    for name in names:
+        write(root / images / f"{name}{channel}{suffix}", image())
+        write(root / labels / f"{name}{suffix}", label())
+
+
+def rows_of(root: Path, cohort: Cohort | None = None) -> dict[str, dict]:
+    return {row["case"]: row for row in nifti.index(root, cohort or settings(root))}
+
+
+@pytest.mark.parametrize("layout", ["plain", "plain_uncompressed", "decathlon", "nnunet"])
+def test_layouts(tmp_path, layout):
+    names = ["lung_001", "lung_002", "lung_003"]
+    if layout.startswith("plain"):
+        write_cases(tmp_path, names, suffix=".nii" if layout == "plain_uncompressed" else ".nii.gz")
+    else:
+        write_cases(tmp_path, names, "imagesTr", "labelsTr", "_0000" if layout == "nnunet" else "")
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "cancer"}}))
+        (tmp_path / "imagesTr" / "._lung_001.nii.gz").write_bytes(b"what macOS leaves in archives")
+    if layout == "nnunet":
+        write(tmp_path / "imagesTr" / "lung_001_0001.nii.gz", image())
+    rows = rows_of(tmp_path)
+    assert list(rows) == names
+    assert all(
+        (row["status"], row["n_nodules"], row["spacing_mm"]) == ("included", 2, "1x1x1") for row in rows.values()
+    )
+
+
+def normalised(data) -> np.ndarray:
+    return ((data + 1000) / 1200).astype(np.float32)
+
+
+def with_nan(data) -> np.ndarray:
+    data = data.astype(np.float32)
+    data[3, 3, 3] = np.nan
+    return data
+
+
+def flatten(path: Path) -> None:
+    """Give a file a matrix that lays all slices into one plane."""
+    flat = nib.load(path)
+    flat.header["srow_z"] = 0
+    flat.header["sform_code"] = 1
+    nib.save(nib.Nifti1Image(np.asanyarray(flat.dataobj), None, flat.header), path)
+
+
+DEFECTS = [
+    (lambda r: (r / "labels/b.nii.gz").unlink(), "missing label"),
+    (lambda r: (r / "images/b.nii.gz").unlink(), "missing image"),
+    (lambda r: write(r / "labels/b.nii.gz", label()[:-1]), "geometry mismatch: image (24, 22, 20), label (23, 22, 20)"),
+    (lambda r: write(r / "labels/b.nii.gz", label(), np.diag([1, 1, 2, 1])), "geometry mismatch"),
+    (lambda r: write(r / "labels/b.nii.gz", label(), np.diag([-1, 1, 1, 1])), "with other affines"),
+    (lambda r: write(r / "images/b.nii.gz", np.stack([image()] * 2, -1)), "has 4 axes (24, 22, 20, 2)"),
+    (lambda r: write(r / "images/b.nii.gz", image()[:, :, 0]), "has 2 axes"),
+    (lambda r: write(r / "images/b.nii.gz", with_nan(image())), "non-finite values"),
+    (lambda r: write(r / "images/b.nii.gz", normalised(image())), "not HU"),
+    (lambda r: write(r / "images/b.nii.gz", (image() + 1024).astype(np.int16)), "not HU"),
+    (lambda r: write(r / "images/b.nii.gz", image().astype(np.float32) * 100), "beyond 16 bits"),
+    (lambda r: write(r / "labels/b.nii.gz", 0 * label()), "empty label"),
+    (lambda r: write(r / "labels/b.nii.gz", 3 * label()), "empty label"),
+    (
+        lambda r: write(r / "labels/b.nii.gz", label() * (np.arange(20) == 5).astype(np.uint8)),
+        "no nodule left: none of at least 4 mm",
+    ),
+    (lambda r: (r / "images/b.nii.gz").write_bytes(b"no image"), "unreadable file: images/b.nii.gz"),
+    (
+        lambda r: (r / "images/b.nii.gz").write_bytes((r / "images/b.nii.gz").read_bytes()[:900]),
+        "unreadable file: images/b.nii.gz",
+    ),
+    (lambda r: flatten(r / "images/b.nii.gz"), "affine without a volume"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), DEFECTS, ids=[f"{i}-{r}" for i, (_, r) in enumerate(DEFECTS)])
+def test_each_defect_gives_its_reason_and_leaves_the_others_alone(tmp_path, damage, reason):
+    write_cases(tmp_path, ["a", "b"])
+    (tmp_path / "cases.tsv").write_text("case\na\nb\n")
+    untouched = rows_of(tmp_path)["a"]
+    damage(tmp_path)
+    cohort = settings(tmp_path)
+    cohort = cohort.model_copy(update={"nodules": cohort.nodules.model_copy(update={"min_diameter_mm": 4})})
+    rows = rows_of(tmp_path, cohort)
+    assert rows["b"]["status"] == "excluded"
+    assert reason in rows["b"]["reason"]
+    assert rows["a"] == untouched
+
+
+def test_lesion_labels_choose_what_is_nodule(tmp_path):
+    write(tmp_path / "images/a.nii.gz", image())
+    mixed = label()
+    mixed[4:9] *= 3
+    write(tmp_path / "labels/a.nii.gz", mixed)
+    assert rows_of(tmp_path)["a"]["n_nodules"] == 1
+    assert rows_of(tmp_path, settings(tmp_path, lesion_labels=[1, 3]))["a"]["n_nodules"] == 2
+
+
+def test_patient_and_split_come_from_the_table(tmp_path):
+    write_cases(tmp_path, ["a", "b", "c", "d"])
+    (tmp_path / "cases.tsv").write_text(
+        "case\tpatient\tsplit\tnote\na\tp1\ttest\t!\nb\tp1\t\t!\nc\tp2\ttrain\t!\nd\tp3\tvalidation\t!\n"
+    )
+    rows = {row["case"]: row for row in table.index(settings(tmp_path), tmp_path, seed=1)}
+    assert {case: row["split"] for case, row in rows.items()} == {
+        "a": "test", "b": "test", "c": "train", "d": "validation",
+    }  # fmt: skip
+
+
+def test_a_patient_in_two_splits_stops_the_run(tmp_path):
+    write_cases(tmp_path, ["a", "b", "c"])
+    (tmp_path / "cases.tsv").write_text("case\tpatient\tsplit\na\tp\ttrain\nb\tp\ttest\nc\tq\t\n")
+    with pytest.raises(InputError, match="patient p is in two splits"):
+        table.index(settings(tmp_path), tmp_path, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("name\na\n", "no column 'case'"), ("case\na\na\n", "case a is listed more than once")],
+)
+def test_tables_that_cannot_be_meant_are_refused(tmp_path, text, message):
+    write_cases(tmp_path, ["a"])
+    (tmp_path / "cases.tsv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        nifti.index(tmp_path, settings(tmp_path))
+
+
+def test_a_folder_of_no_known_layout_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"imagesTr/"):
+        nifti.index(tmp_path, settings(tmp_path))
+
+
+def test_names_become_folders(tmp_path):
+    write_cases(tmp_path, ["scan 1.a"])
+    assert list(rows_of(tmp_path)) == ["scan-1-a"]
+    write_cases(tmp_path, ["scan-1-a"])
+    with pytest.raises(InputError, match="two files"):
+        nifti.index(tmp_path, settings(tmp_path))
+
+
+def test_touching_corners_are_one_nodule_and_flips_keep_its_place(tmp_path):
+    data = np.zeros(SHAPE, dtype=np.uint8)
+    data[4:8, 4:8, 4:8] = data[8:12, 8:12, 8:12] = 1
+    for name, affine in (("plain", np.eye(4)), ("flipped", np.diag([-1.0, -1.0, 1.0, 1.0]))):
+        write(tmp_path / f"images/{name}.nii.gz", image(), affine)
+        write(tmp_path / f"labels/{name}.nii.gz", data, affine)
+    cohort, rows = settings(tmp_path), rows_of(tmp_path)
+    plain, flipped = (
+        table.prepare_case(rows[name] | {"split": "train"}, cohort, tmp_path) for name in ("plain", "flipped")
+    )
+    assert rows["plain"]["n_nodules"] == 1
+    assert np.array_equal(plain.nodules, data)
+    assert np.array_equal(flipped.nodules, data[::-1, ::-1])
+    assert np.array_equal(flipped.ct, image()[::-1, ::-1])
+    assert plain.about["nodules"][0]["volume_mm3"] == 128
+
+
+@pytest.mark.skipif(not CUBES.is_dir(), reason="the LIDC-IDRI cut-outs are not on this machine")
+def test_real_cut_outs_are_prepared_voxel_for_voxel():
+    cohort = settings(CUBES)
+    pairs = nifti.find_pairs(CUBES)
+    assert len(pairs) == 105
+    for pair in pairs[:3]:
+        case = table.prepare_case(pair | {"split": "train"}, cohort, CUBES)
+        raw = np.asanyarray(nib.as_closest_canonical(nib.load(CUBES / pair["source"])).dataobj)
+        assert np.array_equal(case.ct, raw.clip(-1024, 3071))
+        assert case.lungs[case.nodules > 0].all()
+        assert 0.1 < case.lungs.mean() <= 1.0

@@ -1,0 +1,77 @@
+"""Splits: by patient, seeded, independent of order, faithful to what the dataset fixes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungsyn.cohort.split import SPLITS, assign
+from lungsyn.config import Split
+from lungsyn.errors import InputError
+
+USUAL = Split(train=0.7, validation=0.1, test=0.2)
+patients = st.sets(st.text("abcdefgh0123456789", min_size=1, max_size=6), min_size=3, max_size=60)
+
+
+def free(names) -> list[tuple[str, str]]:
+    return [(name, "") for name in names]
+
+
+def counts(split: dict[str, str]) -> tuple[int, ...]:
+    return tuple(sum(value == name for value in split.values()) for name in SPLITS)
+
+
+@given(patients, st.integers(0, 1000), st.randoms())
+def test_order_and_repeats_do_not_matter(names, seed, random):
+    once = assign(free(sorted(names)), USUAL, seed)
+    shuffled = sorted(names) * 2
+    random.shuffle(shuffled)
+    assert assign(free(shuffled), USUAL, seed) == once
+
+
+@given(patients)
+def test_every_patient_has_one_split_and_every_split_a_patient(names):
+    split = assign(free(names), USUAL, 1)
+    assert set(split) == names
+    assert min(counts(split)) >= 1
+    assert sum(counts(split)) == len(names)
+
+
+@given(st.lists(st.sampled_from(["", *SPLITS]), min_size=10, max_size=40))
+def test_given_splits_stay(given_splits):
+    listed = [(str(i), name) for i, name in enumerate([*given_splits, "train", "validation", "test"])]
+    split = assign(listed, USUAL, 1)
+    assert all(split[patient] == name for patient, name in listed if name)
+
+
+def test_largest_remainder_by_hand():
+    names = [f"p{i}" for i in range(14)]  # quotas 9.8, 1.4, 2.8
+    assert counts(assign(free(names), USUAL, 0)) == (10, 1, 3)
+
+
+def test_a_split_that_the_dataset_leaves_empty_gets_a_patient():
+    listed = [(f"t{i}", "train") for i in range(6)] + free(["a", "b", "c"])
+    assert min(counts(assign(listed, Split(train=0.1, validation=0.1, test=0.8), 0))) >= 1
+
+
+def test_seed_changes_the_split():
+    names = [f"p{i}" for i in range(40)]
+    assert assign(free(names), USUAL, 1) != assign(free(names), USUAL, 2)
+
+
+def test_a_split_of_fraction_zero_stays_empty():
+    split = assign(free(["a", "b", "c", "d"]), Split(train=0.5, validation=0.0, test=0.5), 3)
+    assert counts(split) == (2, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        ([("a", "train"), ("a", "test"), ("b", ""), ("c", "")], "patient a is in two splits"),
+        ([("a", "training"), ("b", ""), ("c", "")], "must be one of train, validation, test"),
+        ([("a", ""), ("b", "")], "2 patients cannot fill 3 splits"),
+        ([("a", "train"), ("b", "train"), ("c", "train")], "validation, test has no patient"),
+    ],
+)
+def test_impossible_splits_are_refused(listed, message):
+    with pytest.raises(InputError, match=message):
+        assign(listed, USUAL, 1)

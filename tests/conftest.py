@@ -1,0 +1,64 @@
+"""Shared by all tests: a small case on disk, and the settings of the shipped config."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lungsyn.config import Config, check
+from lungsyn.volume.files import Case, write_case
+from lungsyn.volume.nodules import nodule_facts
+from lungsyn.volume.space import Space
+
+torch.set_num_threads(1)      # two threads on small tensors only wait for each other
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def study() -> Config:
+    """The shipped config.yaml, checked."""
+    return check(yaml.safe_load((ROOT / "config.yaml").read_text()))
+
+
+@pytest.fixture(scope="session")
+def generator_settings(study):
+    """The shipped generator, small enough to run in a second."""
+    return study.generators["patch_ddpm"].model_copy(
+        update={
+            "patch_voxels": 16, "channels": [8, 16], "images": 40, "batch_patches": 2, "warmup_images": 4,
+            "validation_patches": 4, "validation_every_images": 10, "held_out": 0.4, "timesteps": 50,
+        }
+    )  # fmt: skip
+
+
+def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
+    """A ball-shaped body of noise with two lungs and a bright nodule in each: every voxel's value tells its place."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    body = x**2 + y**2 < 0.95
+    right, left = ((x - s * 0.4) ** 2 / 0.1 + y**2 / 0.5 + z**2 < 0.9 for s in (1, -1))
+    lungs = (right + 2 * (left & ~right)).astype(np.uint8)
+    nodules = np.zeros(shape, np.uint8)
+    for index, side in enumerate((1, -1), start=1):
+        nodules[((x - side * 0.4) * shape[0]) ** 2 + (y * shape[1]) ** 2 + (z * shape[2]) ** 2 < 5.0**2] = (
+            index
+        )
+    hu = np.where(body, np.where(lungs > 0, -800, 40), -1000) + np.where(body, rng.normal(0, 20, shape), 0)
+    hu[nodules > 0] = 20
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = (10.0, -20.0, 30.0)
+    about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, Space(shape, affine))}
+    return Case(hu.astype(np.int16), nodules, lungs, body.astype(np.uint8), affine, about)
+
+
+@pytest.fixture(scope="session")
+def case_folders(tmp_path_factory) -> list[Path]:
+    """Five small cases on disk, of different shapes; one is smaller than a patch along z."""
+    root = tmp_path_factory.mktemp("cases")
+    shapes = [(21, 34, 18), (30, 24, 20), (25, 31, 13), (28, 28, 28), (22, 40, 17)]
+    folders = [root / f"case-{i}" for i in range(len(shapes))]
+    for i, (folder, shape) in enumerate(zip(folders, shapes, strict=True)):
+        write_case(folder, make_case(shape, seed=i, name=folder.name))
+    return folders

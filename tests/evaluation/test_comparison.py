@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from lungsyn.errors import InputError
+from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, compare, from_cells
+from lungsyn.volume.tables import read_table, write_table
+
+
+def row_of(rows, arm, group="test"):
+    return next(row for row in rows if (row["arm"], row["group"]) == (arm, group))
+
+
+def test_known_effects_are_found(comparison):
+    assert row_of(comparison, "real+synthetic")["mean_difference"] == pytest.approx(0.1, abs=0.02)
+    assert row_of(comparison, "real+synthetic")["ci_low"] > 0
+    assert row_of(comparison, "synthetic")["ci_high"] < 0
+    null = row_of(comparison, "real-reseeded")
+    assert null["ci_low"] <= 0 <= null["ci_high"] and null["p_holm"] > 0.05
+
+
+def test_rows_are_complete(comparison):
+    assert len(comparison) == 4 * 3
+    assert all(list(COMPARISON_COLUMNS) == sorted(row, key=COMPARISON_COLUMNS.index) for row in comparison)
+    assert [
+        row_of(comparison, "real", g)["n_cases"] for g in ("worst validation", "other validation", "test")
+    ] == [4, 8, 20]
+    benchmark = row_of(comparison, "real")
+    assert benchmark["mean_difference"] is None and benchmark["p_holm"] is None
+    assert all(row["p_holm"] >= row["p"] for row in comparison if row["p"] is not None)
+
+
+def test_means_by_hand(scores, comparison):
+    by_case = {}
+    for row in scores["synthetic"]:
+        if row["split"] == "test" and row["replicate"] != "ensemble":
+            by_case.setdefault(row["case"], []).append(row["dice"])
+    row = row_of(comparison, "synthetic")
+    assert row["mean_dice"] == pytest.approx(np.mean([np.mean(v) for v in by_case.values()]))
+    assert row["replicate_sd"] == pytest.approx(np.std(np.mean(list(by_case.values()), axis=0), ddof=1))
+    assert row["sensitivity"] == 0.5 and row["false_positives"] == 1.0 and row["n_empty"] == 0
+    assert row["mean_difference"] == pytest.approx(row["mean_dice"] - row_of(comparison, "real")["mean_dice"])
+
+
+def test_the_order_of_rows_changes_nothing(scores, worst, evaluation, comparison):
+    shuffled = {arm: rows[::-1] for arm, rows in scores.items()}
+    for a, b in zip(compare(shuffled, "real", worst, evaluation, seed=1), comparison, strict=True):
+        assert a == pytest.approx(b, abs=1e-12)
+
+
+def test_an_arm_without_a_case_is_refused(scores, worst, evaluation):
+    broken = scores | {"synthetic": [row for row in scores["synthetic"] if row["case"] != "case20"]}
+    with pytest.raises(
+        InputError, match=r"'real' and 'synthetic' were not scored on the same cases \(case20 in one"
+    ):
+        compare(broken, "real", worst, evaluation, seed=1)
+
+
+def test_cases_without_nodules_are_counted(scores, worst, evaluation):
+    empty = {"n_nodules": 0, "found_nodules": 0, "lesion_dice": None}
+    changed = {
+        arm: [row | empty if row["case"] == "case20" else row for row in rows] for arm, rows in scores.items()
+    }
+    row = row_of(compare(changed, "real", worst, evaluation, seed=1), "real")
+    assert (row["n_cases"], row["n_empty"], row["sensitivity"]) == (20, 1, 0.5)
+
+
+def test_the_table_returns_what_was_written(comparison, tmp_path):
+    write_table(tmp_path / "unet.tsv", comparison, COMPARISON_COLUMNS)
+    for read, written in zip(from_cells(read_table(tmp_path / "unet.tsv")), comparison, strict=True):
+        assert list(read) == COMPARISON_COLUMNS
+        assert (read["arm"], read["group"]) == (written["arm"], written["group"])
+        for key in COMPARISON_COLUMNS[2:]:
+            assert read[key] == (None if written[key] is None else pytest.approx(written[key], rel=1e-5))
+
+
+def test_text_starts_with_the_test_group_and_is_aligned(comparison):
+    text = as_text(comparison, "unet")
+    assert (
+        text.index("\ntest: 20 cases")
+        < text.index("worst validation: 4 cases")
+        < text.index("other validation: 8")
+    )
+    lines = [line for line in text.splitlines() if line.startswith("  ")]
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert "None" not in text and "nan" not in text

@@ -1,0 +1,136 @@
+import base64
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from lungsyn.evaluation import answer, report
+
+CONFIG = {
+    "study": {"name": "phantom", "seed": 1}, "replicates": 2,
+    "benchmark": {"arm": "real", "segmenter": "unet"},
+    "evaluation": {"bootstrap": 2000, "confidence": 0.95},
+    "arms": {"real": {"real": True, "synthetic": None}, "synthetic": {"real": False, "synthetic": "a"},
+             "real+synthetic": {"real": True, "synthetic": "b"},
+             "real-reseeded": {"real": True, "reseeded": True}},
+}  # fmt: skip
+COHORT = [
+    {"case": "a", "patient": "p", "split": "train", "n_nodules": "2", "status": "included", "reason": ""},
+    {"case": "b", "patient": "p", "split": "train", "n_nodules": "1", "status": "included", "reason": ""},
+    {
+        "case": "c",
+        "patient": "q",
+        "split": "",
+        "n_nodules": "",
+        "status": "excluded",
+        "reason": "slices <missing>",
+    },
+]
+HOSTILE = '<script>alert("x")</script>'
+
+
+class Parser(HTMLParser):
+    """Collects tags, the addresses they load, and whether every tag that opens also closes."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.loaded, self.open = set(), [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.loaded += [value for key, value in attributes if key in ("src", "href", "action")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def html(comparison, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    config = CONFIG | {"study": {"name": HOSTILE, "seed": 1}}
+    provenance = {
+        "versions": {"numpy": "2"},
+        "cost": [{"stage": "s", "jobs": 1, "seconds": 3, "peak_memory_mb": None}],
+    }
+    figures = [(tmp_path / "a.png", f"first {HOSTILE}"), (tmp_path / "a.png", "second")]
+    return report.build(HOSTILE, json.dumps(config), {"unet": comparison}, COHORT, figures, provenance)
+
+
+def test_one_file_that_loads_nothing_and_runs_nothing(html):
+    parser = Parser()
+    parser.feed(html)
+    assert not parser.open
+    assert "script" not in parser.tags and "link" not in parser.tags
+    assert parser.loaded == ["data:image/png;base64," + base64.b64encode(b"picture").decode()] * 2
+    assert "http://" not in html and "https://" not in html and "url(" not in html
+
+
+def test_names_are_escaped(html):
+    assert HOSTILE not in html and "&lt;script&gt;" in html and "slices &lt;missing&gt;" in html
+    assert "None" not in html.split("Settings, versions, cost")[0]
+
+
+def test_without_provenance_or_pictures(comparison):
+    html = report.build("t", json.dumps(CONFIG), {"unet": comparison, "swin": comparison}, [], [], {})
+    assert "Segmenter: swin" in html and "No case was excluded." in html
+
+
+def test_cohort_counts():
+    summary = report.cohort_summary(COHORT)
+    assert summary["splits"][0] == {"split": "train", "cases": 2, "patients": 1, "nodules": 3}
+    assert (summary["excluded"], summary["n_excluded"]) == ([("slices <missing>", 1)], 1)
+
+
+def test_an_effect_is_named(comparison):
+    assert "“real+synthetic” raised the mean Dice of the test cases by 0." in answer.headline(
+        comparison, CONFIG
+    )
+    lines = answer.sentences(comparison, CONFIG)
+    assert lines[0].startswith("“real”, the benchmark: mean Dice 0.")
+    assert "worse" in lines[1] and "% of the benchmark's Dice" in lines[1]
+    assert "null arm" in lines[-1] and "chance alone" in lines[-1]
+
+
+def test_no_effect_is_named_as_such(comparison):
+    """The interval includes zero: no claim, but the smallest effect that would have been seen, and the
+    null arm's.
+    """
+    flat = {
+        "mean_difference": 0.01,
+        "ci_low": -0.02,
+        "ci_high": 0.04,
+        "p": 0.4,
+        "p_holm": 0.8,
+        "smallest_resolvable": 0.05,
+    }
+    rows = [row | flat if row["arm"] == "real+synthetic" else row for row in comparison]
+    words = answer.headline(rows, CONFIG)
+    assert (
+        words.startswith("No difference could be shown")
+        and "0.050 Dice" in words
+        and "random seeds alone" in words
+    )
+    assert "no difference could be shown; one of 0.050 or more" in answer.sentences(rows, CONFIG)[2]
+
+
+def test_the_validation_groups_cannot_make_a_claim(comparison):
+    only_validation = [row for row in comparison if row["group"] != "test"]
+    assert answer.headline(only_validation, CONFIG).startswith("No arm adds")
+    assert answer.sentences(only_validation, CONFIG) == [
+        "The test group is empty, so nothing can be claimed."
+    ]
+
+
+@pytest.mark.parametrize(
+    "low, high, p, expected",
+    [
+        (0.01, 0.03, 0.01, True),
+        (0.01, 0.03, 0.06, False),
+        (-0.01, 0.03, 0.01, False),
+        (None, None, 1.0, False),
+    ],
+)
+def test_a_claim_needs_interval_and_corrected_p(low, high, p, expected):
+    assert answer.differs({"ci_low": low, "ci_high": high, "p_holm": p}, 0.95) is expected

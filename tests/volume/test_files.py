@@ -1,0 +1,74 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lungsyn.errors import InputError
+from lungsyn.volume import files
+from lungsyn.volume.space import Volume
+from tests.conftest import make_case
+
+
+def test_a_case_comes_back_and_opens_in_nibabel(tmp_path):
+    case = make_case()
+    files.write_case(tmp_path / "a", case)
+    back = files.open_case(tmp_path / "a")
+    for name in ("ct", "nodules", "lungs", "body"):
+        assert np.array_equal(getattr(back, name), getattr(case, name))
+    assert np.allclose(back.affine, case.affine)
+    assert back.about == case.about
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(files.CASE_FILES)
+    image = nib.load(tmp_path / "a" / "ct.nii")
+    assert image.get_data_dtype() == np.int16
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+
+
+def test_opening_maps_and_does_not_read(tmp_path):
+    files.write_case(tmp_path / "a", make_case())
+    assert isinstance(files.open_case(tmp_path / "a").ct.base, np.memmap) or isinstance(
+        files.open_case(tmp_path / "a").ct, np.memmap
+    )
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), files.whole_file(tmp_path / "x.json") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_of_another_shape_are_refused(tmp_path):
+    case = make_case()
+    wrong = files.Case(case.ct, case.nodules[:-1], case.lungs, case.body, case.affine, {})
+    with pytest.raises(ValueError, match="nodules has shape"):
+        files.write_case(tmp_path / "a", wrong)
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="not a case"):
+        files.open_case(tmp_path / "nowhere")
+    (tmp_path / "bad.nii").write_bytes(b"not nifti")
+    with pytest.raises(InputError, match=r"bad\.nii: not a readable NIfTI"):
+        files.read_volume(tmp_path / "bad.nii")
+
+
+def test_scaled_values_are_read_scaled(tmp_path):
+    image = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4))
+    image.header.set_slope_inter(2, -10)
+    nib.save(image, tmp_path / "scaled.nii.gz")
+    assert (
+        files.read_volume(tmp_path / "scaled.nii.gz").data.max()
+        == nib.load(tmp_path / "scaled.nii.gz").get_fdata().max()
+    )
+
+
+def test_json_is_sorted_and_whole(tmp_path):
+    files.write_json(tmp_path / "a.json", {"b": 1, "a": 2})
+    assert list(json.loads((tmp_path / "a.json").read_text())) == ["a", "b"]
+    assert files.read_json(tmp_path / "a.json") == {"a": 2, "b": 1}
+
+
+def test_written_volume_has_no_hidden_scaling(tmp_path):
+    files.write_volume(tmp_path / "v.nii", Volume(np.full((2, 2, 2), -1000, np.int16), np.eye(4)))
+    assert nib.load(tmp_path / "v.nii").header.get_slope_inter() in ((None, None), (1.0, 0.0))

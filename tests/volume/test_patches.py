@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungsyn.volume import patches as p
+
+LENGTHS = st.integers(1, 90)
+PATCHES = st.integers(1, 32)
+
+
+@given(LENGTHS, PATCHES, st.data())
+def test_every_voxel_is_covered_by_whole_patches(length, patch, data):
+    if length < patch:
+        with pytest.raises(ValueError, match="pad it"):
+            p.axis_starts(length, patch, 1)
+        return
+    stride = data.draw(st.integers(1, patch))
+    starts = p.axis_starts(length, patch, stride)
+    assert starts == sorted(set(starts))
+    assert min(starts) >= 0
+    assert max(starts) + patch <= length
+    assert (p.total_weight(length, starts, p.importance_vector(patch)) > 0).all()
+
+
+@given(LENGTHS, PATCHES, st.data())
+def test_shifted_partitions_cover_too(length, patch, data):
+    if length < patch:
+        with pytest.raises(ValueError, match="pad it"):
+            p.shifted_starts(length, patch, 0)
+        return
+    starts = p.shifted_starts(length, patch, data.draw(st.integers(0, patch - 1)))
+    assert min(starts) >= 0
+    assert max(starts) + patch <= length
+    assert len(starts) <= length // patch + 2
+    assert (p.total_weight(length, starts, np.ones(patch)) > 0).all()
+
+
+def test_the_picture_in_the_docstring():
+    assert p.axis_starts(7, 4, 2) == [0, 2, 3]
+    assert p.axis_starts(8, 4, 2) == [0, 2, 4]
+    assert p.axis_starts(4, 4, 4) == [0]
+    assert p.shifted_starts(12, 4, 0) == [0, 4, 8]
+    assert p.shifted_starts(12, 4, 1) == [0, 1, 5, 8]
+
+
+def test_a_stride_that_leaves_voxels_out_is_refused():
+    with pytest.raises(ValueError, match="voxels are left out"):
+        p.axis_starts(10, 4, 5)
+
+
+def test_separable_weights_equal_the_sum_of_patches():
+    shape, patch, vector = (9, 7, 12), 5, p.importance_vector(5)
+    starts = [p.axis_starts(n, patch, 3) for n in shape]
+    total = np.zeros(shape)
+    importance = vector[:, None, None] * vector[:, None] * vector
+    for start in p.all_starts(starts):
+        total[p.box(start, patch)] += importance
+    x, y, z = (p.total_weight(n, s, vector) for n, s in zip(shape, starts, strict=True))
+    assert np.allclose(total, x[:, None, None] * y[:, None] * z, rtol=1e-6)
+
+
+@given(st.tuples(st.integers(-9, 12), st.integers(-9, 12), st.integers(-9, 12)), st.integers(1, 8))
+def test_window_equals_a_crop_of_the_padded_array(start, size):
+    array = np.arange(7 * 5 * 6).reshape(7, 5, 6)
+    padded = np.pad(array, 12, constant_values=-1)
+    wide = np.pad(padded, 12, constant_values=-1)
+    expected = wide[p.box([a + 24 for a in start], size)]
+    assert np.array_equal(p.window(array, start, size, -1), expected)
+
+
+def test_window_reads_only_its_own_voxels(tmp_path):
+    array = np.memmap(tmp_path / "x", dtype=np.int16, shape=(64, 64, 64), mode="w+")
+    result = p.window(array, (3, 4, 5), 8, 0)
+    assert not isinstance(result, np.memmap)
+    assert result.shape == (8, 8, 8)
+
+
+def test_padded_shape_holds_patch_and_multiple():
+    assert p.padded_shape((51, 20, 64), 32, 4) == (52, 32, 64)
+
+
+def test_coordinates_run_from_minus_one_to_one():
+    x, _, z = p.coordinates((0, 2, 0), 8, (8, 20, 5))
+    assert x.ravel()[[0, -1]] == pytest.approx([-1, 1])
+    assert z.ravel()[4] == pytest.approx(1)
+    assert x.shape == (8, 1, 1)
+
+
+def test_random_start_keeps_the_wanted_voxel_inside():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        near = rng.integers(0, (40, 30, 16))
+        start = p.random_start(rng, (40, 30, 16), 16, near)
+        assert all(a <= n < a + 16 for a, n in zip(start, near, strict=True))
+        assert all(0 <= a <= n - 16 for a, n in zip(start, (40, 30, 16), strict=True))

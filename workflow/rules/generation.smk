@@ -1,0 +1,73 @@
+# REQUIRED INPUTS: results/cases/{case}/ of the train split; for targeted sets the benchmark's scores
+# OUTPUTS:         results/generator/{generator}/, results/conditions/{set}.tsv, results/synthetic/{generator}/{set}/
+
+
+rule train_generator:
+    """Train the generator on patches of the train split. A stopped training goes on where it was."""
+    input:
+        cases=cases("train"),
+    output:
+        model="results/generator/{generator}/model.safetensors",
+        curve="results/generator/{generator}/training.jsonl",
+    params:
+        generator=lambda w: settings(STUDY.generators[w.generator]),
+        seed=SEED,
+    log:
+        "results/logs/train_generator/{generator}.log",
+    threads: STUDY.compute.generator_threads
+    resources:
+        gpu=GPU,
+    shell:
+        "lungsyn generation train --generator '{params.generator}' --seed {params.seed} --cases {input.cases}"
+        " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} > {log} 2>&1"
+
+
+def condition_sources(wildcards):
+    """The cases whose masks a set varies, and for a targeted set the scores that find them."""
+    if STUDY.sets[wildcards.set].conditions == "untargeted":
+        return {"cases": cases("train")(wildcards)}
+    benchmark = STUDY.benchmark
+    return {
+        "cases": cases("validation")(wildcards),
+        "scores": f"results/scores/{benchmark.segmenter}/{benchmark.arm}.tsv",
+    }
+
+
+rule conditions:
+    """Decide which masks to synthesise: one row per volume."""
+    input:
+        unpack(condition_sources),
+    output:
+        "results/conditions/{set}.tsv",
+    params:
+        kind=lambda w: STUDY.sets[w.set].conditions,
+        volumes=lambda w: STUDY.sets[w.set].volumes,
+        worst_cases=STUDY.benchmark.worst_cases,
+        scores=lambda w, input: f"--scores {input.scores}" if "scores" in input.keys() else "",
+        seed=SEED,
+    log:
+        "results/logs/conditions/{set}.log",
+    shell:
+        "lungsyn generation conditions --kind {params.kind} --volumes {params.volumes} --seed {params.seed}"
+        " --worst-cases {params.worst_cases} --cases {input.cases} {params.scores} --out {output} > {log} 2>&1"
+
+
+rule synthesise:
+    """Make a batch of whole volumes: HU and masks in the layout of a real case."""
+    input:
+        unpack(condition_sources),
+        model="results/generator/{generator}/model.safetensors",
+        conditions="results/conditions/{set}.tsv",
+    output:
+        directory("results/synthetic/{generator}/{set}/{batch}"),
+    params:
+        synthesis=settings(STUDY.synthesis),
+    log:
+        "results/logs/synthesise/{generator}/{set}/{batch}.log",
+    threads: STUDY.compute.generator_threads
+    resources:
+        gpu=GPU,
+    shell:
+        "lungsyn generation synthesise --model {input.model} --conditions {input.conditions} --batch {wildcards.batch}"
+        " --set {wildcards.set} --synthesis '{params.synthesis}' --cases {input.cases} {COMPUTE} --out {output}"
+        " > {log} 2>&1"
