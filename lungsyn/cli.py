@@ -185,7 +185,7 @@ def _conditions_arguments(parser):
     parser.add_argument("--kind", required=True, choices=["untargeted", "targeted"])
     add_numbers(parser, "volumes", "worst-cases", "seed")
     add(parser, "cases", nargs="+")
-    parser.add_argument("--scores", type=Path, help="the benchmark arm's score table (targeted)")
+    parser.add_argument("--scores", type=Path, nargs="*", help="the benchmark arm's score table (targeted)")
     add(parser, "out")
 
 
@@ -197,9 +197,9 @@ def generation_conditions(args) -> None:
     from lungsyn.generation import conditions
 
     if args.kind == "targeted":
-        if args.scores is None:
+        if not args.scores:
             raise InputError("--scores is missing: targeted masks come from the benchmark's worst validation cases")
-        rows = conditions.targeted(worst_cases(read_scores(args.scores), args.worst_cases), args.volumes, args.seed)
+        rows = conditions.targeted(worst_cases(read_scores(args.scores[0]), args.worst_cases), args.volumes, args.seed)
     else:
         names = [folder.name for folder in case_folders(args.cases)]
         rows = conditions.untargeted(names, args.volumes, args.seed)

@@ -7,14 +7,12 @@ its UID; for NIfTI the image and the label file. Paths are relative to the cohor
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from scipy import ndimage
-
 from lungsyn.cohort import lidc, nifti, split
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Cohort
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
+from lungsyn.volume.nodules import nodule_facts
 
 COLUMNS = ["case", "patient", "split", "n_nodules", "spacing_mm", "status", "reason", "source", "annotation"]
 
@@ -79,24 +77,9 @@ def prepare_case(row: dict, settings: Cohort, root: Path) -> Case:
     except InputError as error:
         raise InputError(f"case {row['case']}: {error}") from error
     case.about.update(
-        case=row["case"], patient=row["patient"], split=row["split"], dataset=settings.dataset,
+        case=row["case"], patient=row["patient"], dataset=settings.dataset,
         native_spacing_mm=[round(float(value), 4) for value in ct.space.spacing_mm],
-        nodules=[measured(case, i) | fact for i, fact in enumerate(facts, start=1)],
+        nodules=[fact | known for fact, known in zip(nodule_facts(case.nodules, case.space), facts, strict=True)],
     )  # fmt: skip
     return case
 
-
-def measured(case: Case, number: int) -> dict:
-    """What the prepared grid says of one nodule: volume, diameter of its sphere, contact with the lung's border."""
-    mask = case.nodules == number
-    box = tuple(
-        slice(max(side.start - 1, 0), side.stop + 1) for side in ndimage.find_objects(mask.view(np.uint8))[0]
-    )  # fmt: skip
-    around = ndimage.binary_dilation(mask[box], np.ones((3, 3, 3)))
-    volume_mm3 = float(mask.sum()) * case.space.voxel_ml * 1000
-    return {
-        "index": number,
-        "volume_mm3": round(volume_mm3, 3),
-        "diameter_mm": round(nifti.diameter_mm(volume_mm3), 3),
-        "touches_pleura": bool((case.lungs[box][around] == 0).any()),
-    }

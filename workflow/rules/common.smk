@@ -18,6 +18,8 @@ wildcard_constraints:
 SEED = STUDY.study.seed
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
 
+BENCHMARK_SCORES = f"results/scores/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}.tsv"
+
 # Local GPU jobs never meet (the default profile has one gpu); a machine without one has nothing to share.
 # On a cluster the profile says gpu=1 by itself, since the submitting machine may have none.
 GPU = int(STUDY.compute.device in ("cuda", "mps") or (STUDY.compute.device == "auto" and bool(glob("/dev/nvidia[0-9]*"))))

@@ -22,9 +22,6 @@ def scores(segmenter):
     return [f"results/scores/{segmenter}/{arm}.tsv" for arm in STUDY.arms]
 
 
-BENCHMARK_SCORES = f"results/scores/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}.tsv"
-
-
 rule compare:
     """Paired differences of every arm to the benchmark arm, per group of cases."""
     input:

@@ -22,40 +22,40 @@ rule train_generator:
         " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} > {log} 2>&1"
 
 
-def condition_sources(wildcards):
-    """The cases whose masks a set varies, and for a targeted set the scores that find them."""
-    if STUDY.sets[wildcards.set].conditions == "untargeted":
-        return {"cases": cases("train")(wildcards)}
-    benchmark = STUDY.benchmark
-    return {
-        "cases": cases("validation")(wildcards),
-        "scores": f"results/scores/{benchmark.segmenter}/{benchmark.arm}.tsv",
-    }
+def condition_cases(wildcards):
+    """The cases whose masks a set varies."""
+    split = "train" if STUDY.sets[wildcards.set].conditions == "untargeted" else "validation"
+    return cases(split)(wildcards)
+
+
+def condition_scores(wildcards):
+    """The scores that find the worst cases, for a targeted set."""
+    return [] if STUDY.sets[wildcards.set].conditions == "untargeted" else BENCHMARK_SCORES
 
 
 rule conditions:
     """Decide which masks to synthesise: one row per volume."""
     input:
-        unpack(condition_sources),
+        cases=condition_cases,
+        scores=condition_scores,
     output:
         "results/conditions/{set}.tsv",
     params:
         kind=lambda w: STUDY.sets[w.set].conditions,
         volumes=lambda w: STUDY.sets[w.set].volumes,
         worst_cases=STUDY.benchmark.worst_cases,
-        scores=lambda w, input: f"--scores {input.scores}" if "scores" in input.keys() else "",
         seed=SEED,
     log:
         "results/logs/conditions/{set}.log",
     shell:
         "lungsyn generation conditions --kind {params.kind} --volumes {params.volumes} --seed {params.seed}"
-        " --worst-cases {params.worst_cases} --cases {input.cases} {params.scores} --out {output} > {log} 2>&1"
+        " --worst-cases {params.worst_cases} --cases {input.cases} --scores {input.scores} --out {output} > {log} 2>&1"
 
 
 rule synthesise:
     """Make a batch of whole volumes: HU and masks in the layout of a real case."""
     input:
-        unpack(condition_sources),
+        cases=condition_cases,
         model="results/generator/{generator}/model.safetensors",
         conditions="results/conditions/{set}.tsv",
     output:
