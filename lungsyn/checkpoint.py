@@ -56,9 +56,12 @@ def restore(
 ) -> None:
     """Put a ``training_state`` back, in place."""
     model.load_state_dict(_part(state, "model"))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(state, "optimizer").items():
         i, key = name.split("/")
+        if tensor.shape == parameters[int(i)].shape:      # fused optimisers pair elements by place in memory: same strides
+            tensor = torch.empty_like(parameters[int(i)]).copy_(tensor)
         moments.setdefault(int(i), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     for kind, weights in averages.items():
@@ -88,5 +91,7 @@ class StopRequest:
 
     def leave(self, what: str) -> None:
         """End the process as the signal would have, after saying that the work is saved."""
-        print(f"stopped by {signal.Signals(self.received).name}: {what}; the same command goes on from there", flush=True)
+        print(
+            f"stopped by {signal.Signals(self.received).name}: {what}; the same command goes on from there", flush=True
+        )
         sys.exit(128 + self.received)

@@ -295,7 +295,9 @@ def evaluation_score(args) -> None:
     split = {row["case"]: row["split"] for row in read_table(args.cohort)}
     rows = []
     for folder in case_folders(args.cases):
-        masks = {path.parent.name: read_volume(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))}
+        masks = {
+            path.parent.name: read_volume(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))
+        }
         rows += score_arm(masks, open_case(folder), split[folder.name])
     write_table(args.out, rows, SCORE_COLUMNS)
 
@@ -427,7 +429,10 @@ def evaluation_report(args) -> None:
 
     study = args.config.study
     captions = [
-        (args.differences, "Difference of each case's Dice to the benchmark arm, segmenter {}. Claims rest on the test."),
+        (
+            args.differences,
+            "Difference of each case's Dice to the benchmark arm, segmenter {}. Claims rest on the test.",
+        ),
         (args.case_pictures, "The test case of median change with every replicate's contour, segmenter {}."),
         (args.sheets, "Random synthetic cases of set {} with their masks' outlines, beside random real ones."),
         ([args.training], "Loss curves of everything that was trained."),

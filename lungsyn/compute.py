@@ -38,7 +38,7 @@ def set_up(threads: int, device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True      # one static patch shape
+        torch.backends.cudnn.benchmark = True  # one static patch shape
 
 
 def keep_freed_memory() -> None:
@@ -64,7 +64,7 @@ def describe(device: torch.device, precision: torch.dtype) -> str:
 
 def peak_memory_mb(device: torch.device) -> dict[str, int]:
     """Highest memory of this process so far, host and (CUDA) device."""
-    unit = 1024 if platform.system() == "Linux" else 1024**2       # ru_maxrss: KiB on Linux, bytes on macOS
+    unit = 1024 if platform.system() == "Linux" else 1024**2  # ru_maxrss: KiB on Linux, bytes on macOS
     peak = {"host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit}
     if device.type == "cuda":
         peak["device_mb"] = torch.cuda.max_memory_allocated(device) // 1024**2

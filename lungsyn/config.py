@@ -143,7 +143,9 @@ class Generator(Section):
     def _consistent(self):
         low, high = self.window_hu
         if not (low <= -1000 and high > low):
-            raise ValueError(f"window_hu {self.window_hu} must start at -1000 HU (air) or below and end above its start")
+            raise ValueError(
+                f"window_hu {self.window_hu} must start at -1000 HU (air) or below and end above its start"
+            )
         deepest = 2 ** len(self.channels)
         if self.patch_voxels % deepest:
             raise ValueError(

@@ -16,7 +16,9 @@ PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "niba
 
 def note(**inputs) -> dict:
     """``inputs`` (sections of the config become dicts), the versions and the digest of the code."""
-    plain = {key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in inputs.items()}
+    plain = {
+        key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in inputs.items()
+    }
     return plain | {"versions": versions(), "code": code_digest()}
 
 

@@ -12,7 +12,7 @@ from lungsyn.volume.files import Case, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
 
-torch.set_num_threads(1)      # two threads on small tensors only wait for each other
+torch.set_num_threads(1)  # two threads on small tensors only wait for each other
 ROOT = Path(__file__).parents[1]
 
 
@@ -42,9 +42,7 @@ def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     lungs = (right + 2 * (left & ~right)).astype(np.uint8)
     nodules = np.zeros(shape, np.uint8)
     for index, side in enumerate((1, -1), start=1):
-        nodules[((x - side * 0.4) * shape[0]) ** 2 + (y * shape[1]) ** 2 + (z * shape[2]) ** 2 < 5.0**2] = (
-            index
-        )
+        nodules[((x - side * 0.4) * shape[0]) ** 2 + (y * shape[1]) ** 2 + (z * shape[2]) ** 2 < 5.0**2] = index
     hu = np.where(body, np.where(lungs > 0, -800, 40), -1000) + np.where(body, rng.normal(0, 20, shape), 0)
     hu[nodules > 0] = 20
     affine = np.diag([spacing_mm] * 3 + [1.0])

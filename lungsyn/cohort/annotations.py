@@ -108,9 +108,7 @@ def _clusters(scan) -> list[list]:
     each.
     """
     points = {annotation.id: annotation.contours_matrix for annotation in scan.annotations}
-    return scan.cluster_annotations(
-        metric=lambda a, b: cdist(points[a.id], points[b.id]).min(), verbose=False
-    )
+    return scan.cluster_annotations(metric=lambda a, b: cdist(points[a.id], points[b.id]).min(), verbose=False)
 
 
 def consensus(cluster: list, level: float) -> tuple[np.ndarray, np.ndarray]:
@@ -120,9 +118,7 @@ def consensus(cluster: list, level: float) -> tuple[np.ndarray, np.ndarray]:
     return mask.transpose(1, 0, 2), start
 
 
-def _nodule(
-    scan, index: int, mask: np.ndarray, corner: np.ndarray, cluster: list, diameter_mm: float
-) -> Nodule:
+def _nodule(scan, index: int, mask: np.ndarray, corner: np.ndarray, cluster: list, diameter_mm: float) -> Nodule:
     first, last = bounding_box(mask)
     voxel_mm3 = scan.pixel_spacing**2 * _slice_step_mm(scan)
     return Nodule(
@@ -150,9 +146,7 @@ def mask_volume(nodule: Nodule, scan, fov_corner_mm: tuple[float, float]) -> Vol
     the back.
     """
     pixel_mm = scan.pixel_spacing
-    x_mm, y_mm = (
-        corner + (first + 0.5) * pixel_mm for corner, first in zip(fov_corner_mm, nodule.start, strict=False)
-    )
+    x_mm, y_mm = (corner + (first + 0.5) * pixel_mm for corner, first in zip(fov_corner_mm, nodule.start, strict=False))
     step_mm = _slice_step_mm(scan)
     affine = np.diag([-pixel_mm, -pixel_mm, step_mm, 1.0])
     affine[:3, 3] = -x_mm, -y_mm, slice_z_mm(scan)[0] + nodule.start[2] * step_mm

@@ -155,9 +155,7 @@ def mediastinum_distance(a: Anatomy, x, y, z):
     v = np.clip((y - yc) / d, -1.0, 1.0)
     column = np.abs(x - 2.0) - (4.0 + 22.0 * (1.0 - np.minimum(np.abs(v - 0.1) / 0.9, 1.0) ** 2))
     ridge = ellipse(x, y - a.spine_y(z) - 4.0, 25.0, 27.0)
-    aorta = (
-        ellipse(x - 24.0, y - a.spine_y(z) + 24.0, 14.0, 14.0) + np.maximum(a.level(z) - 0.72, 0.0) * 150.0
-    )
+    aorta = ellipse(x - 24.0, y - a.spine_y(z) + 24.0, 14.0, 14.0) + np.maximum(a.level(z) - 0.72, 0.0) * 150.0
     arch_z = a.base_z + 0.72 * (a.top_z - a.base_z)
     knob = ellipsoid(x - 22.0, y - a.spine_y(z) + 42.0, z - arch_z, (16.0, 34.0, 15.0))
     hilum_z = a.base_z + 0.53 * (a.top_z - a.base_z)
@@ -355,9 +353,7 @@ def midline(a: Anatomy, hu: np.ndarray, x, y, z: float, edge: float) -> None:
     if 0.4 < t < 0.72:
         paint(hu, ellipse(x + 12.0, y - ys + 66.0, 15.0, 15.0), blood, edge)  # ascending aorta
     if t > 0.45:
-        paint(
-            hu, ellipse(x + 27.0, y - ys + 56.0, 8.5, 9.5), blood, edge
-        )  # superior vena cava, brachiocephalic
+        paint(hu, ellipse(x + 27.0, y - ys + 56.0, 8.5, 9.5), blood, edge)  # superior vena cava, brachiocephalic
     if t > 0.78:
         for artery_x in (-13.0, 8.0, 24.0):
             paint(hu, ellipse(x - artery_x, y - ys + 50.0 - 0.4 * artery_x, 5.5, 5.5), blood, edge)
@@ -416,9 +412,7 @@ def stamp(hu: np.ndarray, grid: Grid, segment: tuple, value: float, only_below: 
     part[...] = np.where(part < only_below, part + occupancy * (value - part), part)
 
 
-def grow_tree(
-    rng: np.random.Generator, root: np.ndarray, targets: np.ndarray, radius_mm: float
-) -> list[tuple]:
+def grow_tree(rng: np.random.Generator, root: np.ndarray, targets: np.ndarray, radius_mm: float) -> list[tuple]:
     """A branching tree from ``root`` to every one of ``targets`` ``[n 3]``: segments (start, end, radii).
 
     Each branch runs part of the way to the middle of the targets it serves, then splits them in two across
@@ -443,9 +437,7 @@ def grow_tree(
     return segments
 
 
-def vessels_and_airways(
-    a: Anatomy, hu: np.ndarray, lungs: np.ndarray, grid: Grid, rng: np.random.Generator
-) -> None:
+def vessels_and_airways(a: Anatomy, hu: np.ndarray, lungs: np.ndarray, grid: Grid, rng: np.random.Generator) -> None:
     """Stamp trachea, bronchi, pulmonary arteries and veins into ``hu``, in place."""
     height = a.top_z - a.base_z
     carina_z, hilum_z = a.base_z + 0.63 * height, a.base_z + 0.53 * height
@@ -457,9 +449,7 @@ def vessels_and_airways(
         inside = np.argwhere(lungs[::4, ::4, ::2] == label) * (4, 4, 2)
         if len(inside) == 0:
             continue
-        inside = np.stack(
-            [axis[i] for axis, i in zip((grid.x, grid.y, grid.z), inside.T, strict=True)], axis=1
-        )
+        inside = np.stack([axis[i] for axis, i in zip((grid.x, grid.y, grid.z), inside.T, strict=True)], axis=1)
         for vein in (0.0, -12.0):
             targets = rng.permutation(inside)[:320]
             for segment in grow_tree(rng, hilum + (0.0, vein, vein), targets, 6.8):
@@ -498,16 +488,12 @@ def paint_nodule(hu: np.ndarray, grid: Grid, nodule: Nodule, scan, rng: np.rando
     margin = ((2, 2), (2, 2), (1, 1))
     space = Volume(hu, grid.affine).space.crop(first, last)
     source = Volume(mask.data.astype(np.float32), mask.affine)
-    wide = source.space.crop(
-        [-m[0] for m in margin], [n + m[1] for n, m in zip(mask.data.shape, margin, strict=True)]
-    )
+    wide = source.space.crop([-m[0] for m in margin], [n + m[1] for n, m in zip(mask.data.shape, margin, strict=True)])
     occupancy = resample(Volume(np.pad(source.data, margin), wide.affine), space, fill=0.0)
     inside_mm = ndimage.distance_transform_edt(occupancy >= 0.5, sampling=grid.spacing_mm)
     texture = ndimage.gaussian_filter(rng.standard_normal(occupancy.shape), 0.8)
     part = hu[box]
-    part += (occupancy * (nodule_hu(nodule, inside_mm, texture / max(texture.std(), 1e-6)) - part)).astype(
-        hu.dtype
-    )
+    part += (occupancy * (nodule_hu(nodule, inside_mm, texture / max(texture.std(), 1e-6)) - part)).astype(hu.dtype)
 
 
 def add_noise(hu: np.ndarray, noise_hu: float, rng: np.random.Generator) -> None:
@@ -657,6 +643,4 @@ def write_cohort(
             hu,
             affine,
         )
-        progress(
-            f"phantom {number}/{len(chosen)}: {scan.patient_id}, {hu.shape[2]} slices, {len(found)} nodules"
-        )
+        progress(f"phantom {number}/{len(chosen)}: {scan.patient_id}, {hu.shape[2]} slices, {len(found)} nodules")

@@ -82,4 +82,3 @@ def prepare_case(row: dict, settings: Cohort, root: Path) -> Case:
         nodules=[fact | known for fact, known in zip(nodule_facts(case.nodules, case.space), facts, strict=True)],
     )  # fmt: skip
     return case
-

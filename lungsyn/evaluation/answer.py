@@ -27,14 +27,8 @@ def headline(rows: Sequence[Mapping], config: Mapping) -> str:
         return "No arm adds synthetic data to real data, so this study does not say whether it helps."
     if not shown:
         resolvable = [row["smallest_resolvable"] for row in added if row["smallest_resolvable"] is not None]
-        limit = (
-            f" One of {max(resolvable):.3f} Dice or more would have been seen (80 % power)."
-            if resolvable
-            else ""
-        )
-        return (
-            f"No difference could be shown between real data with and without synthetic data.{limit}{chance}"
-        )
+        limit = f" One of {max(resolvable):.3f} Dice or more would have been seen (80 % power)." if resolvable else ""
+        return f"No difference could be shown between real data with and without synthetic data.{limit}{chance}"
     parts = [
         f"“{row['arm']}” {'raised' if row['mean_difference'] > 0 else 'lowered'} the mean Dice of the test "
         f"cases by {abs(row['mean_difference']):.3f}"
@@ -68,13 +62,9 @@ def sentences(rows: Sequence[Mapping], config: Mapping) -> list[str]:
 def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: float, null: float) -> str:
     change = f"{signed(row['mean_difference'])} Dice"
     if row["ci_low"] is not None:
-        change += (
-            f" ({100 * confidence:g} % interval {interval_text(row)}, p {p_text(row['p_holm'])} after Holm)"
-        )
+        change += f" ({100 * confidence:g} % interval {interval_text(row)}, p {p_text(row['p_holm'])} after Holm)"
     if _is_null(config, row["arm"]):
-        return (
-            f"“{row['arm']}”, the null arm (same data, other random seeds): {change}: what chance alone does."
-        )
+        return f"“{row['arm']}”, the null arm (same data, other random seeds): {change}: what chance alone does."
     text = f"“{row['arm']}”: {change}: "
     if differs(row, confidence):
         text += "better" if row["mean_difference"] > 0 else "worse"

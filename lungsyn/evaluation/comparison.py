@@ -19,9 +19,7 @@ COMPARISON_COLUMNS = [
 Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its score table
 
 
-def compare(
-    scores: Scores, benchmark_arm: str, worst: Collection[str], settings: Evaluation, seed: int
-) -> list[dict]:
+def compare(scores: Scores, benchmark_arm: str, worst: Collection[str], settings: Evaluation, seed: int) -> list[dict]:
     """Every arm against ``benchmark_arm`` in each group that has cases: rows of `COMPARISON_COLUMNS`.
 
     ``worst``: the worst validation cases, from the benchmark segmenter's scores. Differences are of Dice, per
@@ -84,8 +82,7 @@ def _summary(rows: Sequence[Mapping]) -> dict:
         for name in sorted({row["replicate"] for row in single})
     ]
     means = {
-        name: _mean(case_means(rows, name).values())
-        for name in ("nsd_1mm", "nsd_2mm", "hd95_mm", "false_positives")
+        name: _mean(case_means(rows, name).values()) for name in ("nsd_1mm", "nsd_2mm", "hd95_mm", "false_positives")
     }
     with_nodules = [row for row in single if row["n_nodules"]]
     total = sum(row["n_nodules"] for row in with_nodules)
@@ -114,9 +111,7 @@ def as_text(rows: Sequence[Mapping], title: str = "") -> str:
         note = "claims rest on this group" if group == TEST else "for inspection only, no claims"
         table = [header, *[_text_cells(row) for row in members]]
         widths = [max(len(line[k]) for line in table) for k in range(len(header))]
-        blocks.append(
-            f"\n{group}: {members[0]['n_cases']} cases of {members[0]['n_patients']} patients ({note})"
-        )
+        blocks.append(f"\n{group}: {members[0]['n_cases']} cases of {members[0]['n_patients']} patients ({note})")
         blocks += ["  " + "   ".join(_align(line, widths)) for line in table]
     blocks.append(
         "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"

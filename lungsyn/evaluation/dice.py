@@ -30,9 +30,7 @@ def surface_points_mm(mask: np.ndarray, spacing_mm) -> np.ndarray:
     return (np.argwhere(surface) + start) * np.asarray(spacing_mm)
 
 
-def surface_distances_mm(
-    prediction: np.ndarray, truth: np.ndarray, spacing_mm
-) -> tuple[np.ndarray, np.ndarray]:
+def surface_distances_mm(prediction: np.ndarray, truth: np.ndarray, spacing_mm) -> tuple[np.ndarray, np.ndarray]:
     """From each surface point of the prediction to the truth's surface, and the reverse: ``[n]``, ``[m]`` mm.
 
     Exact nearest neighbours by a k-d tree: the cost follows the surfaces, where a distance transform would

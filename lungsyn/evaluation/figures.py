@@ -60,12 +60,8 @@ def plot_dice_difference(
     rows = {(row["group"], row["arm"]): row for row in comparison}
     groups = [group for group in GROUPS if (group, benchmark_arm) in rows]
     key = [
-        "Dot: one case, mean over replicates.  "
-        "Diamond, line: mean over cases, bootstrap interval over patients.",
-        *(
-            f"Grey: “{arm}”, the data of “{benchmark_arm}”, other random seeds: chance alone."
-            for arm in null_arms
-        ),
+        "Dot: one case, mean over replicates.  Diamond, line: mean over cases, bootstrap interval over patients.",
+        *(f"Grey: “{arm}”, the data of “{benchmark_arm}”, other random seeds: chance alone." for arm in null_arms),
     ]
 
     def draw(figure: Figure) -> None:
@@ -75,9 +71,7 @@ def plot_dice_difference(
         for panel, group in zip(panels, groups, strict=True):
             changes = _changes(scores, arms, benchmark_arm, group, worst)
             _difference_panel(panel, group, changes, rows, colours, null_arms)
-        panels[0].set_ylabel(
-            f"worse  ←     Dice of a case, minus its Dice in “{benchmark_arm}”     →  better"
-        )
+        panels[0].set_ylabel(f"worse  ←     Dice of a case, minus its Dice in “{benchmark_arm}”     →  better")
         headline(figure, "Does synthetic data help?", study_name)
         figure.supxlabel("\n".join(key), fontsize=9.5, color=QUIET)
 
@@ -90,20 +84,13 @@ def _changes(scores: Scores, arms, benchmark_arm: str, group: str, worst) -> dic
         arm: case_means((r for r in scores[arm] if group_of(r["case"], r["split"], worst) == group), "dice")
         for arm in (*arms, benchmark_arm)
     }
-    return {
-        arm: np.sort([means[arm][case] - value for case, value in means[benchmark_arm].items()])
-        for arm in arms
-    }
+    return {arm: np.sort([means[arm][case] - value for case, value in means[benchmark_arm].items()]) for arm in arms}
 
 
-def _difference_panel(
-    panel, group: str, changes: dict, rows: Mapping, colours: dict, null_arms: list
-) -> None:
+def _difference_panel(panel, group: str, changes: dict, rows: Mapping, colours: dict, null_arms: list) -> None:
     claims, many = group == TEST, len(changes) > 4
     n_cases = len(next(iter(changes.values())))
-    panel.set_title(
-        f"{group}   n = {n_cases}", fontweight="bold" if claims else "normal", fontsize=12.5, pad=50
-    )
+    panel.set_title(f"{group}   n = {n_cases}", fontweight="bold" if claims else "normal", fontsize=12.5, pad=50)
     note = panel.text(0.5, 1.02, PANEL_NOTES[group], transform=panel.transAxes, ha="center", va="bottom",
                       fontsize=9.5, color=INK if claims else "#9a3b00",
                       style="normal" if claims else "italic")  # fmt: skip
@@ -114,18 +101,12 @@ def _difference_panel(
     panel.axhline(0, color=INK, linewidth=1.1, zorder=1.5)
     for arm in null_arms:
         if rows[group, arm]["ci_low"] is not None:
-            panel.axhspan(
-                rows[group, arm]["ci_low"], rows[group, arm]["ci_high"], color=NULL_COLOUR, alpha=0.15, lw=0
-            )
+            panel.axhspan(rows[group, arm]["ci_low"], rows[group, arm]["ci_high"], color=NULL_COLOUR, alpha=0.15, lw=0)
     for place, (arm, change) in enumerate(changes.items()):
         row = rows[group, arm]
-        panel.scatter(
-            place - 0.12 + jitter(len(change), 0.42), change, s=20, color=colours[arm], alpha=0.5, lw=0
-        )
+        panel.scatter(place - 0.12 + jitter(len(change), 0.42), change, s=20, color=colours[arm], alpha=0.5, lw=0)
         if row["ci_low"] is not None:
-            panel.plot(
-                [place + 0.27] * 2, [row["ci_low"], row["ci_high"]], color=INK, lw=2.4, solid_capstyle="butt"
-            )
+            panel.plot([place + 0.27] * 2, [row["ci_low"], row["ci_high"]], color=INK, lw=2.4, solid_capstyle="butt")
         panel.plot(place + 0.27, row["mean_difference"], "D", ms=7, mfc=colours[arm], mec=INK, mew=1.2)
         panel.annotate(
             signed(row["mean_difference"]).replace("-", "−"), (place, 0.985),
@@ -147,9 +128,7 @@ def jitter(n: int, width: float) -> np.ndarray:
     return ((np.arange(n) * 0.6180339887 + 0.5) % 1.0 - 0.5) * width
 
 
-def plot_training(
-    panels: Mapping[str, Mapping[str, Sequence[Mapping]]], study_name: str, dpi: int, out: Path
-) -> None:
+def plot_training(panels: Mapping[str, Mapping[str, Sequence[Mapping]]], study_name: str, dpi: int, out: Path) -> None:
     """Loss against work done: ``{panel title: {name: records}}``.
 
     A record, a line of ``training.jsonl``, has ``images_seen`` or ``step``, and ``loss`` or ``validation`` or
@@ -182,9 +161,7 @@ def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]]
             axis.plot(checked, validation, "o--", color=INK if len(trainings) == 1 else colour, ms=4, lw=1.2,
                       label=label and f"{label}: validation")  # fmt: skip
     in_steps = any("step" in record for records in trainings.values() for record in records)
-    axis.set(
-        title=title, xlabel="optimiser steps" if in_steps else "patches seen", ylabel="loss", yscale="log"
-    )
+    axis.set(title=title, xlabel="optimiser steps" if in_steps else "patches seen", ylabel="loss", yscale="log")
     axis.grid(which="both", color="#ececec", linewidth=0.7)
     axis.legend(frameon=False, fontsize=9.5)
 

@@ -49,8 +49,7 @@ def median_change(scores: Mapping[str, Iterable[Mapping]], arm: str, benchmark_a
     The rule that chooses the case to draw, so that nobody picks it. Of two in the middle, the lower one.
     """
     before, after = (
-        case_means((row for row in scores[name] if row["split"] == "test"), "dice")
-        for name in (benchmark_arm, arm)
+        case_means((row for row in scores[name] if row["split"] == "test"), "dice") for name in (benchmark_arm, arm)
     )
     change = {case: after[case] - before[case] for case in before}
     return sorted(change, key=lambda case: (change[case], case))[(len(change) - 1) // 2]

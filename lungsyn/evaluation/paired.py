@@ -34,9 +34,7 @@ def paired_difference(a, b, patients, samples: int, confidence: float, seed: int
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if difference.ndim != 1 or len(difference) != len(patients) or not len(difference):
-        raise ValueError(
-            f"{difference.shape} values for {len(patients)} cases: give one of each arm per case"
-        )
+        raise ValueError(f"{difference.shape} values for {len(patients)} cases: give one of each arm per case")
     if not np.isfinite(difference).all():
         raise ValueError("a value is not finite: a case without a number would silently leave the mean")
     _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
@@ -49,9 +47,7 @@ def paired_difference(a, b, patients, samples: int, confidence: float, seed: int
     )  # fmt: skip
 
 
-def bootstrap_interval(
-    sums, cases, samples: int, confidence: float, seed: int
-) -> tuple[float | None, float | None]:
+def bootstrap_interval(sums, cases, samples: int, confidence: float, seed: int) -> tuple[float | None, float | None]:
     """Percentile interval of the mean over cases, patients drawn with replacement; None for a single patient.
 
     The percentiles are moved outwards as Hesterberg 2015 (The American Statistician 69:371, "expanded

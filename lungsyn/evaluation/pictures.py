@@ -45,9 +45,7 @@ def draw_contour(axis, mask: np.ndarray, across: int, index: int, colour: str, w
 def draw_scale(axis, spacing_mm: float, length_mm: float = 10.0) -> None:
     """A bar of ``length_mm`` in the lower right corner (the axis is mirrored: that is its low end)."""
     start, height = 1.0, 1.0
-    axis.plot(
-        [start, start + length_mm / spacing_mm], [height] * 2, color="white", lw=3, solid_capstyle="butt"
-    )
+    axis.plot([start, start + length_mm / spacing_mm], [height] * 2, color="white", lw=3, solid_capstyle="butt")
     axis.text(start, height + 0.6, f"{length_mm:g} mm", color="white", fontsize=9, ha="right", va="bottom")
 
 
@@ -59,15 +57,10 @@ def largest_nodule(nodules: np.ndarray) -> np.ndarray | None:
 
 def widest_slices(mask: np.ndarray) -> list[int]:
     """For each axis, the slice across it that holds most of the mask."""
-    return [
-        int(np.argmax(np.count_nonzero(mask, axis=tuple(k for k in range(3) if k != axis))))
-        for axis in range(3)
-    ]
+    return [int(np.argmax(np.count_nonzero(mask, axis=tuple(k for k in range(3) if k != axis)))) for axis in range(3)]
 
 
-def crop_around(
-    mask: np.ndarray, spacing_mm, margin_mm: float, least_mm: float
-) -> tuple[slice, slice, slice]:
+def crop_around(mask: np.ndarray, spacing_mm, margin_mm: float, least_mm: float) -> tuple[slice, slice, slice]:
     """A cube around the mask with ``margin_mm``, at least ``least_mm`` wide, cut where the volume ends."""
     start, stop = bounding_box(mask)
     spacing_mm = np.asarray(spacing_mm)
@@ -100,9 +93,7 @@ def plot_case(case: Case, predictions: Mapping[str, Sequence[np.ndarray]], dice:
                 draw_slice(axis, ct, across, slices[across], spacing_mm, settings.window_hu)
                 draw_contour(axis, truth, across, slices[across], TRUTH_COLOUR, 2.6)
                 for mask in masks:
-                    draw_contour(
-                        axis, np.asarray(mask[box]) != 0, across, slices[across], ARM_COLOURS[row % 2], 1.3
-                    )
+                    draw_contour(axis, np.asarray(mask[box]) != 0, across, slices[across], ARM_COLOURS[row % 2], 1.3)
                 if row == 0:
                     axis.set_title(plane, fontsize=11)
                     draw_scale(axis, spacing_mm[1 if across == 0 else 0])
@@ -147,9 +138,7 @@ def plot_contact_sheet(real: Mapping[str, Case], synthetic: Mapping[str, Case], 
     def draw(figure: Figure) -> None:
         halves = figure.subfigures(1, 2, wspace=0.02)
         for half, (title, cases, chosen, colour) in zip(halves, columns, strict=True):
-            half.suptitle(
-                f"{title}: {len(chosen)} of {len(cases)}, drawn at random", fontsize=12.5, fontweight="bold"
-            )
+            half.suptitle(f"{title}: {len(chosen)} of {len(cases)}, drawn at random", fontsize=12.5, fontweight="bold")
             axes = half.subplots(n_rows, 3, squeeze=False)
             for axis in axes[len(chosen) :].ravel():
                 axis.set_axis_off()

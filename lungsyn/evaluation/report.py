@@ -128,9 +128,7 @@ def build(
     ``provenance``: ``versions`` {package: version} and ``cost`` [{stage, jobs, seconds, peak_memory_mb}],
     each may be missing.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
     return environment.from_string(TEMPLATE).render(
         title=title, config=json.loads(config_json), comparisons=comparisons,

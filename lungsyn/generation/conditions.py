@@ -14,9 +14,9 @@ from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
 
 COLUMNS = ["volume", "body_case", "nodule_case", "seed", "why"]
-INSIDE_LUNGS = 0.95      # of a placed nodule's voxels; annotated nodules touch the pleura as well
-SCALES = (0.8, 1.25)     # random scaling of a nodule's diameter
-NEAR_VOXELS = 4          # how far a targeted nodule moves from its own place along each axis
+INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the pleura as well
+SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
+NEAR_VOXELS = 4  # how far a targeted nodule moves from its own place along each axis
 TRIES = 300
 
 
@@ -26,7 +26,9 @@ def untargeted(train_cases: list[str], volumes: int, seed: int) -> list[dict]:
     if not train_cases:
         raise InputError("no train case to take masks from: the cohort's train split is empty")
     bodies, donors = (_in_turn(train_cases, volumes, rng) for _ in range(2))
-    return [_row(i, body, donor, seed, "untargeted") for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))]
+    return [
+        _row(i, body, donor, seed, "untargeted") for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
+    ]
 
 
 def targeted(worst_cases: list[str], volumes: int, seed: int) -> list[dict]:
@@ -88,7 +90,7 @@ def vary(mask: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> np.
     rotation = _random_rotation(rng)
     scale = shrink * np.exp(rng.uniform(*np.log(SCALES)))
     side = int(np.ceil(np.linalg.norm(mask.shape) * scale)) + 2
-    matrix = rotation / scale                                            # output voxel -> input voxel
+    matrix = rotation / scale  # output voxel -> input voxel
     offset = (np.array(mask.shape) - 1) / 2 - matrix @ np.full(3, (side - 1) / 2)
     occupancy = ndimage.affine_transform(np.pad(mask, 1).astype(np.float32), matrix, offset + 1, (side,) * 3, order=1)
     varied = occupancy >= min(0.5, occupancy.max())

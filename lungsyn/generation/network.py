@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lungsyn.config import Generator
 
-MASKS = 3    # nodules, lungs, body: uint8 on disk, 0/1 here
+MASKS = 3  # nodules, lungs, body: uint8 on disk, 0/1 here
 
 
 class Block(nn.Module):
@@ -35,7 +35,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulate.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulate(embedding).to(x.dtype).chunk(2, dim=1)      # [b c] each
+        scale, shift = self.modulate(embedding).to(x.dtype).chunk(2, dim=1)  # [b c] each
         h = self.first(F.silu(channel_norm(x, 1 + scale, shift)))
         return x + self.second(F.silu(channel_norm(h)))
 
@@ -43,7 +43,7 @@ class Block(nn.Module):
 def channel_norm(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
     """Normalise the channels of each voxel, in the dtype of ``x``; ``scale`` and ``shift`` are ``[b c]``."""
     with torch.autocast(x.device.type, enabled=False):
-        y = F.layer_norm(x.movedim(1, -1), x.shape[1:2])                          # [b x y z c], a view when channels last
+        y = F.layer_norm(x.movedim(1, -1), x.shape[1:2])  # [b x y z c], a view when channels last
         if scale is not None:
             y = torch.addcmul(shift[:, None, None, None], y, scale[:, None, None, None])
     return y.movedim(-1, 1)

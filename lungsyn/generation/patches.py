@@ -35,7 +35,9 @@ def grid_multiple(settings: Generator) -> int:
 
 def masks_window(case: Case, start, size: int) -> np.ndarray:
     """Nodules, lungs and body as 0/1: uint8 ``[3 size size size]``, zero outside the case."""
-    return np.stack([window(mask, start, size, 0) > 0 for mask in (case.nodules, case.lungs, case.body)]).astype(np.uint8)
+    return np.stack([window(mask, start, size, 0) > 0 for mask in (case.nodules, case.lungs, case.body)]).astype(
+        np.uint8
+    )
 
 
 def coarse_window(settings: Generator, start, shape, view: Tensor | None, device="cpu") -> Tensor:
@@ -44,7 +46,7 @@ def coarse_window(settings: Generator, start, shape, view: Tensor | None, device
     parts = []
     if settings.position:
         axes = coordinates(start, settings.patch_voxels, shape)
-        pairs = [torch.from_numpy(a.reshape(-1, 2).mean(axis=1)).to(device) for a in axes]      # [P/2] each
+        pairs = [torch.from_numpy(a.reshape(-1, 2).mean(axis=1)).to(device) for a in axes]  # [P/2] each
         parts.append(torch.stack(torch.meshgrid(*pairs, indexing="ij")))
     if view is not None:
         parts.append(view[None])
@@ -55,11 +57,11 @@ def coarse_window(settings: Generator, start, shape, view: Tensor | None, device
 class Example:
     """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
 
-    x_t: Tensor         # [1 P P P]
-    target: Tensor      # [1 P P P]
-    masks: Tensor       # [3 P P P] uint8
-    coarse: Tensor      # [c P/2 P/2 P/2]
-    t: Tensor           # []
+    x_t: Tensor  # [1 P P P]
+    target: Tensor  # [1 P P P]
+    masks: Tensor  # [3 P P P] uint8
+    coarse: Tensor  # [c P/2 P/2 P/2]
+    t: Tensor  # []
     spacing_mm: Tensor  # []
     case: int
 
@@ -89,7 +91,9 @@ class TrainingPatches(Dataset):
         padded = padded_shape(case.ct.shape, s.patch_voxels, grid_multiple(s))
         centre = self.centres[number][rng.integers(len(self.centres[number]))] if near else None
         start = random_start(rng, padded, s.patch_voxels, centre)
-        t = 1 + (i % self.stratified * s.timesteps) // self.stratified if self.stratified else 1 + rng.integers(s.timesteps)
+        t = 1 + rng.integers(s.timesteps)
+        if self.stratified:
+            t = 1 + (2 * (i % self.stratified) + 1) * s.timesteps // (2 * self.stratified)
         abar = self.abar[t].float()
 
         x0 = torch.from_numpy(to_model_range(window(case.ct, start, s.patch_voxels, AIR_HU), s.window_hu))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, int], Tensor]   # (x_t, t) -> x_0
+Denoiser = Callable[[Tensor, int], Tensor]  # (x_t, t) -> x_0
 
 
 def diffuse(x0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Canvas:
     """The conditions of one volume, padded: ``masks`` uint8 ``[3 x y z]`` (nodules, lungs, body; not zero is inside)."""
 
     masks: Tensor
-    shape: tuple[int, int, int]    # of the case itself
+    shape: tuple[int, int, int]  # of the case itself
     spacing_mm: float
 
     @property
@@ -112,7 +112,7 @@ def blended(
     patch, device = settings.patch_voxels, canvas.masks.device
     vector = importance_vector(patch)
     v = torch.from_numpy(vector).to(device)
-    importance = v[:, None, None] * v[:, None] * v                                     # [P P P]
+    importance = v[:, None, None] * v[:, None] * v  # [P P P]
 
     @torch.no_grad()
     def denoiser(x: Tensor, t: int) -> Tensor:
@@ -137,7 +137,7 @@ def blended(
 def set_air(x0: Tensor, canvas: Canvas) -> None:
     """Write air into every voxel that no mask covers, in place, slab by slab."""
     for slab, mask in zip(x0.split(8), canvas.masks.split(8, dim=1), strict=True):
-        slab.masked_fill_(~mask.any(dim=0), AIR_MODEL)
+        slab.masked_fill_(mask.amax(dim=0) == 0, AIR_MODEL)
 
 
 def coarse_view(x: Tensor, settings: Generator) -> Tensor | None:

@@ -18,7 +18,7 @@ from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.progress import Progress
 from lungsyn.volume.files import write_text
 
-NOISE_BINS = 4    # the held-out loss is reported per quarter of the timesteps
+NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
 
 
 def train(
@@ -31,7 +31,7 @@ def train(
     set_up(compute.generator_threads, device)
     print(f"generator training on {describe(device, precision)}", flush=True)
 
-    torch.manual_seed(seed)                                   # the initial weights
+    torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

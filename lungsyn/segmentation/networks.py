@@ -1,23 +1,48 @@
 """The segmenters' networks, all MONAI's: one channel of CT in, one logit per voxel out."""
 
+import torch
 from monai.networks.nets import DynUNet, SwinUNETR, UNet
 from torch import nn
 
 from lungsyn.config import Segmenter
+from lungsyn.errors import InputError
+
+
+PRIOR_LOGIT = -4.0  # every voxel starts as 2 % nodule: see start_from_prior
 
 
 def build(settings: Segmenter) -> nn.Module:
-    """The network that the settings name. Raises ValueError when the patch does not fit its levels."""
+    """The network that the settings name. Raises InputError when the patch does not fit its levels."""
     channels = settings.channels
     deepest = 32 if settings.network == "swin_unetr" else 2 ** (len(channels) - 1)
     if settings.patch_voxels % deepest:
-        raise ValueError(f"patch_voxels {settings.patch_voxels} must be a multiple of {deepest} for {settings.network}")
+        raise InputError(
+            f"segmenters.*.patch_voxels is {settings.patch_voxels}; {settings.network} with these channels needs a "
+            f"multiple of {deepest}: change patch_voxels or channels"
+        )
     if settings.network == "swin_unetr":
-        return SwinUNETR(in_channels=1, out_channels=1, feature_size=channels[0])
-    strides = [1] + [2] * (len(channels) - 1)
-    if settings.network == "dynunet":
-        return DynUNet(
+        network = SwinUNETR(in_channels=1, out_channels=1, feature_size=channels[0])
+    elif settings.network == "dynunet":
+        strides = [1] + [2] * (len(channels) - 1)
+        network = DynUNet(
             spatial_dims=3, in_channels=1, out_channels=1, filters=channels, kernel_size=[3] * len(channels),
             strides=strides, upsample_kernel_size=strides[1:], res_block=True,
         )  # fmt: skip
-    return UNet(spatial_dims=3, in_channels=1, out_channels=1, channels=channels, strides=strides[1:], num_res_units=2)
+    else:
+        strides = [2] * (len(channels) - 1)
+        network = UNet(
+            spatial_dims=3, in_channels=1, out_channels=1, channels=channels, strides=strides, num_res_units=2
+        )
+    start_from_prior(network)
+    return network
+
+
+@torch.no_grad()
+def start_from_prior(network: nn.Module) -> None:
+    """Set the output's bias so that the untrained network says what is true of most voxels (Lin et al. 2017, Sec. 3.3).
+
+    Nodules are a thousandth of a patch. From a bias of zero the first hundreds of steps only push every voxel down,
+    and a short training never gets past that.
+    """
+    outputs = [m for m in network.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d) and m.out_channels == 1]
+    outputs[-1].bias.fill_(PRIOR_LOGIT)

@@ -15,7 +15,7 @@ from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import to_model_range
 
-LUNG_MARGIN_MM = 5.0    # a prediction may reach this far beyond the lung mask
+LUNG_MARGIN_MM = 5.0  # a prediction may reach this far beyond the lung mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def predict(segmenter: LoadedSegmenter, case: Case) -> np.ndarray:
 
     def forward(patches: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, dtype=segmenter.precision, enabled=segmenter.precision != torch.float32):
-            return segmenter.network(patches).float()      # the sliding window sums in its input's dtype
+            return segmenter.network(patches).float()  # the sliding window sums in its input's dtype
 
     logits = sliding_window_inference(
         image, settings.patch_voxels, 4, forward, overlap=settings.overlap, mode="gaussian", padding_mode="constant",

@@ -18,7 +18,7 @@ from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
 from lungsyn.volume.files import write_text
 
-RECORDS = 20    # points on the loss curve
+RECORDS = 20  # points on the loss curve
 
 
 def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
@@ -36,10 +36,10 @@ def train(
     set_up(compute.segmenter_threads, device)
     print(f"segmenter training on {describe(device, precision)}", flush=True)
 
-    torch.manual_seed(seed)                                   # the initial weights
+    torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
-    loss_of = DiceCELoss(sigmoid=True, batch=True)            # batch: patches without nodule still have a Dice
+    loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
     about = {"steps": 0, "seconds": 0.0, "records": []}
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, [str(folder) for folder in folders])
     saved = checkpoints / f"segmenter-{key}" / "checkpoint.safetensors"
@@ -72,7 +72,7 @@ def train(
             logits = forward(images)
         loss = loss_of(logits.float(), nodules.to(device, non_blocking=True))
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * (1 - about["steps"] / settings.steps) ** 0.9     # nnU-Net's decay
+            group["lr"] = settings.learning_rate * (1 - about["steps"] / settings.steps) ** 0.9  # nnU-Net's decay
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)

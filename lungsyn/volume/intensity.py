@@ -5,8 +5,8 @@ The window ``(low, high)`` in HU maps linearly to (-1, 1); values outside are cl
 
 import numpy as np
 
-AIR_HU = -1000      # outside the body
-AIR_MODEL = -1.0    # the same in the model range: every window in use starts at or below air
+AIR_HU = -1000  # outside the body
+AIR_MODEL = -1.0  # the same in the model range: every window in use starts at or below air
 
 
 def to_model_range(hu, window_hu: tuple[float, float]):

@@ -13,15 +13,15 @@ from lungsyn.volume.space import Space, Volume
 
 def resample(volume: Volume, space: Space, fill: float) -> np.ndarray:
     """Values of ``volume`` at the voxel centres of ``space``: float32, ``fill`` outside."""
-    to_source = np.linalg.inv(volume.affine) @ space.affine          # target index -> source index
-    step = np.abs(to_source[:3, :3]).max(axis=1)                     # source voxels per target voxel, per source axis
+    to_source = np.linalg.inv(volume.affine) @ space.affine  # target index -> source index
+    step = np.abs(to_source[:3, :3]).max(axis=1)  # source voxels per target voxel, per source axis
     data = np.asarray(volume.data, dtype=np.float32)
     sigma = np.maximum(0.0, (step - 1.0) / 2.0)
     if sigma.any():
         data = ndimage.gaussian_filter(data, sigma, mode="nearest", truncate=3.0)
     matrix = to_source[:3, :3]
     if np.allclose(matrix, np.diag(np.diag(matrix))):
-        matrix = np.diag(matrix)                                     # scipy's fast, separable path
+        matrix = np.diag(matrix)  # scipy's fast, separable path
     inside = ndimage.affine_transform(
         data, matrix, to_source[:3, 3], output_shape=space.shape, order=1, mode="nearest", prefilter=False
     )

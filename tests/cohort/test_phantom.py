@@ -83,9 +83,7 @@ def test_lungs_are_two_pieces_inside_the_body(simulated):
 
 def test_nodules_are_in_the_lungs_and_stand_out(chosen, simulated):
     for (scan, found), (hu, lungs, affine) in zip(chosen, simulated, strict=True):
-        filled = np.stack(
-            [ndimage.binary_fill_holes(lungs[:, :, k] > 0) for k in range(lungs.shape[2])], axis=2
-        )
+        filled = np.stack([ndimage.binary_fill_holes(lungs[:, :, k] > 0) for k in range(lungs.shape[2])], axis=2)
         for nodule in found:
             mask = on_image(nodule, scan, hu, affine)
             assert mask.sum() > 3, nodule
@@ -123,9 +121,7 @@ def test_capsule_of_known_volume():
     assert hu.sum() * 0.75**2 == pytest.approx(np.pi * 36 * 30 + 4 / 3 * np.pi * 216, rel=0.02)
 
 
-def test_written_series_have_the_identities_and_slices_of_the_database(
-    tmp_path, chosen, simulated, monkeypatch
-):
+def test_written_series_have_the_identities_and_slices_of_the_database(tmp_path, chosen, simulated, monkeypatch):
     done = {scan.id: result for (scan, _), result in zip(chosen, simulated, strict=True)}
     monkeypatch.setattr(phantom, "simulate", lambda scan, *_: done[scan.id])  # the same again: save the time
     lines = []
@@ -133,9 +129,7 @@ def test_written_series_have_the_identities_and_slices_of_the_database(
     assert len(lines) == 6
     for (scan, _), (hu, _, affine) in zip(chosen, simulated, strict=True):
         folder = tmp_path / scan.patient_id / scan.study_instance_uid / scan.series_instance_uid
-        slices = sorted(
-            (pydicom.dcmread(f) for f in folder.iterdir()), key=lambda s: s.ImagePositionPatient[2]
-        )
+        slices = sorted((pydicom.dcmread(f) for f in folder.iterdir()), key=lambda s: s.ImagePositionPatient[2])
         z_mm = [float(s.ImagePositionPatient[2]) for s in slices]
         np.testing.assert_allclose(z_mm, annotations.slice_z_mm(scan), atol=0.01)
         assert {(s.PatientID, s.StudyInstanceUID, s.SeriesInstanceUID) for s in slices} == {

@@ -21,9 +21,11 @@ def test_known_effects_are_found(comparison):
 def test_rows_are_complete(comparison):
     assert len(comparison) == 4 * 3
     assert all(list(COMPARISON_COLUMNS) == sorted(row, key=COMPARISON_COLUMNS.index) for row in comparison)
-    assert [
-        row_of(comparison, "real", g)["n_cases"] for g in ("worst validation", "other validation", "test")
-    ] == [4, 8, 20]
+    assert [row_of(comparison, "real", g)["n_cases"] for g in ("worst validation", "other validation", "test")] == [
+        4,
+        8,
+        20,
+    ]
     benchmark = row_of(comparison, "real")
     assert benchmark["mean_difference"] is None and benchmark["p_holm"] is None
     assert all(row["p_holm"] >= row["p"] for row in comparison if row["p"] is not None)
@@ -49,17 +51,13 @@ def test_the_order_of_rows_changes_nothing(scores, worst, evaluation, comparison
 
 def test_an_arm_without_a_case_is_refused(scores, worst, evaluation):
     broken = scores | {"synthetic": [row for row in scores["synthetic"] if row["case"] != "case20"]}
-    with pytest.raises(
-        InputError, match=r"'real' and 'synthetic' were not scored on the same cases \(case20 in one"
-    ):
+    with pytest.raises(InputError, match=r"'real' and 'synthetic' were not scored on the same cases \(case20 in one"):
         compare(broken, "real", worst, evaluation, seed=1)
 
 
 def test_cases_without_nodules_are_counted(scores, worst, evaluation):
     empty = {"n_nodules": 0, "found_nodules": 0, "lesion_dice": None}
-    changed = {
-        arm: [row | empty if row["case"] == "case20" else row for row in rows] for arm, rows in scores.items()
-    }
+    changed = {arm: [row | empty if row["case"] == "case20" else row for row in rows] for arm, rows in scores.items()}
     row = row_of(compare(changed, "real", worst, evaluation, seed=1), "real")
     assert (row["n_cases"], row["n_empty"], row["sensitivity"]) == (20, 1, 0.5)
 
@@ -75,11 +73,7 @@ def test_the_table_returns_what_was_written(comparison, tmp_path):
 
 def test_text_starts_with_the_test_group_and_is_aligned(comparison):
     text = as_text(comparison, "unet")
-    assert (
-        text.index("\ntest: 20 cases")
-        < text.index("worst validation: 4 cases")
-        < text.index("other validation: 8")
-    )
+    assert text.index("\ntest: 20 cases") < text.index("worst validation: 4 cases") < text.index("other validation: 8")
     lines = [line for line in text.splitlines() if line.startswith("  ")]
     assert len({len(line) for line in lines[:5]}) == 1
     assert "None" not in text and "nan" not in text

@@ -40,9 +40,7 @@ def test_empty_masks_have_numbers():
 
 def test_surface_of_a_cube():
     assert len(surface_points_mm(cube((2, 2, 2)), (1, 1, 1))) == 4**3 - 2**3
-    assert (
-        len(surface_points_mm(cube((0, 0, 0), size=12), (1, 1, 1))) == 12**3 - 10**3
-    )  # the volume ends there
+    assert len(surface_points_mm(cube((0, 0, 0), size=12), (1, 1, 1))) == 12**3 - 10**3  # the volume ends there
     one = np.zeros((5, 5, 5), dtype=bool)
     one[1, 2, 3] = True
     assert surface_points_mm(one, (2.0, 1.0, 0.5)).tolist() == [[2.0, 2.0, 1.5]]
@@ -81,9 +79,7 @@ def test_surfaces_agree_with_monai():
     spacing_mm = (0.8, 1.0, 2.5)
     for _ in range(4):
         truth, prediction = (gaussian_filter(rng.normal(size=(24, 20, 16)), 2.5) > 0.03 for _ in range(2))
-        both = [
-            torch.from_numpy(np.stack([~mask, mask])[None].astype(np.float32)) for mask in (prediction, truth)
-        ]
+        both = [torch.from_numpy(np.stack([~mask, mask])[None].astype(np.float32)) for mask in (prediction, truth)]
         distances = surface_distances_mm(prediction, truth, spacing_mm)
         for tolerance_mm in (1.0, 2.0):
             theirs = compute_surface_dice(*both, class_thresholds=[tolerance_mm], spacing=spacing_mm).item()

@@ -28,10 +28,7 @@ def test_dice_difference(scores, comparison, worst, tmp_path):
 
 def test_dice_difference_of_a_tiny_study(scores, evaluation, tmp_path):
     """One case per group and no null arm: nothing to bootstrap, still a figure."""
-    tiny = {
-        arm: [row for row in scores[arm] if row["case"] in ("case00", "case20")]
-        for arm in ("real", "synthetic")
-    }
+    tiny = {arm: [row for row in scores[arm] if row["case"] in ("case00", "case20")] for arm in ("real", "synthetic")}
     rows = compare(tiny, "real", ["case00"], evaluation, seed=1)
     figures.plot_dice_difference(tiny, rows, ["case00"], "real", [], "tiny", 60, tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
@@ -44,8 +41,7 @@ def test_jitter_keeps_neighbours_apart():
 
 def test_training(tmp_path):
     generator = [
-        {"images_seen": 64 * k, "loss": 1 / (1 + k), "validation": 1.1 / (1 + k), "seconds": k}
-        for k in range(9)
+        {"images_seen": 64 * k, "loss": 1 / (1 + k), "validation": 1.1 / (1 + k), "seconds": k} for k in range(9)
     ]
     segmenter = [{"step": k, "loss": 1 / (1 + k), "seconds": k} for k in range(9)]
     panels = {"generator": {"ddpm": generator}, "segmenter": {"real/0": segmenter, "real/1": segmenter[:1]}}
@@ -90,9 +86,7 @@ def test_the_patients_right_is_on_the_left_and_the_head_is_up():
         figure = Figure((2, 2), dpi=40)
         axis = figure.add_axes((0, 0, 1, 1))
         pictures.draw_slice(axis, volume, across, volume.shape[across] - 1, (1, 1, 1), (0, 100))
-        figure.canvas.draw() if hasattr(figure.canvas, "renderer") else figure.savefig(
-            "/dev/null", format="png"
-        )
+        figure.canvas.draw() if hasattr(figure.canvas, "renderer") else figure.savefig("/dev/null", format="png")
         first, second = (n for k, n in enumerate(volume.shape) if k != across)
         left, top = axis.transData.transform((first - 1, second - 1)) / figure.bbox.size
         assert left < 0.5 < top

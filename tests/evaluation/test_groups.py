@@ -41,7 +41,5 @@ def test_groups():
 
 def test_median_change_is_a_rule():
     real = [row(case, 0.5, "test") for case in "abcd"] + [row("v", 0.0)]
-    more = [row(case, dice, "test") for case, dice in zip("abcd", (0.9, 0.4, 0.6, 0.55), strict=True)] + [
-        row("v", 1.0)
-    ]
+    more = [row(case, dice, "test") for case, dice in zip("abcd", (0.9, 0.4, 0.6, 0.55), strict=True)] + [row("v", 1.0)]
     assert median_change({"real": real, "more": more}, "more", "real") == "d"

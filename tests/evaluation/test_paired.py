@@ -70,9 +70,7 @@ def test_the_worst_cases_improve_with_no_intervention():
     expected = (0.7 - first[worst].mean()) * noise_sd**2 / (noise_sd**2 + quality_sd**2)
     assert result.low > 0 and result.p < 0.001
     assert result.mean == pytest.approx(expected, abs=0.03)
-    fresh = paired_difference(
-        again, quality + noise_sd * rng.normal(size=n), np.arange(n), 2000, 0.95, seed=1
-    )
+    fresh = paired_difference(again, quality + noise_sd * rng.normal(size=n), np.arange(n), 2000, 0.95, seed=1)
     assert fresh.low <= 0 <= fresh.high
 
 

@@ -84,9 +84,7 @@ def test_cohort_counts():
 
 
 def test_an_effect_is_named(comparison):
-    assert "“real+synthetic” raised the mean Dice of the test cases by 0." in answer.headline(
-        comparison, CONFIG
-    )
+    assert "“real+synthetic” raised the mean Dice of the test cases by 0." in answer.headline(comparison, CONFIG)
     lines = answer.sentences(comparison, CONFIG)
     assert lines[0].startswith("“real”, the benchmark: mean Dice 0.")
     assert "worse" in lines[1] and "% of the benchmark's Dice" in lines[1]
@@ -107,20 +105,14 @@ def test_no_effect_is_named_as_such(comparison):
     }
     rows = [row | flat if row["arm"] == "real+synthetic" else row for row in comparison]
     words = answer.headline(rows, CONFIG)
-    assert (
-        words.startswith("No difference could be shown")
-        and "0.050 Dice" in words
-        and "random seeds alone" in words
-    )
+    assert words.startswith("No difference could be shown") and "0.050 Dice" in words and "random seeds alone" in words
     assert "no difference could be shown; one of 0.050 or more" in answer.sentences(rows, CONFIG)[2]
 
 
 def test_the_validation_groups_cannot_make_a_claim(comparison):
     only_validation = [row for row in comparison if row["group"] != "test"]
     assert answer.headline(only_validation, CONFIG).startswith("No arm adds")
-    assert answer.sentences(only_validation, CONFIG) == [
-        "The test group is empty, so nothing can be claimed."
-    ]
+    assert answer.sentences(only_validation, CONFIG) == ["The test group is empty, so nothing can be claimed."]
 
 
 @pytest.mark.parametrize(

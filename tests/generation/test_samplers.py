@@ -26,9 +26,7 @@ def run(sampler, abar, steps, eta=0.0, count=200_000, seed=0):
     generator = torch.Generator().manual_seed(seed)
     timesteps = sampling_timesteps(len(abar) - 1, steps)
     x = torch.randn(8, count // 8, generator=generator, dtype=torch.float64)
-    return sample(
-        exact_denoiser(abar), x, timesteps, plan(sampler, abar, timesteps, eta), noise_adder(generator)
-    )
+    return sample(exact_denoiser(abar), x, timesteps, plan(sampler, abar, timesteps, eta), noise_adder(generator))
 
 
 @pytest.mark.parametrize("steps", [300, 600, 1000])
@@ -123,12 +121,8 @@ def test_noise_is_the_same_in_one_piece_or_in_slabs():
 
 
 def test_diffusers_agrees_on_ddim():
-    diffusers = pytest.importorskip(
-        "diffusers", reason="diffusers is not installed: the second oracle is optional"
-    )
-    theirs = diffusers.DDIMScheduler(
-        1000, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing"
-    )
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: the second oracle is optional")
+    theirs = diffusers.DDIMScheduler(1000, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing")
     theirs.set_timesteps(50)
     abar = torch.cat([torch.ones(1, dtype=torch.float64), theirs.alphas_cumprod.double()])
     timesteps = sampling_timesteps(1000, 50)

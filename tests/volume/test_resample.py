@@ -9,9 +9,7 @@ NATIVE = np.array([[-0.8, 0, 0, 50], [0, -0.8, 0, 60], [0, 0, 2.5, -10], [0, 0, 
 
 def ramp(space: Space) -> np.ndarray:
     index = np.stack(np.meshgrid(*[np.arange(n) for n in space.shape], indexing="ij"))
-    x, y, z = np.einsum("ij,jxyz->ixyz", space.affine[:3, :3], index) + space.affine[:3, 3].reshape(
-        3, 1, 1, 1
-    )
+    x, y, z = np.einsum("ij,jxyz->ixyz", space.affine[:3, :3], index) + space.affine[:3, 3].reshape(3, 1, 1, 1)
     return x + 2 * y - 3 * z
 
 

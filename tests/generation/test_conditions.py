@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from lungsyn.errors import InputError
+from lungsyn.generation import conditions
+from lungsyn.volume.files import open_case
+
+
+@pytest.fixture
+def sources(case_folders):
+    folders = {folder.name: folder for folder in case_folders}
+    return lambda name: open_case(folders[name])
+
+
+def test_rows_are_seeded_and_use_all_cases_evenly():
+    rows = conditions.untargeted(["a", "b", "c"], 7, seed=1)
+    assert rows == conditions.untargeted(["c", "b", "a"], 7, seed=1)
+    assert rows != conditions.untargeted(["a", "b", "c"], 7, seed=2)
+    assert sorted(r["body_case"] for r in rows[:3]) == ["a", "b", "c"]
+    assert len({r["volume"] for r in rows}) == len({r["seed"] for r in rows}) == 7
+
+
+def test_targeted_rows_take_masks_from_the_worst_cases_only():
+    rows = conditions.targeted(["w1", "w2"], 5, seed=0)
+    assert {r["body_case"] for r in rows} == {"w1", "w2"}
+    assert all(r["body_case"] == r["nodule_case"] for r in rows)
+    assert {r["why"] for r in rows} == {"targeted"}
+
+
+@pytest.mark.parametrize("why", ["untargeted", "targeted"])
+def test_nodules_lie_in_the_lungs(sources, why):
+    make = conditions.untargeted if why == "untargeted" else conditions.targeted
+    for row in make(["case-0", "case-1", "case-3"], 6, seed=0):
+        masks, body = conditions.make_masks(row, sources)
+        nodules, lungs, inside = masks
+        assert masks.dtype == np.uint8
+        assert nodules.shape == body.ct.shape
+        assert set(np.unique(nodules)) - {0}
+        assert ((lungs > 0)[nodules > 0]).all()
+        assert ((inside > 0)[nodules > 0]).all()
+        assert ((body.lungs > 0)[nodules > 0]).mean() >= conditions.INSIDE_LUNGS - 0.02
+        again, _ = conditions.make_masks(row, sources)
+        assert np.array_equal(masks, again)
+
+
+def test_targeted_nodules_stay_near_their_place(sources):
+    row = conditions.targeted(["case-3"], 1, seed=0)[0]
+    (nodules, _, _), case = conditions.make_masks(row, sources)
+    for fact in case.about["nodules"]:
+        placed = np.array(ndimage.center_of_mass(nodules == fact["index"]))
+        assert np.abs(placed - [(a + b) / 2 for a, b in fact["box"]]).max() <= conditions.NEAR_VOXELS + 3
+
+
+def test_varied_masks_keep_their_size_within_the_scaling():
+    rng = np.random.default_rng(0)
+    x, y, z = np.ogrid[-7:8, -7:8, -7:8]
+    ball = x**2 + y**2 + z**2 <= 36
+    low, high = (s**3 for s in conditions.SCALES)
+    sizes = [conditions.vary(ball, rng).sum() / ball.sum() for _ in range(30)]
+    assert low * 0.9 < min(sizes) < 1 < max(sizes) < high * 1.1
+    one_voxel = np.ones((1, 1, 1), bool)
+    assert all(conditions.vary(one_voxel, rng).any() for _ in range(20))
+
+
+def test_rotations_are_rotations():
+    for seed in range(5):
+        r = conditions._random_rotation(np.random.default_rng(seed))
+        assert np.allclose(r @ r.T, np.eye(3))
+        assert np.linalg.det(r) == pytest.approx(1)
+
+
+def test_no_room_says_so(sources):
+    def without_lungs(name):
+        case = sources(name)
+        return type(case)(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
+
+    row = conditions.untargeted(["case-0"], 1, seed=0)[0]
+    with pytest.raises(InputError, match="no nodule of case-0 fits into the lungs of case-0"):
+        conditions.make_masks(row, without_lungs)
+
+
+def test_empty_splits_say_so():
+    with pytest.raises(InputError, match="train split is empty"):
+        conditions.untargeted([], 3, 0)
+    with pytest.raises(InputError, match="validation split is empty"):
+        conditions.targeted([], 3, 0)

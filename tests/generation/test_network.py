@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from lungsyn.generation.network import build, channel_norm, coarse_channels, from_half, to_half
+
+
+def inputs(settings, batch=2):
+    p = settings.patch_voxels
+    coarse = torch.randn(batch, coarse_channels(settings), p // 2, p // 2, p // 2)
+    masks = torch.randint(0, 2, (batch, 3, p, p, p), dtype=torch.uint8)
+    return torch.randn(batch, 1, p, p, p), masks, coarse, torch.randint(1, 50, (batch,)), torch.ones(batch)
+
+
+@pytest.mark.parametrize("haar", [False, True])
+def test_the_stem_is_lossless_and_keeps_energy(haar):
+    x = torch.randn(2, 3, 8, 6, 4)
+    half = to_half(x, haar)
+    assert half.shape == (2, 24, 4, 3, 2)
+    assert torch.allclose(from_half(half, haar), x, atol=1e-5)
+    assert float(half.square().sum()) == pytest.approx(float(x.square().sum()), rel=1e-5)
+
+
+def test_haar_puts_the_mean_first():
+    x = torch.full((1, 1, 2, 2, 2), 3.0)
+    assert to_half(x, True).flatten().tolist() == pytest.approx([3.0 * 8**0.5] + [0.0] * 7, abs=1e-5)
+
+
+@pytest.mark.parametrize("network", ["patch_unet", "monai"])
+@pytest.mark.parametrize(("position", "context"), [(True, 2), (False, 0), (True, 0)])
+def test_output_has_the_patch_s_shape(generator_settings, network, position, context):
+    settings = generator_settings.model_copy(
+        update={"network": network, "position": position, "context_factor": context}
+    )
+    arguments = inputs(settings)
+    assert build(settings)(*arguments).shape == arguments[0].shape
+
+
+def test_every_input_matters(generator_settings):
+    network = build(generator_settings)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    arguments = list(inputs(generator_settings))
+    reference = network(*arguments)
+    changed = [arguments[0] + 1, 1 - arguments[1], arguments[2] + 1, 51 - arguments[3], arguments[4] * 3]
+    for i, other in enumerate(changed):
+        assert not torch.allclose(network(*[*arguments[:i], other, *arguments[i + 1 :]]), reference, atol=1e-4), i
+
+
+def test_norm_of_a_voxel_does_not_depend_on_the_others():
+    """Group norm fails this: there the same voxel in two overlapping patches would be normalised differently."""
+    x = torch.randn(1, 8, 6, 6, 6)
+    whole, part = channel_norm(x), channel_norm(x[..., :3])
+    assert torch.allclose(whole[..., :3], part, atol=1e-6)
+
+
+def test_activation_checkpointing_changes_memory_not_gradients(generator_settings):
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = build(generator_settings.model_copy(update={"activation_checkpointing": checkpointing})).train()
+        torch.manual_seed(1)
+        network(*inputs(generator_settings)).square().sum().backward()
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))

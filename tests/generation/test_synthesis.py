@@ -1,0 +1,157 @@
+"""Whole volumes from patches: the properties that hold for any denoiser, shown with denoisers that are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from lungsyn.generation import synthesis as syn
+from lungsyn.generation.network import build
+from lungsyn.generation.samplers import plan
+from lungsyn.generation.schedule import cosine, sampling_timesteps
+from lungsyn.volume.patches import box
+
+SHAPES = [(40, 33, 50), (16, 16, 16), (5, 40, 17), (51, 51, 51)]
+
+
+@pytest.fixture(scope="module")
+def synthesis(study):
+    return study.synthesis.model_copy(update={"steps": 6, "fused_steps": 2})
+
+
+@pytest.fixture(scope="module")
+def network(generator_settings):
+    """A network with random weights in its last layer too, so that its output depends on all of its input."""
+    torch.manual_seed(0)
+    network = build(generator_settings)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return network.eval()
+
+
+def canvas_of(shape, settings, seed=0):
+    """All body, a few nodules, so that no patch is skipped."""
+    rng = np.random.default_rng(seed)
+    masks = np.stack([rng.random(shape) < 0.02, rng.random(shape) < 0.5, np.ones(shape, bool)]).astype(np.uint8)
+    return syn.make_canvas(masks, 2.0, settings, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_blended_identity_patches_are_the_input(generator_settings, synthesis, shape, overlap):
+    canvas = canvas_of(shape, generator_settings)
+    synthesis = synthesis.model_copy(update={"overlap": overlap, "mode": "fused"})
+    grid = syn.step_grids(canvas, generator_settings, synthesis, np.random.default_rng(0))[0]
+    identity = syn.blended(lambda x, s, v, t: x[:, 0], canvas, generator_settings, lambda t: grid, 3)
+    x = torch.randn(canvas.padded)
+    inside = tuple(slice(n) for n in shape)
+    assert torch.allclose(identity(x, 1)[inside], x[inside], atol=1e-5)
+
+
+def test_every_shifted_step_covers_every_voxel(generator_settings, synthesis):
+    canvas = canvas_of((41, 20, 33), generator_settings)
+    shifted = synthesis.model_copy(update={"steps": 30})
+    for grid in syn.step_grids(canvas, generator_settings, shifted, np.random.default_rng(0)):
+        ones = syn.blended(
+            lambda x, s, v, t: torch.ones_like(x[:, 0]), canvas, generator_settings, lambda t, g=grid: g, 4
+        )
+        assert torch.allclose(ones(torch.zeros(canvas.padded), 1)[:41, :20, :33], torch.ones(41, 20, 33))
+
+
+@pytest.mark.parametrize("mode", ["fused", "shifted", "stitched"])
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_volumes_of_any_shape_come_out_whole(network, generator_settings, synthesis, mode, shape):
+    volume = syn.synthesise(
+        network, canvas_of(shape, generator_settings), generator_settings,
+        synthesis.model_copy(update={"mode": mode}), 1, 3,
+    )  # fmt: skip
+    assert volume.shape == shape
+    assert volume.dtype == torch.float32
+    assert volume.abs().max() <= 1 + 1e-5
+    assert volume.std() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["fused", "shifted"])
+def test_the_batch_of_patches_changes_nothing(network, generator_settings, synthesis, mode):
+    canvas = canvas_of((30, 25, 40), generator_settings)
+    settings = synthesis.model_copy(update={"mode": mode})
+    one, many = (syn.synthesise(network, canvas, generator_settings, settings, 5, n) for n in (1, 7))
+    other = syn.synthesise(network, canvas, generator_settings, settings, 6, 7)
+    assert torch.allclose(one, many, atol=1e-4)
+    assert not torch.allclose(one, other, atol=1e-2)
+
+
+def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_settings, synthesis):
+    masks = np.zeros((3, 64, 20, 20), np.uint8)
+    masks[2, 40:, 5:15, 5:15] = 1
+    canvas = syn.make_canvas(masks, 2.0, generator_settings, torch.device("cpu"))
+    seen = []
+
+    def denoise(x, starts, views, t):
+        seen.extend(starts)
+        return torch.ones_like(x[:, 0])
+
+    grid = syn.step_grids(canvas, generator_settings, synthesis, np.random.default_rng(0))[-1]
+    x0 = syn.blended(denoise, canvas, generator_settings, lambda t: grid, 2)(torch.zeros(canvas.padded), 1)
+    assert (x0[:40] == -1).all()
+    assert torch.allclose(x0[40:64, 5:15, 5:15], torch.ones(1))
+    assert seen
+    assert all(start[0] + generator_settings.patch_voxels > 40 for start in seen)
+
+
+def test_fused_sampling_of_known_gaussian_data_keeps_their_spread(generator_settings, synthesis):
+    """Independent N(0, 0.5^2) voxels: fused patches share one noise field, so overlap must not shrink the spread."""
+    canvas = canvas_of((48, 48, 48), generator_settings)
+    abar, std = cosine(1000), 0.5
+    timesteps = sampling_timesteps(1000, 100)
+
+    def exact(x, starts, views, t):
+        a = float(abar[t])
+        return x[:, 0] * std**2 * a**0.5 / (a * std**2 + 1 - a)
+
+    fused = synthesis.model_copy(update={"mode": "fused", "overlap": 0.5, "steps": 100})
+    grids = dict(zip(timesteps, syn.step_grids(canvas, generator_settings, fused, None), strict=False))
+    denoiser = syn.blended(exact, canvas, generator_settings, grids.__getitem__, 8)
+    noise = syn.noise_adder(torch.Generator().manual_seed(0))
+    x = torch.zeros(canvas.padded)
+    noise(x, 1.0)
+    x = syn.sample(denoiser, x, timesteps, plan("ddpm", abar, timesteps), noise)
+    assert float(x.std()) == pytest.approx(std, rel=0.05)
+
+
+def test_training_and_synthesis_see_the_same_surroundings(generator_settings, case_folders):
+    """The coarse view of a patch cut from a padded volume equals the one that the training makes of the same x_t."""
+    from lungsyn.generation.patches import grid_multiple
+    from lungsyn.volume.files import open_case
+    from lungsyn.volume.intensity import to_model_range
+    from lungsyn.volume.patches import padded_shape
+
+    settings = generator_settings
+    case = open_case(case_folders[3])
+    padded = padded_shape(case.ct.shape, settings.patch_voxels, grid_multiple(settings))
+    x0 = np.full(padded, -1.0, np.float32)
+    x0[tuple(slice(n) for n in case.ct.shape)] = to_model_range(case.ct, settings.window_hu)
+    start = (4, 8, 12)
+    from lungsyn.generation.patches import TrainingPatches
+
+    patches = TrainingPatches([case_folders[3]], settings, seed=0)
+    quiet = torch.zeros((settings.patch_voxels,) * 3)
+    training = patches._coarse_view(case, padded, start, quiet, torch.tensor(1.0), np.random.default_rng(0))
+    view = syn.coarse_view(torch.from_numpy(x0), settings)
+    assert torch.allclose(syn.crop_views(view, [start], settings)[0], training, atol=1e-5)
+
+
+def test_guidance_needs_the_mask(network, generator_settings, synthesis):
+    """Without nodules in the mask, guidance changes nothing; with them it does."""
+    plain, guided = (synthesis.model_copy(update={"guidance_scale": g}) for g in (1.0, 3.0))
+    with_nodules = canvas_of((20, 20, 20), generator_settings)
+    without = syn.Canvas(with_nodules.masks.clone(), with_nodules.shape, 2.0)
+    without.masks[0] = 0
+    a, b = (syn.synthesise(network, without, generator_settings, s, 1, 4) for s in (plain, guided))
+    assert torch.allclose(a, b, atol=1e-5)
+    a, b = (syn.synthesise(network, with_nodules, generator_settings, s, 1, 4) for s in (plain, guided))
+    assert not torch.allclose(a, b, atol=1e-4)
+
+
+def test_box_is_used_for_patches_of_any_start():
+    assert torch.zeros(9, 9, 9)[box((1, 2, 3), 4)].shape == (4, 4, 4)

@@ -1,0 +1,104 @@
+import json
+import os
+import signal
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from lungsyn import checkpoint
+from lungsyn.config import Compute
+from lungsyn.generation import training
+from lungsyn.generation.patches import TrainingPatches
+
+CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
+
+
+def test_a_killed_training_ends_bit_equal(case_folders, generator_settings, tmp_path, monkeypatch):
+    whole, facts, records = training.train(case_folders, generator_settings, CPU, 7, tmp_path / "whole")
+
+    class Dying(TrainingPatches):
+        def __getitem__(self, i):
+            if i == 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(i)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "TrainingPatches", Dying)
+        with pytest.raises(SystemExit) as stopped:
+            training.train(case_folders, generator_settings, CPU, 7, tmp_path / "killed")
+    assert stopped.value.code == 128 + signal.SIGTERM
+    saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
+    assert 0 < checkpoint.load(saved)[1]["images_seen"] < generator_settings.images
+    resumed, facts_again, records_again = training.train(case_folders, generator_settings, CPU, 7, tmp_path / "killed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert facts["best_loss"] == facts_again["best_loss"]
+    assert [r["validation"] for r in records] == [r["validation"] for r in records_again]
+
+
+def test_the_loss_falls_and_the_best_is_kept(case_folders, generator_settings, tmp_path):
+    settings = generator_settings.model_copy(update={"images": 400, "learning_rate": 3e-3, "ema_images": 20})
+    weights, facts, records = training.train(case_folders, settings, CPU, 0, tmp_path)
+    assert records[-1]["loss"] < 0.7 * records[0]["loss"]
+    assert facts["best_loss"] == min(r["validation"] for r in records)
+    assert len(records[-1]["validation_per_noise"]) == training.NOISE_BINS
+    curve = next(tmp_path.glob("*/training.jsonl")).read_text().splitlines()
+    assert json.loads(curve[-1])["images_seen"] == 400
+    assert {t.dtype for t in weights.values()} == {torch.float32}
+
+
+def test_only_the_given_cases_are_opened(case_folders, generator_settings, tmp_path, monkeypatch):
+    opened = []
+    original = nib.load
+    monkeypatch.setattr(nib, "load", lambda path, **k: opened.append(str(path)) or original(path, **k))
+    training.train(case_folders[:3], generator_settings, CPU, 0, tmp_path)
+    allowed = tuple(str(folder) for folder in case_folders[:3])
+    assert opened
+    assert all(path.startswith(allowed) for path in opened)
+
+
+def test_held_out_cases_are_not_learned_from(case_folders, generator_settings):
+    learned, held_out = training.hold_out(case_folders, generator_settings, seed=0)
+    assert len(held_out) == 2
+    assert sorted(learned + held_out) == sorted(case_folders)
+    assert training.hold_out(case_folders[:1], generator_settings, 0) == (case_folders[:1], [])
+
+
+def test_another_setting_starts_afresh(case_folders, generator_settings, tmp_path):
+    training.train(case_folders[:2], generator_settings, CPU, 0, tmp_path)
+    other = generator_settings.model_copy(update={"nodule_weight": 9.0})
+    training.train(case_folders[:2], other, CPU, 0, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_not_a_number_stops_with_step_and_cases(case_folders, generator_settings, tmp_path):
+    wild = generator_settings.model_copy(update={"learning_rate": 1.0, "warmup_images": 0, "gradient_norm": 1e30})
+    broken = [case_folders[0]]
+
+    class Poisoned(TrainingPatches):
+        def __getitem__(self, i):
+            example = super().__getitem__(i)
+            example.target.fill_(float("nan"))
+            return example
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training, "TrainingPatches", Poisoned)
+        with pytest.raises(FloatingPointError, match=r"after 0 patches; the batch's cases: case-0"):
+            training.train(broken, wild.model_copy(update={"held_out": 0.0}), CPU, 0, tmp_path)
+
+
+def test_learning_rate_rises_stays_and_falls(generator_settings):
+    s = generator_settings.model_copy(update={"images": 1000, "warmup_images": 100, "batch_patches": 10})
+    rates = [training.learning_rate(s, i) / s.learning_rate for i in range(0, 1000, 10)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == 1.0
+    assert rates[50] == 1.0
+    assert 0 < rates[-1] < 0.06
+    assert np.diff(rates[80:]).max() < 0
+
+
+def test_loss_counts_the_body_and_weighs_nodules(generator_settings):
+    masks = torch.zeros(1, 3, 2, 1, 1, dtype=torch.uint8)
+    masks[0, 2, 0] = masks[0, 0, 0] = 1
+    assert training.loss_weight(masks, generator_settings).flatten().tolist() == [generator_settings.nodule_weight, 0]
