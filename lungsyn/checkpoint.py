@@ -60,7 +60,7 @@ def restore(
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(state, "optimizer").items():
         i, key = name.split("/")
-        if tensor.shape == parameters[int(i)].shape:      # fused optimisers pair elements by place in memory: same strides
+        if tensor.shape == parameters[int(i)].shape:  # fused optimisers pair elements by place in memory: same strides
             tensor = torch.empty_like(parameters[int(i)]).copy_(tensor)
         moments.setdefault(int(i), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -227,9 +227,10 @@ def generation_synthesise(args) -> None:
     generator = load_generator(args.model, args.compute)
     args.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
+        name = f"{args.set}-{row['volume']}"
         case = synthetic_case(generator, row, args.synthesis, lambda name: open_case(sources[name]))
-        case.about.update(set=args.set, made=note(synthesis=args.synthesis, row=row))
-        write_case(args.out / f"{args.set}-{row['volume']}", case)
+        case.about.update(case=name, set=args.set, made=note(synthesis=args.synthesis, row=row))
+        write_case(args.out / name, case)
 
 
 # ------------------------------------------------------------------------------------------------------ segmentation

@@ -46,18 +46,17 @@ def load_generator(path: Path, compute: Compute) -> LoadedGenerator:
 def synthetic_case(
     generator: LoadedGenerator, row: dict, synthesis: Synthesis, open_source: Callable[[str], Case]
 ) -> Case:
-    """Make the volume that ``row`` of the conditions describes."""
+    """Make the volume that ``row`` of the conditions describes; the caller names it."""
     started = time.monotonic()
     masks, body = make_masks(row, open_source)
     canvas = make_canvas(masks, float(body.space.spacing_mm.mean()), generator.settings, generator.device)
-    progress = Progress(row["volume"], synthesis.steps, "steps")
+    progress = Progress(f"volume {row['volume']}", synthesis.steps, "steps")
     volume = synthesise(
         generator.network, canvas, generator.settings, synthesis, int(row["seed"]), generator.patches_per_batch,
         generator.precision, progress.update,
     )  # fmt: skip
     nodules, lungs, inside = masks
     about = {
-        "case": row["volume"],
         "patient": "synthetic",
         "dataset": "synthetic",
         "nodules": nodule_facts(nodules, body.space),

@@ -45,41 +45,51 @@ def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str
 
 
 def _row(number: int, body: str, donor: str, seed: int, why: str) -> dict:
-    name = f"{why}-{number:04d}"
-    return {"volume": name, "body_case": body, "nodule_case": donor, "seed": f"{seed}{number:05d}", "why": why}
+    return {
+        "volume": f"{number:04d}",
+        "body_case": body,
+        "nodule_case": donor,
+        "seed": f"{seed}{number:05d}",
+        "why": why,
+    }
 
 
 def make_masks(row: dict, open_source: Callable[[str], Case]) -> tuple[np.ndarray, Case]:
     """uint8 ``[3 x y z]`` (nodule index, lungs, body) of the volume that ``row`` describes, and the case it lies in.
 
-    Raises InputError if not one nodule of the donor fits into the lungs.
+    If no nodule of the donor fits into the lungs, the body's own nodules are varied at their own place instead.
+    Raises InputError if not even they fit.
     """
     rng = np.random.default_rng([int(row["seed"]), 4])
-    body, donor = open_source(row["body_case"]), open_source(row["nodule_case"])
-    nodules = np.zeros(body.ct.shape, dtype=np.uint8)
-    lungs, inside = np.array(body.lungs), np.array(body.body)
-    placed = 0
+    body = open_source(row["body_case"])
+    own_place = row["why"] == "targeted"
+    for donor, near in ((open_source(row["nodule_case"]), own_place), (body, True)):
+        masks = _place_nodules(donor, body, near, rng)
+        if masks[0].any():
+            return masks, body
+    raise InputError(
+        f"{row['volume']}: no nodule of {row['nodule_case']} or {row['body_case']} fits into the lungs of "
+        f"{row['body_case']}: exclude that case (cohort.exclude) or change study.seed"
+    )
+
+
+def _place_nodules(donor: Case, body: Case, near_own_place: bool, rng: np.random.Generator) -> np.ndarray:
+    """The body's masks with the donor's nodules, as many as fit: uint8 ``[3 x y z]``."""
+    nodules, lungs, inside = np.zeros(body.ct.shape, np.uint8), np.array(body.lungs), np.array(body.body)
     for fact in donor.about["nodules"]:
         crop = np.asarray(donor.nodules[tuple(slice(a, b) for a, b in fact["box"])]) == fact["index"]
-        near = [(a + b) // 2 for a, b in fact["box"]] if row["why"] == "targeted" else None
+        near = [(a + b) // 2 for a, b in fact["box"]] if near_own_place else None
         for shrink in (1.0, 0.75, 0.5):
             shape = vary(crop, rng, shrink)
             start = find_place(shape, (lungs > 0) & (nodules == 0), rng, near)
-            if start is not None:
-                break
-        else:
-            continue
-        placed += 1
-        where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
-        nodules[where][shape] = placed
-        inside[where][shape] = 1
-        lungs[where][shape & (lungs[where] == 0)] = lungs[where].max()
-    if not placed:
-        raise InputError(
-            f"{row['volume']}: no nodule of {row['nodule_case']} fits into the lungs of {row['body_case']}: "
-            "exclude one of them (cohort.exclude) or change study.seed"
-        )
-    return np.stack([nodules, lungs, inside]), body
+            if start is None:
+                continue
+            where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
+            nodules[where][shape] = nodules.max() + 1
+            inside[where][shape] = 1
+            lungs[where][shape & (lungs[where] == 0)] = lungs[where].max()
+            break
+    return np.stack([nodules, lungs, inside])
 
 
 def vary(mask: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> np.ndarray:

@@ -76,7 +76,7 @@ def test_no_room_says_so(sources):
         return type(case)(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
 
     row = conditions.untargeted(["case-0"], 1, seed=0)[0]
-    with pytest.raises(InputError, match="no nodule of case-0 fits into the lungs of case-0"):
+    with pytest.raises(InputError, match="no nodule of case-0 or case-0 fits into the lungs of case-0"):
         conditions.make_masks(row, without_lungs)
 
 
@@ -85,3 +85,16 @@ def test_empty_splits_say_so():
         conditions.untargeted([], 3, 0)
     with pytest.raises(InputError, match="validation split is empty"):
         conditions.targeted([], 3, 0)
+
+
+def test_a_donor_that_does_not_fit_is_replaced_by_the_body_s_own(sources):
+    def giant(name):
+        case = sources(name)
+        if name != "case-1":
+            return case
+        facts = [{"index": 1, "box": [[0, n] for n in case.ct.shape]}]
+        return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, {"nodules": facts})
+
+    row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-1"}
+    (nodules, _, _), body = conditions.make_masks(row, giant)
+    assert set(np.unique(nodules)) == {0} | {fact["index"] for fact in body.about["nodules"]}

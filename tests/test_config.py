@@ -1,0 +1,107 @@
+import copy
+
+import pytest
+import yaml
+
+from lungsyn import config
+from lungsyn.errors import InputError
+from tests.conftest import ROOT
+
+SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def merged(base, overlay):
+    """What `--configfile` does: dicts are merged, everything else is replaced."""
+    if not isinstance(overlay, dict) or not isinstance(base, dict):
+        return overlay
+    return base | {key: merged(base.get(key), value) for key, value in overlay.items()}
+
+
+def changed(path: str, value):
+    *parents, last = path.split(".")
+    node = raw = copy.deepcopy(SHIPPED)
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return raw
+
+
+def test_the_shipped_config_is_good():
+    assert config.check(SHIPPED).study.name == "phantom"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow/experiments").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_experiment_is_good(path):
+    assert config.check(merged(SHIPPED, yaml.safe_load(path.read_text())))
+
+
+BAD = [
+    ("cohort.spltt", 1, r"cohort\.spltt: unknown key; did you mean 'split'"),
+    (
+        "generators.patch_ddpm.images",
+        "many",
+        r"generators\.patch_ddpm\.images is 'many': input should be a valid integer",
+    ),
+    ("generators.patch_ddpm.nodule_patches", 1.5, r"nodule_patches is 1\.5: input should be less than or equal to 1"),
+    ("synthesis.steps", 0, r"synthesis\.steps is 0: input should be greater than or equal to 1"),
+    ("synthesis.sampler", "euler", r"synthesis\.sampler is 'euler': input should be 'ddpm', 'ddim' or 'dpmpp_2m'"),
+    ("generators.patch_ddpm.patch_voxels", 28, r"multiple of 8"),
+    ("generators.patch_ddpm.patch_voxels", 96, r"288 mm, more than a chest is deep \(250 mm\): lower it"),
+    ("generators.patch_ddpm.window_hu", [-500, 400], r"must start at -1000 HU \(air\) or below"),
+    ("arms.synthetic.synthetic", "nosuch", r"'nosuch', which does not exist: it must be one of targeted, untargeted"),
+    ("arms.synthetic", {"real": False}, r"an arm needs real data, a synthetic set, or both"),
+    ("benchmark.arm", "nosuch", r"benchmark\.arm is 'nosuch'"),
+    ("benchmark.arm", "real+synthetic", r"itself needs the benchmark's scores: choose an arm without it"),
+    ("cohort.split.test", 0.5, r"the three fractions must sum to 1"),
+    ("cohort.dataset", "lidc", r"set cohort\.root to their folder"),
+    ("sets.targeted.generator", "gan", r"sets\.targeted\.generator is 'gan'"),
+    ("figures.case_arms", ["real", "unreal"], r"figures\.case_arms is 'unreal'"),
+    ("segmenters", {"a/b": SHIPPED["segmenters"]["unet"]}, r"becomes a folder"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BAD, ids=[f"{path}={value}"[:50] for path, value, _ in BAD])
+def test_a_bad_value_names_key_value_rule_and_way_out(path, value, message):
+    with pytest.raises(InputError, match=message):
+        config.check(changed(path, value))
+
+
+def test_a_missing_key_is_named():
+    raw = copy.deepcopy(SHIPPED)
+    del raw["synthesis"]["steps"]
+    with pytest.raises(InputError, match=r"synthesis\.steps: missing; add it"):
+        config.check(raw)
+
+
+def test_all_mistakes_are_told_at_once():
+    raw = changed("synthesis.steps", 0)
+    raw["study"]["sed"] = 1
+    with pytest.raises(InputError, match=r"(?s)study\.sed.*synthesis\.steps"):
+        config.check(raw)
+
+
+def test_a_section_survives_the_command_line():
+    study = config.check(SHIPPED)
+    assert config.from_json(config.Config, config.as_json(study)) == study
+    with pytest.raises(InputError, match="stepz"):
+        config.from_json(config.Synthesis, '{"stepz": 3}')
+
+
+def test_the_schema_file_is_the_models_schema():
+    written = (ROOT / "workflow/schemas/config.schema.yaml").read_text()
+    assert written == config.schema_yaml(), "run: lungsyn config schema --out workflow/schemas/config.schema.yaml"
+
+
+def test_every_key_is_described():
+    schema = config.Config.model_json_schema()
+    plain = {"Config", "Compute"}
+    for name, model in schema["$defs"].items():
+        for key, field in model["properties"].items():
+            nested = "$ref" in field or "properties" in field
+            obvious = key in ("learning_rate", "device", "arms", "split", "phantom", "nodules", "preprocess")
+            assert nested or obvious or name in plain or "description" in field, f"{name}.{key} has no description"
+
+
+def test_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        config.check(SHIPPED).study.seed = 3
