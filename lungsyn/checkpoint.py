@@ -21,18 +21,24 @@ from lungsyn.volume.files import whole_file
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
-    """Write ``tensors`` and ``about`` (JSON-able) to one file."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write ``tensors`` and ``about`` (JSON-able) to one file. Tensors that share memory are written once."""
+    first: dict[int, str] = {}
+    aliases = {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in tensors.items()}
+    unique = {name: tensors[name].detach().cpu().contiguous() for name in first.values()}
+    metadata = {"about": about, "aliases": {alias: name for alias, name in aliases.items() if alias != name}}
     with whole_file(path) as temporary:
-        safetensors.torch.save_file(contiguous, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
+        text = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
+        safetensors.torch.save_file(unique, temporary, metadata=text)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the description. Raises InputError naming the file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["about"])  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+            metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return tensors | {alias: tensors[name] for alias, name in metadata["aliases"].items()}, metadata["about"]
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not a model of lungsyn ({error}): delete it and run the training again") from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.errors import InputError
 from lungsyn.provenance import note
-from lungsyn.volume.files import open_case, read_volume, write_case, write_json, write_text
+from lungsyn.volume.files import open_case, read_volume, write_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}

@@ -255,8 +255,9 @@ class Config(Section):
             edge_mm = generator.patch_voxels * self.cohort.preprocess.spacing_mm
             if self.cohort.preprocess.field_of_view == "chest" and edge_mm > LARGEST_PATCH_MM:
                 raise ValueError(
-                    f"generators.{name}.patch_voxels is {generator.patch_voxels}: at {self.cohort.preprocess.spacing_mm:g} "
-                    f"mm that is {edge_mm:g} mm, more than a chest is deep ({LARGEST_PATCH_MM:g} mm): lower it"
+                    f"generators.{name}.patch_voxels is {generator.patch_voxels}: at "
+                    f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
+                    f"({LARGEST_PATCH_MM:g} mm): lower it"
                 )
         for name in self.figures.case_arms:
             _known("figures.case_arms", name, self.arms)

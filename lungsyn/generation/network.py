@@ -8,6 +8,7 @@ Each voxel's channels are normalised by themselves (LayerNorm). Group or instanc
 patch: the same voxel would then come out differently in two overlapping patches, and a seam would show.
 """
 
+import itertools
 import math
 
 import torch
@@ -50,7 +51,7 @@ def channel_norm(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = 
 
 
 class PatchUNet(nn.Module):
-    """(x_t, masks, coarse, t, spacing) -> prediction. Additive skips; no attention: the coarse view is global enough."""
+    """(x_t, masks, coarse, t, spacing) -> prediction. Additive skips; no attention."""
 
     def __init__(self, settings: Generator):
         super().__init__()
@@ -59,10 +60,8 @@ class PatchUNet(nn.Module):
         self.checkpointing = settings.activation_checkpointing
         self.embed = Embedding(embedding, settings.timesteps)
         self.stem = nn.Conv3d(8 * (1 + MASKS) + coarse_channels(settings), channels[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in zip(channels, channels[1:], strict=False))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in zip(channels, channels[1:], strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
+        self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.encode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels)
         self.decode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels[:-1])
         self.head = nn.Conv3d(channels[0], 8, 3, padding=1)
@@ -70,7 +69,7 @@ class PatchUNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """``x`` ``[b 1 x y z]``, ``masks`` ``[b 3 x y z]``, ``coarse`` at half resolution, ``t`` and spacing ``[b]``."""
+        """``x`` ``[b 1 x y z]``, ``masks`` ``[b 3 x y z]``, ``coarse`` at half resolution, the rest ``[b]``."""
         embedding = self.embed(t, spacing_mm)
         fine = to_half(torch.cat([x, masks.to(x.dtype)], dim=1), self.haar)
         h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))

@@ -41,7 +41,7 @@ def masks_window(case: Case, start, size: int) -> np.ndarray:
 
 
 def coarse_window(settings: Generator, start, shape, view: Tensor | None, device="cpu") -> Tensor:
-    """The half-resolution inputs of a patch: coordinates (if ``position``), then the coarse view: ``[c P/2 P/2 P/2]``."""
+    """The half-resolution inputs of a patch: its coordinates, then the coarse view: ``[c P/2 P/2 P/2]``."""
     half = settings.patch_voxels // 2
     parts = []
     if settings.position:

@@ -6,6 +6,7 @@ so a sampler is a function of two noise levels, and the state is updated in plac
 stride between t and s is arbitrary, since each formula is written for the pair and not for neighbouring timesteps.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def dpmpp_2m_step(abar_before: Tensor | None, abar_t: Tensor, abar_s: Tensor) ->
 def plan(sampler: str, abar: Tensor, timesteps: list[int], eta: float = 0.0) -> list[Step]:
     """The coefficients of each update along ``timesteps`` (decreasing, ending at 0)."""
     steps = []
-    for i, (t, s) in enumerate(zip(timesteps[:-1], timesteps[1:], strict=True)):
+    for i, (t, s) in enumerate(itertools.pairwise(timesteps)):
         if sampler == "ddpm":
             steps.append(ddpm_step(abar[t], abar[s]))
         elif sampler == "ddim":

@@ -42,7 +42,7 @@ PatchDenoiser = Callable[[Tensor, list[Start], Tensor | None, int], Tensor]
 
 @dataclass(frozen=True)
 class Canvas:
-    """The conditions of one volume, padded: ``masks`` uint8 ``[3 x y z]`` (nodules, lungs, body; not zero is inside)."""
+    """The conditions of one volume, padded: ``masks`` uint8 0/1 ``[3 x y z]``: nodules, lungs, body."""
 
     masks: Tensor
     shape: tuple[int, int, int]  # of the case itself
@@ -108,7 +108,7 @@ def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -
 def blended(
     denoise: PatchDenoiser, canvas: Canvas, settings: Generator, grid_at: Callable, patches_per_batch: int
 ) -> Denoiser:
-    """The denoiser of a whole volume: patches' x_0 weighted by the importance map, summed, divided; air where air is."""
+    """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; air in air."""
     patch, device = settings.patch_voxels, canvas.masks.device
     vector = importance_vector(patch)
     v = torch.from_numpy(vector).to(device)

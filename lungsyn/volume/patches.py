@@ -86,7 +86,7 @@ def batches(items: list, size: int) -> Iterator[list]:
 
 
 def window(array: np.ndarray, start, size: int, fill) -> np.ndarray:
-    """The cube of ``size`` voxels at ``start``, a copy; ``fill`` where it reaches outside. Reads only its own voxels."""
+    """The cube of ``size`` voxels at ``start``, a copy; ``fill`` where it reaches outside."""
     low = [max(0, -a) for a in start]
     high = [min(size, n - a) for a, n in zip(start, array.shape, strict=True)]
     result = np.full((size,) * 3, fill, dtype=array.dtype)

@@ -1,0 +1,115 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from lungsyn import checkpoint
+from lungsyn.config import Compute
+from lungsyn.errors import InputError
+from lungsyn.segmentation import networks, prediction, training
+from lungsyn.segmentation.patches import TrainingPatches, augment
+from lungsyn.volume.files import open_case
+
+CPU = Compute(device="cpu", precision="float32", segmenter_threads=1, checkpoint_seconds=3600)
+
+
+@pytest.fixture(scope="module")
+def settings(study):
+    return study.segmenters["unet"].model_copy(
+        update={"channels": [4, 8, 8], "patch_voxels": 16, "batch_patches": 2, "steps": 12}
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "channels", "patch"), [("unet", [4, 8], 16), ("dynunet", [4, 8, 8], 16), ("swin_unetr", [12, 12], 64)]
+)
+def test_every_network_starts_from_the_prior(settings, network, channels, patch):
+    chosen = settings.model_copy(update={"network": network, "channels": channels, "patch_voxels": patch})
+    torch.manual_seed(0)
+    logits = networks.build(chosen).eval()(torch.randn(1, 1, patch, patch, patch))
+    assert logits.shape == (1, 1, patch, patch, patch)
+    assert torch.sigmoid(logits).mean() < 0.1
+
+
+def test_a_patch_that_does_not_fit_the_levels_is_refused(settings):
+    with pytest.raises(InputError, match=r"patch_voxels is 24; .* multiple of 16"):
+        networks.build(settings.model_copy(update={"patch_voxels": 24, "channels": [4] * 5}))
+
+
+def test_networks_say_what_they_need(settings):
+    with pytest.raises(InputError, match="at least 64"):
+        networks.build(settings.model_copy(update={"network": "swin_unetr", "patch_voxels": 32}))
+    with pytest.raises(InputError, match="three levels or more"):
+        networks.build(settings.model_copy(update={"channels": [4, 8]}))
+
+
+def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monkeypatch):
+    whole, _, _ = training.train(case_folders, settings, CPU, 3, tmp_path / "whole")
+
+    class Dying(TrainingPatches):
+        def __getitem__(self, i):
+            if i == 10:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().__getitem__(i)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "TrainingPatches", Dying)
+        with pytest.raises(SystemExit):
+            training.train(case_folders, settings, CPU, 3, tmp_path / "killed")
+    saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
+    assert 0 < checkpoint.load(saved)[1]["steps"] < settings.steps
+    resumed, facts, _ = training.train(case_folders, settings, CPU, 3, tmp_path / "killed")
+    assert facts["steps"] == settings.steps
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
+    """Bright balls in dark lungs: a short training must find them in a case that it has not seen."""
+    long = settings.model_copy(
+        update={"steps": 150, "channels": [8, 16, 16], "batch_patches": 4, "learning_rate": 0.01}
+    )
+    weights, facts, records = training.train(case_folders[:4], long, CPU, 0, tmp_path)
+    checkpoint.save(tmp_path / "model.safetensors", weights, {"segmenter": long.model_dump(mode="json")})
+    segmenter = prediction.load_segmenter(tmp_path / "model.safetensors", CPU)
+    case = open_case(case_folders[4])
+    mask, truth = prediction.predict(segmenter, case) > 0, np.asarray(case.nodules) > 0
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert facts["cost"]["host_mb"] > 0
+
+
+def test_arms_share_seeds_and_the_control_does_not():
+    assert training.replicate_seed(1, 0, False) == training.replicate_seed(1, 0, False)
+    seeds = {training.replicate_seed(s, r, c) for s in (1, 2) for r in (0, 1) for c in (False, True)}
+    assert len(seeds) == 8
+
+
+def test_patches_hold_nodules_as_often_as_asked(case_folders, settings):
+    often = TrainingPatches(case_folders, settings.model_copy(update={"nodule_patches": 1.0}), seed=0)
+    assert np.mean([float(often[i][1].sum() > 0) for i in range(30)]) > 0.95
+    assert torch.equal(often[4][0], TrainingPatches(case_folders, often.settings, seed=0)[4][0])
+
+
+def test_augmentation_moves_image_and_nodule_together():
+    """The nodule is where the image is bright, before and after."""
+    bright = torch.zeros(2, 16, 16, 16)
+    bright[:, 3:9, 5:12, 6:10] = 1
+    for seed in range(40):
+        image, nodule = augment(bright.clone(), np.random.default_rng(seed))
+        assert set(nodule.unique().tolist()) == {0.0, 1.0}
+        assert image[nodule > 0].mean() - image[nodule == 0].mean() > 0.6
+
+
+def test_no_cases_is_an_error_in_words(settings):
+    with pytest.raises(InputError, match="neither real cases nor a synthetic set"):
+        TrainingPatches([], settings, seed=0)
+
+
+def test_predictions_stay_near_the_lungs(case_folders):
+    case = open_case(case_folders[0])
+    near = prediction.near_lungs(case)
+    assert near[np.asarray(case.lungs) > 0].all()
+    assert not near.all()

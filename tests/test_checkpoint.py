@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from lungsyn import checkpoint
+from lungsyn.errors import InputError
+
+
+def network():
+    return torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3), torch.nn.Conv3d(4, 1, 3)).to(
+        memory_format=torch.channels_last_3d
+    )
+
+
+def step(model, optimizer, seed):
+    x = torch.randn(1, 2, 7, 7, 7, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_training_goes_on_exactly(tmp_path, fused):
+    """Fused optimisers walk through memory: moments must come back in the weights' memory order (channels last)."""
+    torch.manual_seed(0)
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+    for seed in range(3):
+        step(model, optimizer, seed)
+    average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = checkpoint.training_state(model, optimizer, {"average": average})
+    checkpoint.save(tmp_path / "c", state, {"done": 3})
+    for seed in range(3, 6):
+        step(model, optimizer, seed)
+
+    other = network()
+    other_optimizer = torch.optim.AdamW(other.parameters(), fused=fused)
+    other_average = {name: torch.zeros_like(tensor) for name, tensor in average.items()}
+    state, about = checkpoint.load(tmp_path / "c")
+    checkpoint.restore(state, other, other_optimizer, {"average": other_average})
+    for seed in range(3, 6):
+        step(other, other_optimizer, seed)
+    assert about == {"done": 3}
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(average[name], other_average[name]) for name in average)
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"m\.safetensors: not a model of lungsyn .* run the training again"):
+        checkpoint.load(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="not a model"):
+        checkpoint.load(tmp_path / "nowhere")
+
+
+def test_the_description_is_readable_without_torch(tmp_path):
+    from lungsyn.provenance import model_facts
+
+    checkpoint.save(tmp_path / "m", {"w": torch.ones(2)}, {"cost": {"seconds": 1}})
+    assert model_facts(tmp_path / "m") == {"cost": {"seconds": 1}}
+
+
+def test_digest_depends_on_content_not_on_order():
+    assert checkpoint.digest({"a": 1, "b": 2}) == checkpoint.digest({"b": 2, "a": 1})
+    assert checkpoint.digest({"a": 1}) != checkpoint.digest({"a": 2})

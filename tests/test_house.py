@@ -1,0 +1,75 @@
+"""The house's own rules: imports point one way, and what needs no torch does not load it."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "lungsyn"
+PURE = ["volume", "generation/schedule.py", "generation/prediction.py", "generation/samplers.py", "evaluation/dice.py",
+        "evaluation/lesions.py", "evaluation/paired.py"]  # fmt: skip
+ALLOWED_IN_PURE = {"numpy", "scipy", "torch", "nibabel", "lungsyn"}
+
+
+def imports_of(path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(*parts):
+    for part in parts:
+        path = PACKAGE / part
+        yield from [path] if path.suffix else sorted(path.rglob("*.py"))
+
+
+def test_nobody_imports_the_command_line():
+    assert not [p for p in files(".") if any(name.startswith("lungsyn.cli") for name in imports_of(p))]
+
+
+@pytest.mark.parametrize(
+    ("room", "closed"),
+    [
+        ("volume", ("cohort", "generation", "segmentation", "evaluation")),
+        ("cohort", ("generation", "segmentation", "evaluation")),
+        ("generation", ("cohort", "segmentation", "evaluation")),
+        ("segmentation", ("cohort", "generation", "evaluation")),
+        ("evaluation", ("cohort", "generation", "segmentation")),
+    ],
+)
+def test_imports_point_one_way(room, closed):
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files(room)
+        for name in imports_of(path)
+        if name.split(".")[:1] == ["lungsyn"] and name.split(".")[1] in closed
+    }
+    assert not wrong
+
+
+def test_pure_modules_import_only_numbers():
+    for path in files(*PURE):
+        outside = {name.split(".")[0] for name in imports_of(path)} - ALLOWED_IN_PURE - sys.stdlib_module_names
+        assert not outside, path
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["lungsyn.cli", "lungsyn.config", "lungsyn.volume.files", "lungsyn.cohort.table", "lungsyn.evaluation.scores",
+     "lungsyn.evaluation.figures", "lungsyn.evaluation.report", "lungsyn.provenance"],
+)  # fmt: skip
+def test_a_per_case_job_does_not_wait_for_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_pylidc_is_touched_in_one_module_only():
+    users = [p.name for p in files(".") if any(name.split(".")[0] == "pylidc" for name in imports_of(p))]
+    assert users in ([], ["annotations.py"])
