@@ -44,6 +44,15 @@ def test_training_goes_on_exactly(tmp_path, fused):
     assert all(torch.equal(average[name], other_average[name]) for name in average)
 
 
+def test_shared_tensors_are_written_once_and_come_back_under_both_names(tmp_path):
+    weight = torch.randn(1000)
+    checkpoint.save(tmp_path / "m", {"a": weight, "b": weight}, {})
+    assert (tmp_path / "m").stat().st_size < 1.5 * 4000
+    tensors, _ = checkpoint.load(tmp_path / "m")
+    assert torch.equal(tensors["a"], weight)
+    assert torch.equal(tensors["b"], weight)
+
+
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"m\.safetensors: not a model of lungsyn .* run the training again"):
