@@ -14,7 +14,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.errors import InputError
 from lungsyn.provenance import note
-from lungsyn.volume.files import open_case, read_volume, write_case, write_text
+from lungsyn.volume.files import open_case, read_json, read_volume, write_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
@@ -124,11 +124,11 @@ def cohort_phantom(args) -> None:
     """Simulate chests and write them as DICOM series in LIDC-IDRI's layout."""
     from lungsyn.cohort.phantom import write_cohort
 
-    write_cohort(args.phantom, args.nodules, args.seed, args.out)
+    write_cohort(args.phantom, args.nodules, args.seed, args.out, args.workers)
 
 
 def _index_arguments(parser):
-    add_section(parser, cohort=config.Cohort)
+    add_section(parser, cohort=config.Listing)
     add_numbers(parser, "seed", "workers")
     add(parser, "root", "out")
 
@@ -145,7 +145,7 @@ def cohort_index(args) -> None:
 
 def _prepare_arguments(parser):
     parser.add_argument("--row", required=True, type=json.loads, metavar="JSON", help="the case's row of cohort.tsv")
-    add_section(parser, cohort=config.Cohort)
+    add_section(parser, cohort=config.Preparation)
     add(parser, "root", "out")
 
 
@@ -155,6 +155,34 @@ def cohort_prepare(args) -> None:
     from lungsyn.cohort.table import prepare_case
 
     write_case(args.out, prepare_case(args.row, args.cohort, args.root))
+
+
+def _nodules_arguments(parser):
+    add(parser, "cases", nargs="+")
+    add(parser, "out")
+
+
+@verb("cohort", "nodules", _nodules_arguments)
+def cohort_nodules(args) -> None:
+    """List every nodule of the given cases: size, place at the pleura, readers and their ratings."""
+    from lungsyn.cohort.table import NODULE_COLUMNS, nodule_rows
+
+    write_table(args.out, nodule_rows(read_json(f / "case.json") for f in case_folders(args.cases)), NODULE_COLUMNS)
+
+
+def _export_arguments(parser):
+    add(parser, "format", type=str, choices=["nnunet", "dicom"])
+    add(parser, "cases", nargs="+")
+    add(parser, "out")
+
+
+@verb("cohort", "export", _export_arguments)
+def cohort_export(args) -> None:
+    """Write cases, real or synthetic, as an nnU-Net raw dataset, or synthetic ones as DICOM CT and SEG."""
+    from lungsyn.cohort import export
+
+    write = {"nnunet": export.write_nnunet, "dicom": export.write_dicom}[args.format]
+    write(args.out, [(folder.name, open_case(folder)) for folder in case_folders(args.cases)])
 
 
 # -------------------------------------------------------------------------------------------------------- generation
@@ -442,7 +470,7 @@ def evaluation_report(args) -> None:
     comparisons = {path.stem: from_cells(read_table(path)) for path in args.comparisons}
     provenance = {"versions": versions(), "cost": costs(args.out.parent)}
     page = build(
-        f"{study.name}: does synthetic data help?", config.as_json(args.config), comparisons, read_table(args.cohort),
+        f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons, read_table(args.cohort),
         figures, provenance,
     )  # fmt: skip
     with whole_file(args.main_figure) as temporary:

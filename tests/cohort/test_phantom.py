@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from lungsyn.cohort import annotations, phantom
+from lungsyn.cohort import annotations, chest, phantom
 from lungsyn.config import Nodules, Phantom
 from lungsyn.volume.resample import resample_mask
 from lungsyn.volume.space import Volume
@@ -96,7 +96,7 @@ def test_nodules_are_in_the_lungs_and_stand_out(chosen, simulated):
 
 def test_noise_has_the_configured_strength():
     hu = np.zeros((96, 96, 12), dtype=np.int16)
-    phantom.add_noise(hu, 25.0, np.random.default_rng(0))
+    chest.add_noise(hu, 25.0, np.random.default_rng(0))
     assert hu.std() == pytest.approx(25.0, rel=0.02)
     assert np.allclose(hu.std(axis=(0, 1)), 25.0, rtol=0.06)
 
@@ -104,7 +104,7 @@ def test_noise_has_the_configured_strength():
 def test_tree_reaches_every_target_and_thins_out():
     rng = np.random.default_rng(0)
     targets = rng.uniform(20, 80, (40, 3))
-    segments = phantom.grow_tree(rng, np.zeros(3), targets, 6.0)
+    segments = chest.grow_tree(rng, np.zeros(3), targets, 6.0)
     ends = np.array([end for _, end, _, _ in segments])
     assert all((np.abs(ends - target).sum(axis=1) < 1e-9).any() for target in targets)
     assert all(thin <= thick for _, _, thick, thin in segments)
@@ -115,9 +115,9 @@ def test_tree_reaches_every_target_and_thins_out():
 def test_capsule_of_known_volume():
     """A stamped capsule of radius 6 and length 30 mm has the volume of a cylinder and a sphere."""
     axis = np.arange(-30.0, 30.0, 0.75)
-    grid = phantom.Grid(axis, axis, np.arange(-30.0, 30.0, 1.0))
+    grid = chest.Grid(axis, axis, np.arange(-30.0, 30.0, 1.0))
     hu = np.zeros(grid.shape, dtype=np.float32)
-    phantom.stamp(hu, grid, (np.array([-15.0, 0, 0]), np.array([15.0, 0, 0]), 6.0, 6.0), 1.0)
+    chest.stamp(hu, grid, (np.array([-15.0, 0, 0]), np.array([15.0, 0, 0]), 6.0, 6.0), 1.0)
     assert hu.sum() * 0.75**2 == pytest.approx(np.pi * 36 * 30 + 4 / 3 * np.pi * 216, rel=0.02)
 
 
