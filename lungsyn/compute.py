@@ -1,7 +1,6 @@
 """The machine: device, precision, threads, memory. Chosen once per job, said in its log."""
 
 import ctypes
-import os
 import platform
 import resource
 
@@ -69,8 +68,3 @@ def peak_memory_mb(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         peak["device_mb"] = torch.cuda.max_memory_allocated(device) // 1024**2
     return peak
-
-
-def cpu_count() -> int:
-    """Processors that this process may use (a batch system may give fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

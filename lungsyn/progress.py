@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
 
 
 class Progress:
@@ -25,14 +24,6 @@ class Progress:
         print(f"\r{line:<100}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
         if self.live and done >= self.total:
             print(file=sys.stderr)
-
-
-def track(items: Iterable, what: str, total: int, unit: str) -> Iterator:
-    """Iterate with progress."""
-    progress = Progress(what, total, unit)
-    for i, item in enumerate(items, start=1):
-        yield item
-        progress.update(i)
 
 
 def _clock(seconds: float) -> str:

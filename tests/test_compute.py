@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from lungsyn import compute
+from lungsyn.config import Compute
+
+
+def test_a_named_device_is_taken_and_auto_is_what_is_there(monkeypatch):
+    assert compute.choose_device(Compute(device="cpu")).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compute.choose_device(Compute(device="auto")).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert compute.choose_device(Compute(device="auto")).type == "mps"
+
+
+@pytest.mark.parametrize(("instructions", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_precision_follows_the_processor(monkeypatch, instructions, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert compute.choose_precision(Compute(), torch.device("cpu")) == expected
+    assert compute.choose_precision(Compute(precision="float32"), torch.device("cpu")) == torch.float32
+
+
+def test_memory_is_counted_and_described():
+    assert compute.peak_memory_mb(torch.device("cpu"))["host_mb"] > 50
+    assert "float32" in compute.describe(torch.device("cpu"), torch.float32)

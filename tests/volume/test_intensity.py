@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungsyn.volume.intensity import AIR_HU, AIR_MODEL, to_hu, to_model_range
+
+WINDOWS = [(-1000, 400), (-1024, 600), (-1350, 150)]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_every_hu_of_the_window_comes_back_exactly(window):
+    hu = np.arange(window[0], window[1] + 1, dtype=np.int16)
+    assert np.array_equal(to_hu(to_model_range(hu, window), window), hu)
+
+
+@given(st.integers(-3000, 4000))
+def test_values_outside_are_clipped(hu):
+    scaled = to_model_range(np.array([hu]), (-1000, 400))
+    assert scaled.dtype == np.float32
+    assert -1 <= scaled[0] <= 1
+    assert to_hu(scaled, (-1000, 400))[0] == np.clip(hu, -1000, 400)
+
+
+def test_air_is_the_lowest_value_where_the_window_starts_at_air():
+    assert to_model_range(np.array([AIR_HU]), (-1000, 400))[0] == AIR_MODEL
+
+
+def test_an_overshooting_network_stays_in_the_window():
+    assert to_hu(np.array([-1.5, 1.2]), (-1000, 400)).tolist() == [-1000, 400]
