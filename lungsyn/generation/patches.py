@@ -106,7 +106,9 @@ class TrainingPatches(Dataset):
         example = [diffuse(x0, noise, abar)[None], training_target(s.prediction, x0, noise, abar)[None]]
         example += [torch.from_numpy(masks), coarse]
         flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
-        x_t, target, mask, coarse = (tensor.flip(flipped) for tensor in example)
+        if flipped:
+            example = [tensor.flip(flipped) for tensor in example]
+        x_t, target, mask, coarse = example
         spacing = torch.tensor(case.space.spacing_mm.mean(), dtype=torch.float32)
         return Example(x_t, target, mask, coarse, torch.tensor(int(t)), spacing, number)
 
