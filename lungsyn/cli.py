@@ -6,6 +6,7 @@ imported by the verb that needs them: preparing a case must not wait for torch.
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,9 @@ def verb(stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], N
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. User errors are one message and exit code 2, without a traceback."""
+    # OpenMP threads that spin while they wait starve whatever else runs here, such as another job of the same run.
+    # It has to be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(prog="lungsyn", description=__doc__.splitlines()[0])
     stages = parser.add_subparsers(dest="stage", required=True, metavar="stage")
     groups = {}
@@ -470,8 +474,8 @@ def evaluation_report(args) -> None:
     comparisons = {path.stem: from_cells(read_table(path)) for path in args.comparisons}
     provenance = {"versions": versions(), "cost": costs(args.out.parent)}
     page = build(
-        f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons, read_table(args.cohort),
-        figures, provenance,
+        f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons,
+        read_table(args.cohort), figures, provenance,
     )  # fmt: skip
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(args.differences[0], temporary)
