@@ -11,7 +11,7 @@ from lungsyn.errors import InputError
 min_version("9.0")
 
 
-configfile: "config.yaml"
+configfile: f"{workflow.basedir}/config.yaml"
 
 
 try:

@@ -82,16 +82,31 @@ class Preprocess(Section):
     )
 
 
-class Cohort(Section):
+class Reading(Section):
+    """The part of ``cohort`` that reading a case from the raw data needs."""
+
     dataset: Literal["phantom", "lidc", "nifti"] = Field(description="Where cases come from")
-    root: Path | None = Field(default=None, description="Folder of the raw data (lidc, nifti)")
-    exclude: dict[str, str] = Field(default={}, description="Cases to leave out: {case: reason}")
     lesion_labels: list[int] = Field(default=[1], min_length=1, description="Label values that are nodule (nifti)")
-    max_slice_thickness_mm: Millimetres = Field(description="Thicker series are left out (lidc)")
-    phantom: Phantom
     nodules: Nodules
+
+
+class Listing(Reading):
+    """The part of ``cohort`` that listing and splitting the cases needs."""
+
+    exclude: dict[str, str] = Field(default={}, description="Cases to leave out: {case: reason}")
+    max_slice_thickness_mm: Millimetres = Field(description="Thicker series are left out (lidc)")
     split: Split
+
+
+class Preparation(Reading):
+    """The part of ``cohort`` that preparing one case needs."""
+
     preprocess: Preprocess
+
+
+class Cohort(Listing, Preparation):
+    root: Path | None = Field(default=None, description="Folder of the raw data (lidc, nifti)")
+    phantom: Phantom
 
     @model_validator(mode="after")
     def _has_root(self):
@@ -303,9 +318,14 @@ def _all_keys() -> set[str]:
     return {key for model in models for key in model.get("properties", {})}
 
 
-def as_json(section: BaseModel) -> str:
+def as_json(section: BaseModel, without: set[str] | None = None) -> str:
     """A section as one line of JSON, the form in which a rule hands it to the command line."""
-    return json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return json.dumps(section.model_dump(mode="json", exclude=without), sort_keys=True, separators=(",", ":"))
+
+
+def part(section: Section, model: type[SectionType]) -> SectionType:
+    """The keys of ``section`` that ``model`` has, so that a rule is not rerun for those that it does not read."""
+    return model(**{key: getattr(section, key) for key in model.model_fields})
 
 
 def from_json(model: type[SectionType], text: str) -> SectionType:

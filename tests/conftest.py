@@ -47,7 +47,7 @@ def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     hu[nodules > 0] = 20
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = (10.0, -20.0, 30.0)
-    about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, Space(shape, affine))}
+    about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, lungs, Space(shape, affine))}
     return Case(hu.astype(np.int16), nodules, lungs, body.astype(np.uint8), affine, about)
 
 

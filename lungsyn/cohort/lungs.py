@@ -28,26 +28,53 @@ MIDLINE_MM = 35  # how far a trachea's top may lie from the middle of the body
 IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None] & np.array([False, True, False])
 
 
-def chest_masks(ct: Volume, nodules: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Body (bool) and lungs (uint8: 0, 1 right, 2 left), both ``[x y z]`` on the grid of ``ct`` (HU).
+def chest_masks(
+    ct: Volume, space: Space, nodules: np.ndarray, margin_mm: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The box of ``space`` around lungs and nodules, its first and past-last index, and in it body (bool) and lungs
+    (uint8: 0, 1 right, 2 left), both ``[x y z]``.
 
-    ``nodules`` (bool, same grid) are in the lungs always.
+    ``ct`` (HU) lies on any grid; ``nodules`` (bool, on ``space``, isotropic) are in the lungs always. At least
+    ``margin_mm`` are kept around the lungs, as far as there is image; without any lung the box is the whole image.
     """
-    space = ct.space
     factor = max(1, int(WORKING_MM / space.spacing_mm[0] + 0.01))
-    coarse = space.isotropic(space.spacing_mm[0] * factor) if factor > 1 else space
-    hu = resample(ct, coarse, fill=-1000.0) if factor > 1 else ct.data
+    coarse = _coarser(space, factor)
+    hu = resample(ct, coarse, fill=-1000.0)
     marked = _any_in_block(nodules, factor, coarse.shape)
     body = body_mask(hu, coarse)
     lung = lung_mask(hu, body, coarse, marked)
-    if factor > 1:
-        affine = coarse.affine
-        body = resample(Volume(body, affine), space, fill=0.0) >= 0.5
-        right, left = (resample(Volume(lung == side, affine), space, fill=0.0) for side in (RIGHT, LEFT))
-        side = np.where(right >= left, np.uint8(RIGHT), np.uint8(LEFT))
-        lung = np.where(right + left >= 0.5, side, np.uint8(0))
-        lung[nodules & (lung == 0)] = side[nodules & (lung == 0)]
-    return body | nodules, lung
+    start, stop = np.zeros(3, dtype=int), np.array(space.shape)
+    if lung.any():
+        margin = np.ceil(margin_mm / space.spacing_mm).astype(int)
+        first, last = bounding_box(lung)  # half of a coarse voxel's lung never reaches beyond it
+        start, stop = np.maximum(first * factor - margin, 0), np.minimum(last * factor + margin, space.shape)
+    box = space.crop(start, stop)
+    inside, lung = _refined(body, lung, coarse, box)
+    here = nodules[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+    lost = here & (lung == 0)
+    lung[lost] = sides(lung > 0, box)[lost] if lost.any() and lung.any() else RIGHT
+    return start, stop, inside | here, lung
+
+
+def _coarser(space: Space, factor: int) -> Space:
+    """The grid whose voxels are ``factor``^3 blocks of those of ``space``, first corner on first corner."""
+    affine = space.affine @ np.diag([factor] * 3 + [1.0])
+    affine[:3, 3] = space.crop([(factor - 1) / 2] * 3, space.shape).affine[:3, 3]
+    return Space(tuple(-(-n // factor) for n in space.shape), affine)
+
+
+def _refined(body: np.ndarray, lung: np.ndarray, coarse: Space, space: Space) -> tuple[np.ndarray, np.ndarray]:
+    """Body (bool) and lungs (uint8) interpolated from the coarse grid to a box of the fine one."""
+    if np.allclose(coarse.spacing_mm, space.spacing_mm):
+        start = np.rint(np.linalg.solve(coarse.affine, space.affine[:, 3])[:3]).astype(int)
+        box = tuple(slice(a, a + n) for a, n in zip(start, space.shape, strict=True))
+        return body[box], lung[box].copy()
+    inside = resample(Volume(body, coarse.affine), space, fill=0.0) >= 0.5
+    right, left = (resample(Volume(lung == side, coarse.affine), space, fill=0.0) for side in (RIGHT, LEFT))
+    result = np.where(right >= left, np.uint8(RIGHT), np.uint8(LEFT))
+    right += left
+    result[right < 0.5] = 0
+    return inside, result
 
 
 def _any_in_block(mask: np.ndarray, factor: int, shape) -> np.ndarray:
@@ -143,8 +170,7 @@ def _lung_components(air: np.ndarray, hu: np.ndarray, space: Space) -> np.ndarra
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     large = np.flatnonzero(sizes >= 0.1 * sizes.max())
-    medians = ndimage.median(hu, pieces, large)
-    keep = large[np.asarray(medians) > GAS_HU]
+    keep = [number for number in large if np.median(hu[pieces == number]) > GAS_HU]
     return np.isin(pieces, keep)
 
 

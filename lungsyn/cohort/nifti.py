@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from lungsyn.config import Cohort
+from lungsyn.config import Listing, Reading
 from lungsyn.errors import InputError
 from lungsyn.volume.files import read_volume
 from lungsyn.volume.space import Volume
@@ -30,7 +30,7 @@ GEOMETRY_TOLERANCE_MM = 0.05  # headers hold float32; a real mismatch is a voxel
 CHANNEL_ZERO = "_0000"
 
 
-def index(root: Path, settings: Cohort, workers: int = 1) -> list[dict]:
+def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """One row per case: see ``cohort.table``. Reads every voxel once. Raises InputError if no layout fits."""
     pairs = find_pairs(Path(root))
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext()
@@ -83,7 +83,7 @@ def _listed(path: Path) -> dict[str, dict]:
     return listed
 
 
-def _row_of(job: tuple[dict, Path, Cohort]) -> dict:
+def _row_of(job: tuple[dict, Path, Listing]) -> dict:
     pair, root, settings = job
     row = pair | {"n_nodules": None, "spacing_mm": None, "status": "excluded"}
     try:
@@ -94,7 +94,7 @@ def _row_of(job: tuple[dict, Path, Cohort]) -> dict:
     return row | {"status": "included", "reason": "", "n_nodules": len(nodules), "spacing_mm": spacing}
 
 
-def read_case(root: Path, image: str, label: str, settings: Cohort) -> tuple[Volume, list[Volume]]:
+def read_case(root: Path, image: str, label: str, settings: Reading) -> tuple[Volume, list[Volume]]:
     """The CT (HU ``[x y z]``) and its nodules' masks (bool, tight boxes). Raises InputError with the reason."""
     if not image or not label:
         raise InputError("missing image" if not image else "missing label")

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 from scipy import ndimage
 
 from lungsyn import config
 from lungsyn.cohort import annotations
 from lungsyn.cohort.annotations import DATABASE_MATRIX, Nodule
 from lungsyn.cohort.chest import (
-    FIRST_HU,
     LEFT,
     RIGHT,
     Grid,
@@ -29,7 +28,7 @@ from lungsyn.cohort.chest import (
     table,
     vessels_and_airways,
 )
-from lungsyn.volume.files import whole_file
+from lungsyn.cohort.dicom import write_ct
 from lungsyn.volume.resample import resample
 from lungsyn.volume.space import Volume
 
@@ -137,47 +136,16 @@ def choose_scans(settings: config.Phantom, nodules: config.Nodules, seed: int) -
 
 
 def write_series(folder: Path, scan, hu: np.ndarray, affine: np.ndarray) -> None:
-    """Write a scan's slices as ``001.dcm`` (the highest) to ``NNN.dcm``, CT Image Storage, marked as
-    simulated.
-    """
-    dataset = _header(scan, hu.shape, affine)
-    x_mm, y_mm, z_first_mm = affine[:3, 3] * (-1, -1, 1)
-    for number in range(1, hu.shape[2] + 1):
-        k = hu.shape[2] - number
-        dataset.SOPInstanceUID = generate_uid(entropy_srcs=["phantom", scan.series_instance_uid, str(number)])
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.InstanceNumber = number
-        z_mm = round(float(z_first_mm + k * affine[2, 2]), 6)
-        dataset.ImagePositionPatient = [round(float(x_mm), 6), round(float(y_mm), 6), z_mm]
-        dataset.SliceLocation = z_mm
-        dataset.PixelData = (hu[:, :, k].T - np.int16(FIRST_HU)).astype("<u2").tobytes()
-        with whole_file(folder / f"{number:03d}.dcm") as temporary:
-            dataset.save_as(temporary, enforce_file_format=True)
-
-
-def _header(scan, shape: tuple[int, int, int], affine: np.ndarray) -> pydicom.Dataset:
-    """What all slices of a series share."""
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-    dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-    dataset.Modality, dataset.Manufacturer = "CT", "lungsyn phantom"
-    dataset.SeriesDescription = "PHANTOM (simulated)"
-    dataset.BurnedInAnnotation = "NO"
-    dataset.PatientID = dataset.PatientName = scan.patient_id
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = scan.study_instance_uid, scan.series_instance_uid
-    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=["phantom frame", scan.series_instance_uid])
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.PatientPosition = "HFS"
-    dataset.PixelSpacing = [round(float(-affine[i, i]), 6) for i in (1, 0)]
-    dataset.SliceThickness = scan.slice_thickness
-    dataset.Columns, dataset.Rows = shape[:2]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit, dataset.PixelRepresentation = 15, 0
-    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, FIRST_HU, "HU"
-    return dataset
+    """Write a scan's slices under its identities, marked as simulated."""
+    header = pydicom.Dataset()
+    header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    header.Manufacturer, header.SeriesDescription = "lungsyn phantom", "PHANTOM (simulated)"
+    header.SyntheticData, header.BurnedInAnnotation = "YES", "NO"
+    header.PatientID = header.PatientName = scan.patient_id
+    header.StudyInstanceUID, header.SeriesInstanceUID = scan.study_instance_uid, scan.series_instance_uid
+    header.FrameOfReferenceUID = generate_uid(entropy_srcs=["phantom frame", scan.series_instance_uid])
+    header.SliceThickness = scan.slice_thickness
+    write_ct(folder, Volume(hu, affine), header)
 
 
 def write_cohort(

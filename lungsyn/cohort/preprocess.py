@@ -14,7 +14,7 @@ from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU
 from lungsyn.volume.resample import resample
-from lungsyn.volume.space import Space, Volume, bounding_box
+from lungsyn.volume.space import Space, Volume
 
 HU_RANGE = (-1024, 3071)  # 12 bits, what scanners store; metal beyond it is clipped
 SAME_SPACING = 0.01  # relative
@@ -27,28 +27,34 @@ def prepare(ct: Volume, nodules: list[Volume], settings: Preprocess) -> Case:
     grid of its own (a local box is enough). Raises InputError if a nodule lies outside the image or the case has more
     than 255 nodules.
     """
-    hu = on_grid(ct, settings.spacing_mm)
-    index = nodule_index(nodules, hu.space)
+    space = target_space(ct, settings.spacing_mm)
+    index = nodule_index(nodules, space)
     if settings.field_of_view == "part":
-        body = np.ones(hu.data.shape, dtype=np.uint8)
+        hu = on_grid(ct, space)
+        body = np.ones(space.shape, dtype=np.uint8)
         return Case(hu.data, index, lungs.part_mask(hu, index > 0), body, hu.affine, {})
-    body, lung = lungs.chest_masks(hu, index > 0)
+    start, stop, body, lung = lungs.chest_masks(ct, space, index > 0, settings.margin_mm)
+    hu = on_grid(ct, space.crop(start, stop))
     hu.data[~body] = AIR_HU
-    start, stop = _box_with_margin(hu.space, (lung > 0) | (index > 0), settings.margin_mm)
-    parts = (Volume(data, hu.affine).crop(start, stop) for data in (hu.data, index, lung, body.astype(np.uint8)))
-    ct_part, *masks = parts
-    return Case(ct_part.data, *(mask.data for mask in masks), affine=ct_part.affine, about={})
+    index = Volume(index, space.affine).crop(start, stop).data
+    return Case(hu.data, index, lung, body.astype(np.uint8), hu.affine, {})
 
 
-def on_grid(ct: Volume, spacing_mm: float) -> Volume:
-    """``ct`` on the isotropic RAS+ grid: int16 HU in ``HU_RANGE``, air outside the image; a new array."""
+def target_space(ct: Volume, spacing_mm: float) -> Space:
+    """The isotropic RAS+ grid of a case: the scan's own where that is one (within ``SAME_SPACING``)."""
     if _is_aligned(ct.affine) and np.allclose(ct.space.spacing_mm, spacing_mm, rtol=SAME_SPACING):
-        values = to_ras(ct)
-    else:
-        grid = ct.space.isotropic(spacing_mm)
-        values = Volume(resample(ct, grid, fill=AIR_HU), grid.affine)
-    hu = np.clip(values.data, *HU_RANGE)
-    return Volume(np.ascontiguousarray(np.rint(hu) if hu.dtype.kind == "f" else hu, dtype=np.int16), values.affine)
+        return to_ras(ct).space
+    return ct.space.isotropic(spacing_mm)
+
+
+def on_grid(ct: Volume, space: Space) -> Volume:
+    """``ct`` on the grid ``space``: int16 HU in ``HU_RANGE``, air outside the image; a new array.
+
+    Where the grid is the scan's own no value changes, since interpolation at a voxel's centre is that voxel.
+    """
+    hu = resample(ct, space, fill=AIR_HU)
+    np.rint(hu, out=hu)
+    return Volume(np.clip(hu, *HU_RANGE, out=hu).astype(np.int16), space.affine)
 
 
 def _is_aligned(affine: np.ndarray) -> bool:
@@ -101,11 +107,3 @@ def _box_of(inner: Space, space: Space) -> tuple[np.ndarray, np.ndarray]:
     start = np.floor((low - origin) / space.spacing_mm).astype(int)
     stop = np.ceil((high - origin) / space.spacing_mm).astype(int)
     return np.maximum(start, 0), np.minimum(stop, space.shape)
-
-
-def _box_with_margin(space: Space, mask: np.ndarray, margin_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    if not mask.any():
-        return np.zeros(3, dtype=int), np.array(space.shape)
-    start, stop = bounding_box(mask)
-    margin = np.ceil(margin_mm / space.spacing_mm).astype(int)
-    return np.maximum(start - margin, 0), np.minimum(stop + margin, space.shape)

@@ -5,19 +5,24 @@ its UID; for NIfTI the image and the label file. Paths are relative to the cohor
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from lungsyn.cohort import lidc, nifti, split
+from lungsyn.cohort.annotations import RATINGS
 from lungsyn.cohort.preprocess import prepare
-from lungsyn.config import Cohort
+from lungsyn.config import Listing, Preparation
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
 
+NODULE_COLUMNS = [
+    "case", "patient", "nodule", "diameter_mm", "volume_mm3", "touches_pleura", "readers", *RATINGS,
+]  # fmt: skip
 COLUMNS = ["case", "patient", "split", "n_nodules", "spacing_mm", "status", "reason", "source", "annotation"]
 
 
-def index(settings: Cohort, root: Path, seed: int, workers: int = 1) -> list[dict]:
+def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[dict]:
     """Rows of ``COLUMNS`` for every case below ``root``, sorted by case. Raises InputError if none can be used."""
     reader = nifti if settings.dataset == "nifti" else lidc
     rows = _without(reader.index(root, settings, workers), settings.exclude)
@@ -60,7 +65,7 @@ def _kind(reason: str) -> str:
     return reason.split(":")[0].split(" (")[0]
 
 
-def prepare_case(row: dict, settings: Cohort, root: Path) -> Case:
+def prepare_case(row: dict, settings: Preparation, root: Path) -> Case:
     """Read one included row's raw files and prepare the case. Raises InputError naming case and file."""
     root = Path(root)
     try:
@@ -68,17 +73,30 @@ def prepare_case(row: dict, settings: Cohort, root: Path) -> Case:
             ct, masks = nifti.read_case(root, row["source"], row["annotation"], settings)
             facts = [{} for _ in masks]
         else:
-            ct, found, masks = lidc.read_case(root / row["source"], row["annotation"], settings.nodules)
+            ct, marked, masks = lidc.read_case(root / row["source"], row["annotation"], settings.nodules)
             facts = [
                 {"diameter_mm": nodule.diameter_mm, "readers": nodule.readers, "ratings": nodule.ratings}
-                for nodule in found
+                for nodule in marked
             ]
         case = prepare(ct, masks, settings.preprocess)
     except InputError as error:
-        raise InputError(f"case {row['case']}: {error}") from error
+        raise InputError(
+            f"case {row['case']}: {error}, or leave it out: cohort.exclude: {{{row['case']}: <reason>}}"
+        ) from error
+    found = nodule_facts(case.nodules, case.lungs, case.space)
     case.about.update(
-        case=row["case"], patient=row["patient"], dataset=settings.dataset,
+        case=row["case"], patient=row["patient"], dataset=settings.dataset, digest=case.digest,
         native_spacing_mm=[round(float(value), 4) for value in ct.space.spacing_mm],
-        nodules=[fact | known for fact, known in zip(nodule_facts(case.nodules, case.space), facts, strict=True)],
+        nodules=[measured | known for measured, known in zip(found, facts, strict=True)],
     )  # fmt: skip
     return case
+
+
+def nodule_rows(abouts: Iterable[dict]) -> list[dict]:
+    """Rows of ``NODULE_COLUMNS``, one per nodule, from the cases' ``about``; what no reader noted stays empty."""
+    unknown = dict.fromkeys(["readers", *RATINGS])
+    return [
+        unknown | nodule | nodule.get("ratings", {})
+        | {"case": about["case"], "patient": about["patient"], "nodule": nodule["index"]}
+        for about in abouts for nodule in about["nodules"]
+    ]  # fmt: skip

@@ -59,7 +59,7 @@ def synthetic_case(
     about = {
         "patient": "synthetic",
         "dataset": "synthetic",
-        "nodules": nodule_facts(nodules, body.space),
+        "nodules": nodule_facts(nodules, lungs, body.space),
         "cost": {"seconds": round(time.monotonic() - started, 2), **peak_memory_mb(generator.device)},
     }
     hu = to_hu(volume.cpu().numpy(), generator.settings.window_hu)

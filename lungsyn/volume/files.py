@@ -5,6 +5,7 @@ A *case* is a folder with ``ct.nii`` (int16 HU), ``nodules.nii`` (uint8: 0, or t
 grid. Real and synthetic cases have the same layout. Files are uncompressed, so that a patch is read by memory map.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -91,6 +92,14 @@ class Case:
     @property
     def space(self) -> Space:
         return Space(self.ct.shape, self.affine)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits over every voxel and the affine, in the precision in which NIfTI keeps it."""
+        found = hashlib.sha256(np.asarray(self.affine, dtype=np.float32).tobytes())
+        for data in (self.ct, self.nodules, self.lungs, self.body):
+            found.update(np.ascontiguousarray(data))
+        return found.hexdigest()[:12]
 
 
 def write_case(folder: Path, case: Case) -> None:

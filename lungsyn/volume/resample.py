@@ -3,10 +3,14 @@
 A plain linear interpolation onto a coarser grid skips voxels: it aliases, and a small nodule's mask gains or loses
 volume by luck. So each axis is first smoothed with the box-equivalent Gaussian of the target voxel (scikit-image's
 rule for ``anti_aliasing``), and a mask is resampled as an occupancy in [0, 1] and cut at one half.
+
+Where the grids' axes are parallel, as they nearly always are, the whole is one small sparse matrix per axis, applied to
+one slice after the other: several times faster than ``scipy.ndimage.affine_transform``, which does not separate linear
+interpolation, and without a copy of the source in float. Oblique grids take scipy's way.
 """
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from lungsyn.volume.space import Space, Volume
 
@@ -15,19 +19,64 @@ def resample(volume: Volume, space: Space, fill: float) -> np.ndarray:
     """Values of ``volume`` at the voxel centres of ``space``: float32, ``fill`` outside."""
     to_source = np.linalg.inv(volume.affine) @ space.affine  # target index -> source index
     step = np.abs(to_source[:3, :3]).max(axis=1)  # source voxels per target voxel, per source axis
-    data = np.asarray(volume.data, dtype=np.float32)
     sigma = np.maximum(0.0, (step - 1.0) / 2.0)
+    axes = _parallel_axes(to_source[:3, :3])
+    if axes is None:
+        return _resample_oblique(volume, space, to_source, sigma, fill)
+    centres = [to_source[a, k] * np.arange(space.shape[k]) + to_source[a, 3] for k, a in enumerate(axes)]
+    lengths = [volume.data.shape[a] for a in axes]
+    weights = [_line_weights(n, at, sigma[a]) for n, at, a in zip(lengths, centres, axes, strict=True)]
+    result = _apply(weights, volume.data.transpose(axes))
+    for axis, (length, at) in enumerate(zip(lengths, centres, strict=True)):
+        np.moveaxis(result, axis, 0)[(at < -0.5 - 1e-6) | (at > length - 0.5 + 1e-6)] = fill
+    return result
+
+
+def _parallel_axes(matrix: np.ndarray) -> list[int] | None:
+    """The source axis that runs along each target axis, or None if the grids are oblique to each other."""
+    large = np.abs(matrix) > 1e-5 * np.abs(matrix).max()
+    return list(large.argmax(axis=0)) if (large.sum(axis=0) == 1).all() and (large.sum(axis=1) == 1).all() else None
+
+
+def _line_weights(length: int, at: np.ndarray, sigma: float) -> sparse.csr_array:
+    """Smoothing and linear interpolation along one axis as a matrix, float32 ``[target source]``.
+
+    ``at``: where the targets lie, source voxels. Beyond the first and last centre values are constant.
+    """
+    at = np.clip(at, 0, length - 1)
+    low = np.minimum(at.astype(int), max(length - 2, 0))
+    high = np.minimum(low + 1, length - 1)
+    rows = np.arange(len(at))
+    weights = sparse.csr_array(
+        (np.concatenate([1 - (at - low), at - low]), (np.tile(rows, 2), np.concatenate([low, high]))),
+        shape=(len(at), length),
+    )
+    if sigma > 0:
+        weights = weights @ ndimage.gaussian_filter1d(np.eye(length), sigma, axis=0, mode="nearest", truncate=3.0)
+    weights = sparse.csr_array(weights, dtype=np.float32)
+    weights.eliminate_zeros()
+    return weights
+
+
+def _apply(weights: list[sparse.csr_array], data: np.ndarray) -> np.ndarray:
+    """The three axes' matrices applied to ``data`` ``[x y z]``: float32, z slowest in memory, as in a file."""
+    along_x, along_y, along_z = weights
+    first, stop = along_z.indices.min(), along_z.indices.max() + 1  # slices that are needed
+    planes = np.empty((stop - first, along_y.shape[0], along_x.shape[0]), dtype=np.float32)  # [z y x]
+    for plane, k in zip(planes, range(first, stop), strict=True):
+        plane[...] = (along_x @ (along_y @ data[:, :, k].T.astype(np.float32, order="C")).T).T
+    result = along_z[:, first:stop] @ planes.reshape(len(planes), -1)
+    return result.reshape(-1, *planes.shape[1:]).T
+
+
+def _resample_oblique(volume: Volume, space: Space, to_source: np.ndarray, sigma, fill: float) -> np.ndarray:
+    data = np.asarray(volume.data, dtype=np.float32)
     if sigma.any():
         data = ndimage.gaussian_filter(data, sigma, mode="nearest", truncate=3.0)
-    matrix = to_source[:3, :3]
-    if np.allclose(matrix, np.diag(np.diag(matrix))):
-        matrix = np.diag(matrix)  # scipy's fast, separable path
     inside = ndimage.affine_transform(
-        data, matrix, to_source[:3, 3], output_shape=space.shape, order=1, mode="nearest", prefilter=False
+        data, to_source[:3, :3], to_source[:3, 3], output_shape=space.shape, order=1, mode="nearest", prefilter=False
     )
-    outside = outside_of(volume.space, space)
-    if outside.any():
-        inside[outside] = fill
+    inside[outside_of(volume.space, space)] = fill
     return inside
 
 

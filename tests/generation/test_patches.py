@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lungsyn.errors import InputError
-from lungsyn.generation.patches import TrainingPatches, collate, coarse_window
+from lungsyn.generation.patches import TrainingPatches, coarse_window, collate
 from lungsyn.generation.prediction import to_x0
 from lungsyn.generation.schedule import cosine
 

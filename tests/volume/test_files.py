@@ -24,6 +24,17 @@ def test_a_case_comes_back_and_opens_in_nibabel(tmp_path):
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
 
 
+def test_a_case_s_digest_changes_with_one_voxel_and_with_the_affine(tmp_path):
+    case = make_case(spacing_mm=2.1)
+    digest = case.digest
+    assert make_case(spacing_mm=2.1).digest == digest
+    files.write_case(tmp_path / "a", case)
+    assert files.open_case(tmp_path / "a").digest == digest
+    case.body[0, 0, 0] += 1
+    assert case.digest != digest
+    assert make_case(spacing_mm=2.5).digest != digest
+
+
 def test_opening_maps_and_does_not_read(tmp_path):
     files.write_case(tmp_path / "a", make_case())
     assert isinstance(files.open_case(tmp_path / "a").ct.base, np.memmap) or isinstance(

@@ -1,8 +1,11 @@
 # Which cases, sets and settings a rule gets. Every rule sees its own section of the config, as JSON, through params.
 
 import json
+import os
 import re
+from functools import cache
 from glob import glob
+from pathlib import Path
 
 
 wildcard_constraints:
@@ -22,23 +25,31 @@ BENCHMARK_SCORES = f"results/scores/{STUDY.benchmark.segmenter}/{STUDY.benchmark
 
 # Local GPU jobs never meet (the default profile has one gpu); a machine without one has nothing to share.
 # On a cluster the profile says gpu=1 by itself, since the submitting machine may have none.
-GPU = int(STUDY.compute.device in ("cuda", "mps") or (STUDY.compute.device == "auto" and bool(glob("/dev/nvidia[0-9]*"))))
+GPU = int(
+    STUDY.compute.device in ("cuda", "mps") or (STUDY.compute.device == "auto" and bool(glob("/dev/nvidia[0-9]*")))
+)
 
 # Where and how it runs: not a parameter, so that changing it reruns nothing.
 COMPUTE = f"--compute '{study_config.as_json(STUDY.compute)}'"
 
 
-def settings(section):
-    """A section of the config as one line of JSON: the form in which the command line takes it."""
-    return study_config.as_json(section)
+def settings(section, model=None):
+    """A section of the config, or the part of it that ``model`` has, as JSON: the form the command line takes."""
+    return study_config.as_json(study_config.part(section, model) if model else section)
 
 
 def cohort_rows():
     """Rows of the cohort's included cases; known once the checkpoint has run."""
+    table = Path(checkpoints.cohort.get().output.table)
+    return included_rows(table, table.stat().st_mtime_ns)
+
+
+@cache
+def included_rows(table, written_ns):
+    """Every job of a case asks; the table is read once each time it is written."""
     from lungsyn.volume.tables import read_table
 
-    table = read_table(checkpoints.cohort.get().output.table)
-    return [row for row in table if row["status"] == "included"]
+    return [row for row in read_table(table) if row["status"] == "included"]
 
 
 def cases(*splits):

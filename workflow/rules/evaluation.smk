@@ -29,12 +29,12 @@ rule compare:
         benchmark=BENCHMARK_SCORES,
     output:
         "results/comparison/{segmenter}.tsv",
+    log:
+        "results/logs/compare/{segmenter}.log",
     params:
         evaluation=settings(STUDY.evaluation),
         benchmark=settings(STUDY.benchmark),
         seed=SEED,
-    log:
-        "results/logs/compare/{segmenter}.log",
     shell:
         "lungsyn evaluation compare --scores {input.scores} --benchmark-scores {input.benchmark}"
         " --benchmark '{params.benchmark}' --evaluation '{params.evaluation}' --seed {params.seed} --out {output}"
@@ -49,13 +49,13 @@ rule plot_difference:
         comparison="results/comparison/{segmenter}.tsv",
     output:
         "results/figures/dice_difference-{segmenter}.png",
+    log:
+        "results/logs/plot_difference/{segmenter}.log",
     params:
         benchmark=settings(STUDY.benchmark),
         null_arms=[name for name, arm in STUDY.arms.items() if arm.reseeded],
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
-    log:
-        "results/logs/plot_difference/{segmenter}.log",
     shell:
         "lungsyn evaluation plot-difference --scores {input.scores} --benchmark-scores {input.benchmark}"
         " --comparison {input.comparison} --benchmark '{params.benchmark}' --null-arms {params.null_arms}"
@@ -70,11 +70,11 @@ rule plot_case:
         cases=cases("test"),
     output:
         "results/figures/case-{segmenter}.png",
+    log:
+        "results/logs/plot_case/{segmenter}.log",
     params:
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
-    log:
-        "results/logs/plot_case/{segmenter}.log",
     shell:
         "lungsyn evaluation plot-case --scores {input.scores} --predictions {input.predictions} --cases {input.cases}"
         " --study '{params.study}' --figures '{params.figures}' --out {output} > {log} 2>&1"
@@ -87,11 +87,11 @@ rule contact_sheet:
         synthetic=lambda w: batches(w.set),
     output:
         "results/figures/contact_sheet-{set}.png",
+    log:
+        "results/logs/contact_sheet/{set}.log",
     params:
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
-    log:
-        "results/logs/contact_sheet/{set}.log",
     shell:
         "lungsyn evaluation contact-sheet --real {input.real} --synthetic {input.synthetic} --study '{params.study}'"
         " --figures '{params.figures}' --out {output} > {log} 2>&1"
@@ -115,11 +115,11 @@ rule plot_training:
         curves,
     output:
         "results/figures/training.png",
+    log:
+        "results/logs/plot_training.log",
     params:
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
-    log:
-        "results/logs/plot_training.log",
     shell:
         "lungsyn evaluation plot-training --curves {input} --study '{params.study}' --figures '{params.figures}'"
         " --out {output} > {log} 2>&1"
@@ -140,10 +140,10 @@ rule report:
     output:
         report="results/report.html",
         figure="results/figures/dice_difference.png",
-    params:
-        config=settings(STUDY),
     log:
         "results/logs/report.log",
+    params:
+        config=study_config.as_json(STUDY, without={"compute"}),
     shell:
         "lungsyn evaluation report --config '{params.config}' --cohort {input.cohort} --comparisons {input.comparisons}"
         " --differences {input.differences} --case-pictures {input.case_pictures} --sheets {input.sheets}"

@@ -9,14 +9,14 @@ rule train_generator:
     output:
         model="results/generator/{generator}/model.safetensors",
         curve="results/generator/{generator}/training.jsonl",
-    params:
-        generator=lambda w: settings(STUDY.generators[w.generator]),
-        seed=SEED,
     log:
         "results/logs/train_generator/{generator}.log",
     threads: STUDY.compute.generator_threads
     resources:
         gpu=GPU,
+    params:
+        generator=lambda w: settings(STUDY.generators[w.generator]),
+        seed=SEED,
     shell:
         "lungsyn generation train --generator '{params.generator}' --seed {params.seed} --cases {input.cases}"
         " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} > {log} 2>&1"
@@ -40,13 +40,13 @@ rule conditions:
         scores=condition_scores,
     output:
         "results/conditions/{set}.tsv",
+    log:
+        "results/logs/conditions/{set}.log",
     params:
         kind=lambda w: STUDY.sets[w.set].conditions,
         volumes=lambda w: STUDY.sets[w.set].volumes,
-        worst_cases=STUDY.benchmark.worst_cases,
+        worst_cases=lambda w: 0 if STUDY.sets[w.set].conditions == "untargeted" else STUDY.benchmark.worst_cases,
         seed=SEED,
-    log:
-        "results/logs/conditions/{set}.log",
     shell:
         "lungsyn generation conditions --kind {params.kind} --volumes {params.volumes} --seed {params.seed}"
         " --worst-cases {params.worst_cases} --cases {input.cases} --scores {input.scores} --out {output} > {log} 2>&1"
@@ -60,13 +60,13 @@ rule synthesise:
         conditions="results/conditions/{set}.tsv",
     output:
         directory("results/synthetic/{generator}/{set}/{batch}"),
-    params:
-        synthesis=settings(STUDY.synthesis),
     log:
         "results/logs/synthesise/{generator}/{set}/{batch}.log",
     threads: STUDY.compute.generator_threads
     resources:
         gpu=GPU,
+    params:
+        synthesis=settings(STUDY.synthesis),
     shell:
         "lungsyn generation synthesise --model {input.model} --conditions {input.conditions} --batch {wildcards.batch}"
         " --set {wildcards.set} --synthesis '{params.synthesis}' --cases {input.cases} {COMPUTE} --out {output}"

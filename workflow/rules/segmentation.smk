@@ -16,15 +16,15 @@ rule train_segmenter:
     output:
         model="results/segmentation/{segmenter}/{arm}/{replicate}/model.safetensors",
         curve="results/segmentation/{segmenter}/{arm}/{replicate}/training.jsonl",
-    params:
-        segmenter=lambda w: settings(STUDY.segmenters[w.segmenter]),
-        reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
-        seed=SEED,
     log:
         "results/logs/train_segmenter/{segmenter}/{arm}/{replicate}.log",
     threads: STUDY.compute.segmenter_threads
     resources:
         gpu=GPU,
+    params:
+        segmenter=lambda w: settings(STUDY.segmenters[w.segmenter]),
+        reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
+        seed=SEED,
     shell:
         "lungsyn segmentation train --segmenter '{params.segmenter}' --seed {params.seed} {params.reseeded}"
         " --replicate {wildcards.replicate} --cases {input.cases} --checkpoints results/checkpoints {COMPUTE}"

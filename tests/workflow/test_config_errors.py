@@ -1,0 +1,32 @@
+"""What a user sees who starts the workflow with a bad config: the message, no traceback, no job."""
+
+import pytest
+import yaml
+
+BAD = {
+    "unknown key": (
+        {"synthesis": {"stepz": 3}, "study": {"seed": -1}},
+        ["synthesis.stepz: unknown key; did you mean 'steps'?", "study.seed is -1: input should be greater than"],
+    ),
+    "patch too large": (
+        {"generators": {"patch_ddpm": {"patch_voxels": 96}}},
+        ["generators.patch_ddpm.patch_voxels is 96: at 3 mm that is 288 mm, more than a chest is deep"],
+    ),
+    "unknown set": (
+        {"arms": {"synthetic": {"synthetic": "nosuch"}}},
+        ["arms.synthetic.synthetic is 'nosuch', which does not exist: it must be one of targeted, untargeted"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_config_ends_before_any_job(name, snakemake, tmp_path):
+    overlay, messages = BAD[name]
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(overlay))
+    ended = snakemake(tmp_path, "--configfile", str(tmp_path / "bad.yaml"))
+    assert ended.returncode == 1
+    assert all(message in ended.stdout for message in messages)
+    assert "Traceback" not in ended.stdout
+    assert "/site-packages/" not in ended.stdout
+    assert len(ended.stdout.splitlines()) < 10
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,198 @@
+"""The whole chain at its smallest: run as a user would, then its files opened as any other program would."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lungsyn.provenance import model_facts
+from lungsyn.volume.files import open_case
+from tests.conftest import ROOT
+
+TINY = "tests/workflow/tiny.yaml"
+PARTS = ("ct", "nodules", "lungs", "body")
+ARMS = ["real", "synthetic", "real+synthetic", "real+untargeted", "real-reseeded"]
+GROUPS = ["worst validation", "other validation", "test"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(snakemake, tmp_path_factory) -> Path:
+    """``results/`` of the tiny study after one run of the command."""
+    folder = tmp_path_factory.mktemp("tiny")
+    ended = snakemake(folder, "--configfile", TINY)
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    return folder / "results"
+
+
+def table(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def real_cases(results: Path) -> list[Path]:
+    return sorted((results / "cases").iterdir())
+
+
+def synthetic_cases(results: Path) -> list[Path]:
+    return sorted(path.parent for path in (results / "synthetic").glob("*/*/*/*/case.json"))
+
+
+def every_case(results: Path) -> list[Path]:
+    return real_cases(results) + synthetic_cases(results)
+
+
+def arrays(case: Path) -> dict[str, np.ndarray]:
+    return {name: np.asanyarray(nib.load(case / f"{name}.nii").dataobj) for name in PARTS}
+
+
+def test_as_many_cases_as_were_asked_for(results):
+    assert len(real_cases(results)) == 6
+    assert len(synthetic_cases(results)) == 3 + 2
+
+
+def test_the_files_of_a_case_share_one_grid(results):
+    for case in every_case(results):
+        images = [nib.load(case / f"{name}.nii") for name in PARTS]
+        assert {image.shape for image in images} == {images[0].shape}, case
+        assert all(np.array_equal(image.affine, images[0].affine) for image in images), case
+        assert np.allclose(images[0].header.get_zooms(), 5.0), case
+        assert nib.aff2axcodes(images[0].affine) == ("R", "A", "S"), case
+        assert [image.get_data_dtype() for image in images] == [np.int16, np.uint8, np.uint8, np.uint8], case
+        assert min(images[0].shape) > 20, case
+
+
+def test_a_prepared_case_holds_the_digest_of_its_voxels(results):
+    """Snakemake looks at the content of small files: case.json must not be the same when the volume is another."""
+    for case in real_cases(results):
+        assert json.loads((case / "case.json").read_text())["digest"] == open_case(case).digest
+
+
+def test_values_are_hu(results):
+    for case in every_case(results):
+        hu = arrays(case)["ct"]
+        assert -1024 <= hu.min() < -900, case
+        assert 0 < hu.max() <= 3071, case
+
+
+def test_masks_have_their_values(results):
+    for case in every_case(results):
+        found = arrays(case)
+        known = [nodule["index"] for nodule in json.loads((case / "case.json").read_text())["nodules"]]
+        assert known and np.unique(found["nodules"]).tolist() == [0, *known], case
+        assert np.unique(found["lungs"]).tolist() == [0, 1, 2], case
+        assert np.unique(found["body"]).tolist() == [0, 1], case
+
+
+def test_nodules_lie_in_the_lungs_and_lungs_in_the_body(results):
+    for case in every_case(results):
+        found = arrays(case)
+        assert (found["lungs"][found["nodules"] > 0] > 0).mean() > 0.5, case
+        assert (found["body"][found["lungs"] > 0] > 0).mean() > 0.99, case
+
+
+def test_splits_share_no_patient(results):
+    rows = table(results / "cohort.tsv")
+    patients = {split: {row["patient"] for row in rows if row["split"] == split} for split in ("train", "validation")}
+    patients["test"] = {row["patient"] for row in rows if row["split"] == "test"}
+    assert [len(patients[split]) for split in ("train", "validation", "test")] == [3, 2, 1]
+    assert len(set.union(*patients.values())) == 6
+
+
+def test_the_generator_saw_train_cases_only(results):
+    rows = table(results / "cohort.tsv")
+    train = sorted(row["case"] for row in rows if row["split"] == "train")
+    assert sorted(model_facts(results / "generator/patch_ddpm/model.safetensors")["cases"]) == train
+
+
+def test_a_set_follows_its_conditions(results):
+    split = {row["case"]: row["split"] for row in table(results / "cohort.tsv")}
+    for name, wanted, volumes in (("untargeted", "train", 3), ("targeted", "validation", 2)):
+        rows = table(results / f"conditions/{name}.tsv")
+        assert len(rows) == volumes
+        assert {split[row["nodule_case"]] for row in rows} == {wanted}
+
+
+def test_every_model_says_what_made_it(results):
+    tiny = yaml.safe_load((ROOT / TINY).read_text())
+    generator = model_facts(results / "generator/patch_ddpm/model.safetensors")
+    assert tiny["generators"]["patch_ddpm"].items() <= generator["generator"].items()
+    assert generator["seed"] == 2024
+    segmenters = [model_facts(path) for path in sorted((results / "segmentation/unet").glob("*/*/model.safetensors"))]
+    assert len(segmenters) == len(ARMS) * 2
+    for facts in segmenters:
+        assert tiny["segmenters"]["unet"].items() <= facts["segmenter"].items()
+    assert len({facts["seed"] for facts in segmenters}) == 4  # two replicates, and two of the reseeded arm
+    for facts in [generator, *segmenters]:
+        assert facts["versions"]["torch"] and len(facts["code"]) == 12 and facts["cost"]["seconds"] > 0
+
+
+def test_scores_hold_every_case_and_replicate(results):
+    split = {row["case"]: row["split"] for row in table(results / "cohort.tsv")}
+    watched = {case for case, name in split.items() if name in ("validation", "test")}
+    for arm in ARMS:
+        rows = table(results / f"scores/unet/{arm}.tsv")
+        found = [(row["case"], row["replicate"]) for row in rows]
+        assert sorted(found) == sorted((case, k) for case in watched for k in ("0", "1", "ensemble"))
+        assert all(0 <= float(row["dice"]) <= 1 and row["split"] == split[row["case"]] for row in rows)
+
+
+def test_the_comparison_has_every_arm_in_every_group(results):
+    rows = table(results / "comparison/unet.tsv")
+    assert [(row["group"], row["arm"]) for row in rows] == [(group, arm) for group in GROUPS for arm in ARMS]
+    assert {row["n_cases"] for row in rows} == {"1"}
+    assert all(row["mean_difference"] == "" for row in rows if row["arm"] == "real")
+    assert all(row["mean_difference"] != "" for row in rows if row["arm"] != "real")
+
+
+def test_pictures_are_not_blank(results):
+    pictures = sorted((results / "figures").glob("*.png"))
+    assert {path.stem for path in pictures} >= {
+        "dice_difference", "dice_difference-unet", "case-unet", "contact_sheet-targeted", "contact_sheet-untargeted",
+        "training",
+    }  # fmt: skip
+    for path in pictures:
+        grey = np.asarray(Image.open(path).convert("L"), dtype=float)
+        assert min(grey.shape) > 100 and grey.std() > 5, path
+
+
+def test_the_report_says_phantom(results):
+    page = (results / "report.html").read_text()
+    assert "phantom, tiny" in page
+    assert all(arm in page for arm in ARMS)
+    assert page.count("data:image/png;base64,") >= 5
+
+
+def test_logs_say_how_it_ended(results):
+    logs = sorted((results / "logs").rglob("*.log"))
+    assert len(logs) > 30
+    assert all("done in" in path.read_text().splitlines()[-1] for path in logs)
+
+
+def test_a_second_run_has_nothing_to_do(results, snakemake):
+    ended = snakemake(results.parent, "--configfile", TINY)
+    assert ended.returncode == 0
+    assert "Nothing to be done" in ended.stdout
+
+
+def test_one_core_gives_the_same_table(results, snakemake, tmp_path):
+    """Generator, synthesis and the arms that use it again, on one core, from nothing but the prepared cases."""
+    shutil.copytree(results.parent, tmp_path / "again")
+    again = tmp_path / "again/results"
+    shutil.rmtree(again / "checkpoints")
+    ended = snakemake(
+        tmp_path / "again", "--configfile", TINY, "--forcerun", "train_generator", "--",
+        "results/comparison/unet.tsv", cores=1,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    weights = "generator/patch_ddpm/model.safetensors"
+    assert (again / weights).stat().st_mtime > (results / weights).stat().st_mtime
+    for name in ("scores/unet/synthetic.tsv", "scores/unet/real+synthetic.tsv", "comparison/unet.tsv"):
+        assert (again / name).read_bytes() == (results / name).read_bytes(), name

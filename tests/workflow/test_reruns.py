@@ -1,0 +1,441 @@
+"""The rerun contract: for every key of the config, what a change makes again and, by that, what it leaves alone.
+
+The finished study is one of empty files with Snakemake's own records of what made them, so that nothing is computed.
+What a change means is asked by dry run, in this process: 0.2 s per key, where the command takes seconds.
+
+Changes that reach the raw data or the list of cases are told in two steps, as they happen: a dry run can only say that
+the list will be made again and that everything else depends on it; then the list is made (here: touched, the same as
+before) and a second dry run says what follows from it.
+
+A *label* names what reruns: the rule, and its arm or its synthetic set where it has one.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.api import SnakemakeApi
+from snakemake.executors import touch
+from snakemake.settings.types import (
+    ConfigSettings,
+    DAGSettings,
+    ExecutionSettings,
+    OutputSettings,
+    Quietness,
+    ResourceSettings,
+)
+
+from lungsyn import config
+from lungsyn.errors import InputError
+from lungsyn.volume.tables import read_table, write_table
+from tests.conftest import ROOT
+
+CONFIGFILES = [ROOT / "config.yaml", ROOT / "tests/workflow/tiny.yaml"]
+RAW = "results/phantom/LIDC-IDRI"
+SPLITS = {"a": "train", "b": "train", "c": "train", "d": "validation", "e": "validation", "f": "test"}
+
+
+# ------------------------------------------------------------------------------------------------------- the contract
+
+
+def arms(*names: str) -> set[str]:
+    """Everything of these arms: their trainings, predictions and scores."""
+    return {f"{rule} {name}" for rule in ("train_segmenter", "predict", "score") for name in names}
+
+
+ALL_ARMS = arms("real", "synthetic", "real+synthetic", "real+untargeted", "real-reseeded")
+NOTHING: set[str] = set()
+REPORT = {"report"}  # it shows the config, so every key but those of compute reaches it
+COMPARISON = {"compare", "plot_difference", "report"}
+PICTURES = {
+    "plot_difference", "plot_case", "plot_training", "contact_sheet targeted", "contact_sheet untargeted", "report",
+}  # fmt: skip
+AFTER_ARMS = COMPARISON | {"plot_training"}
+CASE_PICTURE = {"plot_case"}  # where one of its two arms is touched: real, real+synthetic
+TARGETED_VOLUMES = {"synthesise targeted", "contact_sheet targeted"} | arms("real+synthetic") | CASE_PICTURE
+UNTARGETED_VOLUMES = {"synthesise untargeted", "contact_sheet untargeted"} | arms("synthetic", "real+untargeted")
+TARGETED = {"conditions targeted"} | TARGETED_VOLUMES  # what follows the benchmark's scores
+SYNTHESIS = TARGETED_VOLUMES | UNTARGETED_VOLUMES | AFTER_ARMS
+GENERATOR = {"train_generator"} | SYNTHESIS
+SEGMENTATION = ALL_ARMS | TARGETED | AFTER_ARMS
+PREPARED = {"prepare", "conditions untargeted"} | GENERATOR | SEGMENTATION
+LIST = {"cohort"} | REPORT
+EVERYTHING = {"phantom", "cohort"} | PREPARED
+REFUSED = "no other value is allowed"
+
+OTHER_GENERATOR = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["generators"]["patch_ddpm"]}
+OTHER_SEGMENTER = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["segmenters"]["unet"]}
+
+# key: (another value, what reruns[, what else the config needs for that value])
+CONTRACT = {
+    "study.name": ("another", PICTURES),
+    "study.seed": (1, EVERYTHING),
+    "cohort.dataset": ("lidc", {"cohort"} | PREPARED, {"cohort": {"root": RAW}}),
+    "cohort.root": ("elsewhere", {"cohort"} | PREPARED),
+    "cohort.exclude": ({"nosuch": "a reason"}, LIST),
+    "cohort.lesion_labels": ([2], {"cohort"} | PREPARED),
+    "cohort.max_slice_thickness_mm": (2.5, LIST),
+    "cohort.phantom.patients": (7, EVERYTHING),
+    "cohort.phantom.matrix": (256, EVERYTHING),
+    "cohort.phantom.slice_thickness_mm": ([1.0, 3.0], EVERYTHING),
+    "cohort.phantom.max_slices": (140, EVERYTHING),
+    "cohort.phantom.noise_hu": (10, EVERYTHING),
+    "cohort.nodules.consensus_level": (0.75, EVERYTHING),  # the phantom chooses its scans by their nodules
+    "cohort.nodules.min_readers": (2, EVERYTHING),
+    "cohort.nodules.min_diameter_mm": (9, EVERYTHING),
+    "cohort.split.train": (0.4, LIST, {"cohort": {"split": {"test": 0.3}}}),
+    "cohort.split.validation": (0.2, LIST, {"cohort": {"split": {"test": 0.3}}}),
+    "cohort.split.test": (0.3, LIST, {"cohort": {"split": {"train": 0.4}}}),
+    "cohort.preprocess.spacing_mm": (4, PREPARED),
+    "cohort.preprocess.margin_mm": (6, PREPARED),
+    "cohort.preprocess.field_of_view": ("part", PREPARED),
+    "benchmark.arm": ("real-reseeded", TARGETED | AFTER_ARMS),
+    "benchmark.segmenter": ("other", SEGMENTATION, {"segmenters": OTHER_SEGMENTER}),
+    "benchmark.worst_cases": (2, TARGETED | AFTER_ARMS),
+    "generators.patch_ddpm.kind": ("gan", REFUSED),
+    "generators.patch_ddpm.network": ("monai", GENERATOR),
+    "generators.patch_ddpm.window_hu": ([-1000, 300], GENERATOR),
+    "generators.patch_ddpm.patch_voxels": (24, GENERATOR),
+    "generators.patch_ddpm.context_factor": (0, GENERATOR),
+    "generators.patch_ddpm.position": (False, GENERATOR),
+    "generators.patch_ddpm.channels": ([16, 16], GENERATOR),
+    "generators.patch_ddpm.blocks": (2, GENERATOR),
+    "generators.patch_ddpm.stem": ("haar", GENERATOR),
+    "generators.patch_ddpm.activation_checkpointing": (True, GENERATOR),
+    "generators.patch_ddpm.schedule": ("linear", GENERATOR),
+    "generators.patch_ddpm.timesteps": (500, GENERATOR),
+    "generators.patch_ddpm.prediction": ("epsilon", GENERATOR),
+    "generators.patch_ddpm.nodule_weight": (2, GENERATOR),
+    "generators.patch_ddpm.nodule_patches": (0.4, GENERATOR),
+    "generators.patch_ddpm.nodule_dropout": (0.1, GENERATOR),
+    "generators.patch_ddpm.flips": (True, GENERATOR),
+    "generators.patch_ddpm.images": (44, GENERATOR),
+    "generators.patch_ddpm.batch_patches": (4, GENERATOR),
+    "generators.patch_ddpm.learning_rate": (0.002, GENERATOR),
+    "generators.patch_ddpm.warmup_images": (8, GENERATOR),
+    "generators.patch_ddpm.ema_images": (20, GENERATOR),
+    "generators.patch_ddpm.gradient_norm": (2.0, GENERATOR),
+    "generators.patch_ddpm.held_out": (0.0, GENERATOR),
+    "generators.patch_ddpm.validation_patches": (8, GENERATOR),
+    "generators.patch_ddpm.validation_every_images": (10, GENERATOR),
+    "generators.patch_ddpm.early_stop_checks": (3, GENERATOR),
+    "synthesis.sampler": ("ddpm", SYNTHESIS),
+    "synthesis.steps": (5, SYNTHESIS),
+    "synthesis.eta": (0.5, SYNTHESIS),
+    "synthesis.mode": ("fused", SYNTHESIS),
+    "synthesis.overlap": (0.5, SYNTHESIS),
+    "synthesis.fused_steps": (2, SYNTHESIS),
+    "synthesis.guidance_scale": (2.0, SYNTHESIS),
+    "synthesis.volumes_per_job": (1, SYNTHESIS),
+    "sets.untargeted.generator": (
+        "other", {"train_generator"} | UNTARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
+    ),
+    "sets.untargeted.conditions": ("targeted", {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
+    "sets.untargeted.volumes": (4, {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
+    "sets.targeted.generator": (
+        "other", {"train_generator"} | TARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
+    ),
+    "sets.targeted.conditions": ("untargeted", TARGETED | AFTER_ARMS),
+    "sets.targeted.volumes": (3, TARGETED | AFTER_ARMS),
+    "segmenters.unet.network": ("unet", SEGMENTATION),
+    "segmenters.unet.channels": ([4, 8, 16], SEGMENTATION),
+    "segmenters.unet.window_hu": ([-1000, 300], SEGMENTATION),
+    "segmenters.unet.patch_voxels": (24, SEGMENTATION),
+    "segmenters.unet.nodule_patches": (0.5, SEGMENTATION),
+    "segmenters.unet.steps": (7, SEGMENTATION),
+    "segmenters.unet.batch_patches": (3, SEGMENTATION),
+    "segmenters.unet.learning_rate": (0.001, SEGMENTATION),
+    "segmenters.unet.overlap": (0.5, SEGMENTATION),
+    "segmenters.unet.keep_lungs": (False, SEGMENTATION),
+    "replicates": (3, SEGMENTATION),
+    "arms.real.real": (False, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}}),
+    "arms.real.synthetic": ("untargeted", arms("real") | TARGETED | AFTER_ARMS),
+    "arms.real.reseeded": (True, arms("real") | TARGETED | AFTER_ARMS),
+    "arms.synthetic.real": (True, arms("synthetic") | AFTER_ARMS),
+    "arms.synthetic.synthetic": ("targeted", arms("synthetic") | AFTER_ARMS),
+    "arms.synthetic.reseeded": (True, arms("synthetic") | AFTER_ARMS),
+    "arms.real+synthetic.real": (False, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
+    "arms.real+synthetic.synthetic": ("untargeted", arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
+    "arms.real+synthetic.reseeded": (True, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
+    "arms.real+untargeted.real": (False, arms("real+untargeted") | AFTER_ARMS),
+    "arms.real+untargeted.synthetic": ("targeted", arms("real+untargeted") | AFTER_ARMS),
+    "arms.real+untargeted.reseeded": (True, arms("real+untargeted") | AFTER_ARMS),
+    "arms.real-reseeded.real": (
+        False, arms("real-reseeded") | AFTER_ARMS, {"arms": {"real-reseeded": {"synthetic": "untargeted"}}},
+    ),
+    "arms.real-reseeded.synthetic": ("untargeted", arms("real-reseeded") | AFTER_ARMS),
+    "arms.real-reseeded.reseeded": (False, arms("real-reseeded") | AFTER_ARMS),
+    "evaluation.bootstrap": (300, COMPARISON),
+    "evaluation.confidence": (0.9, COMPARISON),
+    "figures.dpi": (80, PICTURES),
+    "figures.window_hu": ([-1000, 400], PICTURES),
+    "figures.contact_cases": (1, PICTURES),
+    "figures.case_arms": (["real", "synthetic"], PICTURES),
+    "compute.device": ("cpu", NOTHING),
+    "compute.precision": ("float32", NOTHING),
+    "compute.generator_threads": (1, NOTHING),
+    "compute.segmenter_threads": (2, NOTHING),
+    "compute.loader_processes": (1, NOTHING),
+    "compute.patches_per_batch": (8, NOTHING),
+    "compute.checkpoint_seconds": (5, NOTHING),
+    "compute.compile": (True, NOTHING),
+}  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------- asking Snakemake
+
+
+def label(job) -> str:
+    """What a job is called in the contract."""
+    part = job.wildcards_dict.get("arm") or job.wildcards_dict.get("set")
+    return f"{job.rule.name} {part}" if part else job.rule.name
+
+
+def snakemake(folder: Path, overlay: dict, executor: str = "dryrun", dag: DAGSettings | None = None, **resources):
+    """The DAG of a study under the tiny config with ``overlay``, after ``executor`` (dryrun or touch) went over it."""
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(**{"cores": 2} | resources),
+            config_settings=ConfigSettings(config=overlay, configfiles=CONFIGFILES),
+            snakefile=ROOT / "Snakefile",
+            workdir=folder,
+        )
+        workflow.dag(dag).execute_workflow(executor=executor, execution_settings=ExecutionSettings(lock=False))
+        return workflow._workflow.dag
+
+
+def to_run(folder: Path, overlay: dict | None = None, **resources) -> list:
+    """The jobs that a run would do."""
+    dag = snakemake(folder, overlay or {}, **resources)
+    return [job for job in dag.needrun_jobs(exclude_finished=False) if job.rule.name != "all"]
+
+
+def reruns(folder: Path, overlay: dict, copy_to: Path) -> set[str]:
+    """Labels of what a change reruns in the end: what is made before the cases are listed, and what follows then."""
+    planned = {label(job) for job in to_run(folder, overlay)}
+    first = planned & {"phantom", "cohort"}
+    if not first:
+        return planned
+    shutil.copytree(folder, copy_to, symlinks=True)
+    if "phantom" in first:
+        touch_raw_files(copy_to)
+    snakemake(copy_to, overlay, executor="touch", dag=DAGSettings(targets={"results/cohort.tsv"}))
+    return first | {label(job) for job in to_run(copy_to, overlay)}
+
+
+def touch_raw_files(folder: Path, case: str = "*") -> None:
+    later = time.time() + 10
+    for path in (folder / RAW).glob(f"{case}/**/*"):
+        os.utime(path, (later, later))
+
+
+def write_empty(output) -> None:
+    """A file or folder like none else, since Snakemake looks at the content of small files."""
+    path = Path(output)
+    if path.exists():
+        return
+    if output.is_directory:
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"made for the test: {output}\n")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A finished tiny study of six cases, with empty files for results."""
+    folder = tmp_path_factory.mktemp("finished")
+    slept, touch.Executor.SLEEPING_TIME = touch.Executor.SLEEPING_TIME, 0.0
+    for case in SPLITS:
+        (folder / RAW / case / "series").mkdir(parents=True)
+        for i in range(2):
+            (folder / RAW / case / f"series/{i}.dcm").write_text(f"slice {i} of {case}")
+    (folder / "elsewhere").symlink_to(RAW)
+    write_cohort(folder, SPLITS)
+    snakemake(folder, {}, executor="touch", dag=DAGSettings(targets={"results/cohort.tsv"}))
+    outputs = [output for job in snakemake(folder, {}).jobs for output in job.output]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for output in outputs:
+            write_empty(output)
+    snakemake(folder, {}, executor="touch", dag=DAGSettings(forceall=True))
+    yield folder
+    touch.Executor.SLEEPING_TIME = slept
+
+
+def write_cohort(folder: Path, split_of: dict[str, str]) -> None:
+    rows = [
+        {"case": case, "patient": case, "split": split, "status": "included", "source": f"{case}/series",
+         "annotation": f"uid of {case}", "reason": ""}
+        for case, split in split_of.items()
+    ]  # fmt: skip
+    write_table(folder / "results/cohort.tsv", rows, list(rows[0]))
+
+
+@pytest.fixture
+def study(finished, tmp_path) -> Path:
+    """A copy of the finished study, to be changed."""
+    return shutil.copytree(finished, tmp_path / "study", symlinks=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- the keys
+
+
+def merged(base, overlay):
+    """What `--configfile` and `--config` do: dicts are merged, everything else is replaced."""
+    if not isinstance(overlay, dict) or not isinstance(base, dict):
+        return overlay
+    return base | {key: merged(base.get(key), value) for key, value in overlay.items()}
+
+
+def tiny() -> dict:
+    shipped, overlay = (yaml.safe_load(path.read_text()) for path in CONFIGFILES)
+    return merged(shipped, overlay)
+
+
+def leaves(node, path: tuple = ()) -> list[str]:
+    if not isinstance(node, dict) or not node:
+        return [".".join(path)]
+    return [leaf for key, value in node.items() for leaf in leaves(value, (*path, key))]
+
+
+def at(key: str, value) -> dict:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+def test_every_key_has_an_expectation():
+    keys = set(leaves(config.check(tiny()).model_dump(mode="json")))
+    assert keys == set(CONTRACT), "say in CONTRACT what a change of the key reruns"
+
+
+def test_a_finished_study_has_nothing_to_do(finished):
+    assert to_run(finished) == []
+
+
+@pytest.mark.parametrize("key", CONTRACT)
+def test_a_changed_key_reruns_what_depends_on_it_and_nothing_else(key, finished, tmp_path):
+    value, expected, *rest = CONTRACT[key]
+    overlay = merged(at(key, value), rest[0] if rest else {})
+    if expected == REFUSED:
+        with pytest.raises(InputError, match=key):
+            config.check(merged(tiny(), overlay))
+        return
+    assert config.check(merged(tiny(), overlay)) != config.check(tiny())
+    found = reruns(finished, overlay, tmp_path / "copy")
+    assert found == expected | (REPORT if expected else NOTHING)
+
+
+def test_the_contract_s_promises():
+    """The table of the design in one place: what each part of the config never touches."""
+    trainings = {"train_generator"} | {name for name in ALL_ARMS if name.startswith("train_segmenter")}
+    sampling = {"synthesise targeted", "synthesise untargeted"}
+    never = {
+        "figures": EVERYTHING - PICTURES,
+        "evaluation": trainings | sampling | {"prepare", "cohort", "phantom"},
+        "segmenters": {"train_generator", "conditions untargeted", "synthesise untargeted", "prepare", "cohort"},
+        "synthesis": arms("real", "real-reseeded") | {"train_generator", "prepare", "conditions targeted"},
+        "generators": arms("real", "real-reseeded") | {"prepare", "cohort", "conditions targeted"},
+        "cohort.preprocess": {"phantom", "cohort"},
+        "cohort.split": {"phantom", "prepare"},
+        "cohort.exclude": {"phantom", "prepare"},
+        "compute": EVERYTHING,
+    }
+    for key, (_, expected, *_) in CONTRACT.items():
+        for section, forbidden in never.items():
+            if key.startswith(f"{section}.") and expected != REFUSED:
+                assert not expected & forbidden, key
+
+
+# ------------------------------------------------------------------------------------------------------- other changes
+
+
+def test_threads_cores_and_resources_rerun_nothing(finished):
+    assert to_run(finished, cores=8, overwrite_threads={"train_generator": 4}) == []
+    assert to_run(finished, cores=1, overwrite_resources={"train_generator": {"gpu": 1, "mem_mb": 9000}}) == []
+
+
+def cases_of(jobs) -> set[str]:
+    return {job.wildcards_dict["case"] for job in jobs if job.rule.name == "prepare"}
+
+
+@pytest.mark.parametrize(
+    ("case", "spared"),
+    [
+        ("a", NOTHING),  # a train case reaches everything
+        ("d", {"conditions untargeted", "synthesise untargeted", "contact_sheet untargeted", "train_generator"}),
+        ("f", {f"train_segmenter {arm}" for arm in ("real", "synthetic", "real+untargeted")} | {"train_generator"}),
+    ],
+)
+def test_a_changed_raw_file_reruns_that_case_and_what_depends_on_it(study, case, spared):
+    touch_raw_files(study, case)
+    jobs = to_run(study)
+    assert cases_of(jobs) == {case}
+    assert not {label(job) for job in jobs} & spared
+    assert {"predict real", "score real", "compare", "report"} <= {label(job) for job in jobs}
+
+
+def test_one_changed_slice_is_noticed(study):
+    """A file that is overwritten in place leaves its folder's time as it was."""
+    path = study / RAW / "b/series/1.dcm"
+    folder = path.parent.stat()
+    path.write_text("another slice")
+    os.utime(path, (time.time() + 10, time.time() + 10))
+    os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
+    assert cases_of(to_run(study)) == {"b"}
+
+
+def test_a_changed_case_reruns_its_dependants_only(study):
+    """case.json stands for the case: it is written last and holds a digest of the voxels."""
+    path = study / "results/cases/f/case.json"
+    path.write_text("another content")
+    os.utime(path, (time.time() + 10, time.time() + 10))
+    found = {label(job) for job in to_run(study)}
+    assert {"predict real", "score real", "plot_case", "compare", "report"} <= found
+    assert not found & {"prepare", "train_generator", "train_segmenter real", "synthesise untargeted"}
+
+
+def test_a_case_that_came_out_the_same_reruns_nothing(study):
+    path = study / "results/cases/a/case.json"
+    os.utime(path, (time.time() + 10, time.time() + 10))
+    assert to_run(study) == []
+
+
+def test_a_moved_patient_is_not_prepared_again(study):
+    """Another split: the trainings and the scores follow the list, the cases stay."""
+    write_cohort(study, SPLITS | {"c": "test"})
+    later = time.time() + 10
+    os.utime(study / "results/cohort.tsv", (later, later))
+    found = {label(job) for job in to_run(study)}
+    assert {"train_generator", "train_segmenter real", "score real", "conditions untargeted"} <= found
+    assert not found & {"phantom", "cohort", "prepare"}
+
+
+def test_an_excluded_case_leaves_the_others_as_they_are(study):
+    rows = read_table(study / "results/cohort.tsv")
+    write_table(study / "results/cohort.tsv", [row for row in rows if row["case"] != "b"], list(rows[0]))
+    jobs = to_run(study)
+    assert cases_of(jobs) == set()
+    assert "train_generator" in {label(job) for job in jobs}
+
+
+def test_a_new_case_is_the_only_one_that_is_prepared(study):
+    shutil.copytree(study / RAW / "a", study / RAW / "g")
+    write_cohort(study, SPLITS | {"g": "train"})
+    assert cases_of(to_run(study)) == {"g"}
+
+
+def test_the_dry_run_says_why_in_words(finished):
+    dag = snakemake(finished, {"synthesis": {"steps": 9}})
+    why = {label(job): str(dag.reason(job)) for job in dag.jobs}
+    assert "Params have changed since last execution" in why["synthesise targeted"]
+    assert '"steps":9' in why["synthesise targeted"]
+
+
+def test_a_copied_study_is_still_finished(finished, tmp_path):
+    """A study may be moved: times and Snakemake's records go with it."""
+    assert to_run(shutil.copytree(finished, tmp_path / "elsewhere", symlinks=True)) == []
