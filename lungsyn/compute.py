@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import resource
+from pathlib import Path
 
 import torch
 
@@ -63,8 +64,15 @@ def describe(device: torch.device, precision: torch.dtype) -> str:
 
 def peak_memory_mb(device: torch.device) -> dict[str, int]:
     """Highest memory of this process so far, host and (CUDA) device."""
-    unit = 1024 if platform.system() == "Linux" else 1024**2  # ru_maxrss: KiB on Linux, bytes on macOS
-    peak = {"host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit}
+    peak = {"host_mb": _peak_host_bytes() // 1024**2}
     if device.type == "cuda":
         peak["device_mb"] = torch.cuda.max_memory_allocated(device) // 1024**2
     return peak
+
+
+def _peak_host_bytes() -> int:
+    """Linux: VmHWM, since ru_maxrss survives exec, so that a job would report the memory of what started it."""
+    if platform.system() != "Linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

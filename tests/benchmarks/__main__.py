@@ -1,0 +1,80 @@
+"""``python -m tests.benchmarks [NAME ...]``: measure the named claims, or all of them."""
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+from lungsyn.compute import choose_precision, describe, set_up
+from lungsyn.config import check
+from tests.benchmarks import cohort, generator, memory, quality
+from tests.benchmarks.claims import HEADER, Bench
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = {
+    "volume-vs-naive": generator.volume_vs_naive,
+    "volume-vs-best-peer": generator.volume_vs_best_peer,
+    "train-vs-monai": generator.train_vs_monai,
+    "share": generator.share,
+    "memory-volume": memory.memory_volume,
+    "memory-train": memory.memory_train,
+    "seam": quality.seam,
+    "context": quality.context,
+    "steps": quality.steps,
+    "prepare-vs-plain": cohort.prepare_vs_plain,
+    "index": cohort.index,
+}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--config", type=Path, default=ROOT / "config.yaml")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="a study's results, for quality")
+    parser.add_argument("--images", type=int, default=0, help="length of trainings for claims about quality; 0: skip")
+    parser.add_argument("--cases", type=int, default=2, help="unseen cases for claims about quality")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer")
+    parser.add_argument("--voxels", type=int, default=128, help="edge of the timed volume")
+    parser.add_argument("--step-counts", type=int, nargs="+", default=[5, 10, 20, 50, 250, 1000])
+    parser.add_argument("--threads", type=int, help="CPU threads; default: the config's")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a busy machine, 1 thread")
+    told = parser.parse_args()
+    if unknown := set(told.names) - set(BENCHMARKS):
+        parser.error(f"unknown claim {', '.join(sorted(unknown))}: choose from {', '.join(BENCHMARKS)}")
+    if told.clock == "cpu" and told.threads != 1:
+        parser.error("--clock cpu counts waiting threads too: add --threads 1")
+    return told
+
+
+def bench_of(told: argparse.Namespace) -> Bench:
+    """The study's settings and the sizes told, on the CPU."""
+    study = check(yaml.safe_load(told.config.read_text()))
+    compute = study.compute.model_copy(update={"device": "cpu"})
+    if told.threads:
+        compute = compute.model_copy(update={"generator_threads": told.threads})
+    return Bench(
+        next(iter(study.generators.values())), study.synthesis, compute, volume_voxels=told.voxels, rounds=told.rounds,
+        images=told.images, cases=told.cases, step_counts=tuple(told.step_counts), results=told.results,
+        clock=CLOCKS[told.clock],
+    )  # fmt: skip
+
+
+def main() -> None:
+    told = arguments()
+    bench = bench_of(told)
+    set_up(bench.compute.generator_threads, bench.device)
+    torch.manual_seed(0)
+    print(f"# {describe(bench.device, choose_precision(bench.compute, bench.device))}, torch {torch.__version__}, "
+          f"Python {platform.python_version()}, {told.clock} clock")  # fmt: skip
+    print(HEADER, flush=True)
+    for name in told.names or BENCHMARKS:
+        for claim in BENCHMARKS[name](bench):
+            print(claim, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A claim, the line that prints it, and the sizes at which it is measured."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lungsyn.config import Compute, Generator, Synthesis
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of the output. ``ratio`` is how many times better ours is, or what the name says; None: no peer."""
+
+    name: str
+    ours: float | None
+    peer: float | None
+    ratio: float | None
+    measured: str  # unit, what was measured, what was multiplied
+    bar: str = ""
+    met: bool | None = None
+    details: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        verdict = {True: ": met", False: ": NOT met", None: ""}[self.met]
+        bar = f"; bar {self.bar}{verdict}" if self.bar else ""
+        numbers = "  ".join(f"{_short(number):>10}" for number in (self.ours, self.peer, self.ratio))
+        return "\n".join([f"{self.name:<30}{numbers}   ({self.measured}{bar})", *("    " + d for d in self.details)])
+
+
+HEADER = f"{'name':<30}{'ours':>10}  {'peer':>10}  {'ratio':>10}   (unit, what was measured; bar)"
+
+
+def _short(number: float | None) -> str:
+    if number is None:
+        return "-"
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def skipped(name: str, needs: str) -> Claim:
+    """The line of a claim that cannot be measured here, and what it would take."""
+    return Claim(name, None, None, None, f"skipped: {needs}")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured: the study's settings, and how much work it takes."""
+
+    generator: Generator
+    synthesis: Synthesis
+    compute: Compute
+    volume_voxels: int = 128  # edge of the timed volume
+    rounds: int = 3  # turns of ours and the peer
+    peer_steps: int = 2  # sampling steps of the peer that are timed; the rest is multiplied
+    memory_shapes: tuple[tuple[int, int, int], ...] = ((128, 128, 128), (512, 512, 320))
+    whole_forward_voxels: tuple[int, ...] = (64, 96, 128)
+    images: int = 0  # training length of claims about quality; 0: they are skipped
+    cases: int = 2
+    step_counts: tuple[int, ...] = (5, 10, 20, 50, 250, 1000)
+    results: Path | None = None
+    clock: Callable[[], float] = time.perf_counter
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    """How long one call takes."""
+    start = clock()
+    run()
+    return clock() - start
+
+
+def in_turns(runs: list[Callable[[], object]], bench: Bench, warm_up: bool = True) -> list[list[float]]:
+    """Seconds of each of ``runs`` in each round, measured in turns: ``[run][round]``."""
+    for run in runs if warm_up else []:
+        run()
+    rounds = [[seconds(run, bench.clock) for run in runs] for _ in range(bench.rounds)]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def compare(name: str, ours: list[float], peer: list[float], unit: str, measured: str, bar: float) -> Claim:
+    """A claim from costs (smaller is better) measured in turns; the range of the ratios shows the noise."""
+    ratios = [b / a for a, b in zip(ours, peer, strict=True)]
+    ratio = statistics.median(ratios)
+    noise = f"{len(ratios)} rounds, ratios {min(ratios):.3g} to {max(ratios):.3g}"
+    return Claim(
+        name, statistics.median(ours), statistics.median(peer), ratio, f"{unit}; {measured}; {noise}",
+        f">= {bar:,g}x", ratio >= bar,
+    )  # fmt: skip

