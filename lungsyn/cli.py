@@ -214,7 +214,7 @@ def generation_train(args) -> None:
 
 
 def _conditions_arguments(parser):
-    parser.add_argument("--kind", required=True, choices=["untargeted", "targeted"])
+    parser.add_argument("--kind", required=True, choices=["untargeted", "targeted", "inpainted"])
     add_numbers(parser, "volumes", "worst-cases", "seed")
     add(parser, "cases", nargs="+")
     parser.add_argument("--scores", type=Path, nargs="*", help="the benchmark arm's score table (targeted)")
@@ -234,7 +234,7 @@ def generation_conditions(args) -> None:
         rows = conditions.targeted(worst_cases(read_scores(args.scores[0]), args.worst_cases), args.volumes, args.seed)
     else:
         names = [folder.name for folder in case_folders(args.cases)]
-        rows = conditions.untargeted(names, args.volumes, args.seed)
+        rows = conditions.untargeted(names, args.volumes, args.seed, args.kind)
     write_table(args.out, rows, conditions.COLUMNS)
 
 

@@ -183,8 +183,9 @@ class Synthesis(Section):
 
 class SyntheticSet(Section):
     generator: Name = Field(description="Which of generators makes it")
-    conditions: Literal["untargeted", "targeted"] = Field(
-        description="untargeted: masks from train cases; targeted: from the benchmark's worst validation cases"
+    conditions: Literal["untargeted", "targeted", "inpainted"] = Field(
+        description="untargeted: masks from train cases; targeted: from the benchmark's worst validation cases; "
+        "inpainted: train cases keep their CT, only nodules are made"
     )
     volumes: Count = Field(description="Number of synthetic cases")
 

@@ -1,8 +1,10 @@
 """Which masks to synthesise: lungs and body of one real case, nodules of the same or of another, varied and placed.
 
 *Untargeted*: the body of a train case, the nodules of another train case, anywhere in the lungs. *Targeted*: body and
-nodules of one of the benchmark's worst validation cases, each nodule near its own place. Nodules are mirrored, rotated
-and scaled in both. A row of the table holds all that decides the masks: they are made again from it, not stored.
+nodules of one of the benchmark's worst validation cases, each nodule near its own place. *Inpainted*: as untargeted,
+but the body keeps its real CT and its own nodules, and only the new nodules and what is near them is made. Nodules are
+mirrored, rotated and scaled in all. A row of the table holds all that decides the masks: they are made again from it,
+not stored.
 """
 
 from collections.abc import Callable
@@ -18,17 +20,16 @@ INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the 
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
 NEAR_VOXELS = 4  # how far a targeted nodule moves from its own place along each axis
 TRIES = 300
+INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
 
 
-def untargeted(train_cases: list[str], volumes: int, seed: int) -> list[dict]:
-    """``volumes`` rows; every train case gives its body and its nodules about equally often."""
+def untargeted(train_cases: list[str], volumes: int, seed: int, why: str = "untargeted") -> list[dict]:
+    """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies and nodules about equally often."""
     rng = np.random.default_rng([seed, 2])
     if not train_cases:
         raise InputError("no train case to take masks from: the cohort's train split is empty")
     bodies, donors = (_in_turn(train_cases, volumes, rng) for _ in range(2))
-    return [
-        _row(i, body, donor, seed, "untargeted") for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
-    ]
+    return [_row(i, body, donor, seed, why) for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))]
 
 
 def targeted(worst_cases: list[str], volumes: int, seed: int) -> list[dict]:
@@ -62,10 +63,12 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> tuple[np.ndarra
     """
     rng = np.random.default_rng([int(row["seed"]), 4])
     body = open_source(row["body_case"])
-    own_place = row["why"] == "targeted"
-    for donor, near in ((open_source(row["nodule_case"]), own_place), (body, True)):
-        masks = _place_nodules(donor, body, near, rng)
-        if masks[0].any():
+    kept = np.array(body.nodules) if row["why"] == "inpainted" else np.zeros_like(body.nodules)
+    nothing = np.zeros_like(body.nodules)
+    attempts = [(open_source(row["nodule_case"]), kept, row["why"] == "targeted"), (body, nothing, True)]
+    for donor, nodules, near_own_place in attempts:
+        masks = _place_nodules(donor, body, nodules, near_own_place, rng)
+        if masks[0].max() > nodules.max():
             return masks, body
     raise InputError(
         f"{row['volume']}: no nodule of {row['nodule_case']} or {row['body_case']} fits into the lungs of "
@@ -73,9 +76,25 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> tuple[np.ndarra
     )
 
 
-def _place_nodules(donor: Case, body: Case, near_own_place: bool, rng: np.random.Generator) -> np.ndarray:
-    """The body's masks with the donor's nodules, as many as fit: uint8 ``[3 x y z]``."""
-    nodules, lungs, inside = np.zeros(body.ct.shape, np.uint8), np.array(body.lungs), np.array(body.body)
+def region_to_make(nodules: np.ndarray, body: Case) -> np.ndarray:
+    """How much of each voxel is made anew when ``nodules`` are inpainted into ``body``: 0 ... 1, float32 ``[x y z]``.
+
+    1 up to ``INPAINT_MARGIN_MM`` around every nodule that is new or gone, falling to 0 over the same distance again.
+    """
+    changed = np.zeros(nodules.shape, dtype=bool)
+    for index in range(1, max(nodules.max(), body.nodules.max()) + 1):
+        now, before = nodules == index, body.nodules == index
+        if not np.array_equal(now, before):
+            changed |= now | before
+    distance_mm = ndimage.distance_transform_edt(~changed, sampling=body.space.spacing_mm)
+    return np.clip(2.0 - distance_mm / INPAINT_MARGIN_MM, 0.0, 1.0).astype(np.float32)
+
+
+def _place_nodules(
+    donor: Case, body: Case, present: np.ndarray, near_own_place: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """The body's masks with the nodules ``present`` and the donor's, as many as fit: uint8 ``[3 x y z]``."""
+    nodules, lungs, inside = present.copy(), np.array(body.lungs), np.array(body.body)
     for fact in donor.about["nodules"]:
         crop = np.asarray(donor.nodules[tuple(slice(a, b) for a, b in fact["box"])]) == fact["index"]
         near = [(a + b) // 2 for a, b in fact["box"]] if near_own_place else None
@@ -85,6 +104,7 @@ def _place_nodules(donor: Case, body: Case, near_own_place: bool, rng: np.random
             if start is None:
                 continue
             where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
+            shape &= nodules[where] == 0  # it may touch another nodule, not take voxels from it
             nodules[where][shape] = nodules.max() + 1
             inside[where][shape] = 1
             lungs[where][shape & (lungs[where] == 0)] = lungs[where].max()

@@ -6,8 +6,12 @@ patches of a step do not overlap, but lie elsewhere at every step, so the seams 
 few steps, after which nothing heals, are fused. ``stitched``: every patch is sampled alone and the results are
 blended: the naive way, kept to measure against.
 
-Outside the body is air: its x_0 is known, and patches that hold nothing else are never evaluated. The state and every
-sum are float32; memory is the state, the blended x_0 and the masks, whatever the number of patches.
+Outside the body is air: its x_0 is known, and patches that hold nothing else are never evaluated. *Inpainting* is the
+same with a real CT as what is known: where nothing is to be made the blended x_0 **is** the background, so that at
+every step the state there is the background at exactly the state's own noise level, and the edge is feathered in x_0,
+where a weighted mean has no noise to lose.
+
+The state and every sum are float32; memory is the state, the blended x_0 and the masks, whatever the number of patches.
 """
 
 from collections.abc import Callable
@@ -40,25 +44,51 @@ Start = tuple[int, int, int]
 PatchDenoiser = Callable[[Tensor, list[Start], Tensor | None, int], Tensor]
 
 
-@dataclass(frozen=True)
-class Canvas:
-    """The conditions of one volume, padded: ``masks`` uint8 0/1 ``[3 x y z]``: nodules, lungs, body."""
+@dataclass(frozen=True, eq=False)
+class Background:
+    """What is known: ``values`` (model range), and how much of them is replaced: ``weight`` (0 to 1); ``[x y z]``."""
 
-    masks: Tensor
+    values: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """The conditions of one volume, padded; tensors ``[x y z]`` but for the masks."""
+
+    masks: Tensor  # uint8 0/1 [3 x y z]: nodules, lungs, body
+    generated: Tensor  # bool: voxels that need the network
     shape: tuple[int, int, int]  # of the case itself
     spacing_mm: float
+    background: Tensor | None = None  # float32, model range; None: air
+    weight: Tensor | None = None  # float32 0 ... 1
 
     @property
     def padded(self) -> tuple[int, int, int]:
         return tuple(self.masks.shape[1:])
 
 
-def make_canvas(masks: np.ndarray, spacing_mm: float, settings: Generator, device: torch.device) -> Canvas:
+def make_canvas(
+    masks: np.ndarray,
+    spacing_mm: float,
+    settings: Generator,
+    device: torch.device,
+    background: Background | None = None,
+) -> Canvas:
     """Pad ``masks`` ``[3 x y z]`` at their far ends to a shape that holds whole patches on the coarse grid."""
     shape = masks.shape[1:]
     padded = padded_shape(shape, settings.patch_voxels, grid_multiple(settings))
-    pads = [(0, 0), *((0, b - a) for a, b in zip(shape, padded, strict=True))]
-    return Canvas(torch.from_numpy(np.pad(masks > 0, pads).astype(np.uint8)).to(device), shape, spacing_mm)
+    pads = [(0, b - a) for a, b in zip(shape, padded, strict=True)]
+
+    def on_device(array: np.ndarray, fill: float = 0) -> Tensor:
+        return torch.from_numpy(np.pad(array, pads, constant_values=fill)).to(device)
+
+    conditions = torch.stack([on_device((mask > 0).astype(np.uint8)) for mask in masks])
+    generated = conditions.amax(dim=0) > 0
+    if background is None:
+        return Canvas(conditions, generated, shape, spacing_mm)
+    values, weight = on_device(background.values, AIR_MODEL), on_device(background.weight)
+    return Canvas(conditions, generated & (weight > 0), shape, spacing_mm, values, weight)
 
 
 def synthesise(
@@ -108,7 +138,7 @@ def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -
 def blended(
     denoise: PatchDenoiser, canvas: Canvas, settings: Generator, grid_at: Callable, patches_per_batch: int
 ) -> Denoiser:
-    """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; air in air."""
+    """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; the known where known."""
     patch, device = settings.patch_voxels, canvas.masks.device
     vector = importance_vector(patch)
     v = torch.from_numpy(vector).to(device)
@@ -119,7 +149,7 @@ def blended(
         per_axis = grid_at(t)
         view = coarse_view(x, settings)
         total = torch.zeros_like(x)
-        starts = [s for s in all_starts(per_axis) if canvas.masks[(slice(None), *box(s, patch))].any()]
+        starts = [s for s in all_starts(per_axis) if canvas.generated[box(s, patch)].any()]
         for group in batches(starts, patches_per_batch):
             x_t = torch.stack([x[box(s, patch)] for s in group])[:, None]
             views = crop_views(view, group, settings) if view is not None else None
@@ -128,16 +158,21 @@ def blended(
         for axis, (length, along) in enumerate(zip(canvas.padded, per_axis, strict=True)):
             weight = torch.from_numpy(total_weight(length, along, vector)).float().to(device)
             total /= weight.reshape([-1 if k == axis else 1 for k in range(3)])
-        set_air(total, canvas)
+        set_known(total, canvas)
         return total
 
     return denoiser
 
 
-def set_air(x0: Tensor, canvas: Canvas) -> None:
-    """Write air into every voxel that no mask covers, in place, slab by slab."""
-    for slab, mask in zip(x0.split(8), canvas.masks.split(8, dim=1), strict=True):
-        slab.masked_fill_(mask.amax(dim=0) == 0, AIR_MODEL)
+def set_known(x0: Tensor, canvas: Canvas) -> None:
+    """Write what is known into ``x0``, in place: air where nothing is generated, or the background, feathered."""
+    for i in range(0, len(x0), 8):  # slab by slab: no second volume
+        slab, generated = x0[i : i + 8], canvas.generated[i : i + 8]
+        if canvas.background is None:
+            slab.masked_fill_(~generated, AIR_MODEL)
+        else:
+            made = torch.lerp(canvas.background[i : i + 8], slab, canvas.weight[i : i + 8])
+            slab.copy_(torch.where(generated, made, canvas.background[i : i + 8]))
 
 
 def coarse_view(x: Tensor, settings: Generator) -> Tensor | None:

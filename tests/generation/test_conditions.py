@@ -98,3 +98,19 @@ def test_a_donor_that_does_not_fit_is_replaced_by_the_body_s_own(sources):
     row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-1"}
     (nodules, _, _), body = conditions.make_masks(row, giant)
     assert set(np.unique(nodules)) == {0} | {fact["index"] for fact in body.about["nodules"]}
+
+
+def test_inpainted_cases_keep_their_own_nodules_and_get_new_ones(sources):
+    for row in conditions.untargeted(["case-0", "case-3"], 4, seed=0, why="inpainted"):
+        (nodules, _, _), body = conditions.make_masks(row, sources)
+        kept = [fact["index"] for fact in body.about["nodules"]]
+        assert row["why"] == "inpainted"
+        region = conditions.region_to_make(nodules, body)
+        if all(np.array_equal(nodules == i, body.nodules == i) for i in kept):
+            assert nodules.max() > max(kept)
+            new = nodules > max(kept)
+        else:
+            new = nodules > 0  # nothing fitted beside them: they themselves are made anew
+        assert (region[new] == 1).all()
+        away = ndimage.distance_transform_edt((nodules == 0) & (body.nodules == 0), sampling=body.space.spacing_mm)
+        assert (region[away > 2 * conditions.INPAINT_MARGIN_MM] == 0).all()

@@ -1,5 +1,7 @@
 """Whole volumes from patches: the properties that hold for any denoiser, shown with denoisers that are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -145,7 +147,7 @@ def test_guidance_needs_the_mask(network, generator_settings, synthesis):
     """Without nodules in the mask, guidance changes nothing; with them it does."""
     plain, guided = (synthesis.model_copy(update={"guidance_scale": g}) for g in (1.0, 3.0))
     with_nodules = canvas_of((20, 20, 20), generator_settings)
-    without = syn.Canvas(with_nodules.masks.clone(), with_nodules.shape, 2.0)
+    without = dataclasses.replace(with_nodules, masks=with_nodules.masks.clone())
     without.masks[0] = 0
     a, b = (syn.synthesise(network, without, generator_settings, s, 1, 4) for s in (plain, guided))
     assert torch.allclose(a, b, atol=1e-5)
@@ -155,3 +157,60 @@ def test_guidance_needs_the_mask(network, generator_settings, synthesis):
 
 def test_box_is_used_for_patches_of_any_start():
     assert torch.zeros(9, 9, 9)[box((1, 2, 3), 4)].shape == (4, 4, 4)
+
+
+def inpainting_canvas(settings, shape=(40, 36, 44)):
+    """A smooth known background, of which a ball in the middle is replaced, with a feathered edge."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    values = (0.5 * np.sin(3 * x) * np.cos(2 * y) + 0.3 * z).astype(np.float32)
+    weight = np.clip(2 - np.sqrt(x**2 + y**2 + z**2) / 0.3, 0, 1).astype(np.float32)
+    masks = np.stack([weight == 1, np.ones(shape), np.ones(shape)]).astype(np.uint8)
+    canvas = syn.make_canvas(masks, 2.0, settings, torch.device("cpu"), syn.Background(values, weight))
+    return canvas, values, weight
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
+@pytest.mark.parametrize("mode", ["fused", "shifted"])
+def test_inpainting_keeps_the_background_and_makes_the_rest(network, generator_settings, synthesis, mode, sampler):
+    canvas, values, weight = inpainting_canvas(generator_settings)
+    chosen = synthesis.model_copy(update={"mode": mode, "sampler": sampler})
+    volume = syn.synthesise(network, canvas, generator_settings, chosen, 3, 4).numpy()
+    assert np.allclose(volume[weight == 0], values[weight == 0], atol=1e-5)
+    assert np.abs(volume - values)[weight == 1].mean() > 0.05
+
+
+def test_the_background_is_at_the_state_s_own_noise_level_at_every_step(generator_settings, synthesis):
+    """x_t - sqrt(abar) background must be noise of variance 1 - abar, at every t: peers re-noise to a neighbour's."""
+    canvas, values, weight = inpainting_canvas(generator_settings)
+    abar = cosine(1000)
+    timesteps = sampling_timesteps(1000, 12)
+    grids = dict(zip(timesteps, syn.step_grids(canvas, generator_settings, synthesis.model_copy(
+        update={"mode": "fused", "steps": 12}), None), strict=False))  # fmt: skip
+    denoiser = syn.blended(lambda x, s, v, t: 0 * x[:, 0], canvas, generator_settings, grids.__getitem__, 8)
+    noise = syn.noise_adder(torch.Generator().manual_seed(0))
+    x = torch.zeros(canvas.padded)
+    noise(x, 1.0)
+    inside = tuple(slice(n) for n in values.shape)
+    known, background = torch.from_numpy(weight == 0), torch.from_numpy(values)
+
+    def check(i, state):
+        a = float(abar[timesteps[i + 1]])
+        rest = (state[inside] - a**0.5 * background)[known]
+        assert float(rest.square().mean()) == pytest.approx(1 - a, rel=0.03, abs=1e-4)
+
+    syn.sample(denoiser, x, timesteps, plan("ddpm", abar, timesteps), noise, check)
+
+
+def test_inpainting_evaluates_only_patches_near_the_nodule(generator_settings, synthesis):
+    canvas, values, _ = inpainting_canvas(generator_settings, (96, 20, 20))
+    seen = []
+
+    def denoise(x, starts, views, t):
+        seen.extend(starts)
+        return torch.zeros_like(x[:, 0])
+
+    grid = syn.step_grids(canvas, generator_settings, synthesis, np.random.default_rng(0))[-1]
+    x0 = syn.blended(denoise, canvas, generator_settings, lambda t: grid, 4)(torch.zeros(canvas.padded), 1)
+    patches_along_x = {start[0] for start in seen}
+    assert 0 < len(patches_along_x) < len(grid[0])
+    assert torch.allclose(x0[:10, :20, :20], torch.from_numpy(values[:10]))

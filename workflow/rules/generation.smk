@@ -24,13 +24,13 @@ rule train_generator:
 
 def condition_cases(wildcards):
     """The cases whose masks a set varies."""
-    split = "train" if STUDY.sets[wildcards.set].conditions == "untargeted" else "validation"
+    split = "validation" if STUDY.sets[wildcards.set].conditions == "targeted" else "train"
     return cases(split)(wildcards)
 
 
 def condition_scores(wildcards):
     """The scores that find the worst cases, for a targeted set."""
-    return [] if STUDY.sets[wildcards.set].conditions == "untargeted" else BENCHMARK_SCORES
+    return BENCHMARK_SCORES if STUDY.sets[wildcards.set].conditions == "targeted" else []
 
 
 rule conditions:
@@ -45,7 +45,7 @@ rule conditions:
     params:
         kind=lambda w: STUDY.sets[w.set].conditions,
         volumes=lambda w: STUDY.sets[w.set].volumes,
-        worst_cases=lambda w: 0 if STUDY.sets[w.set].conditions == "untargeted" else STUDY.benchmark.worst_cases,
+        worst_cases=lambda w: STUDY.benchmark.worst_cases if STUDY.sets[w.set].conditions == "targeted" else 0,
         seed=SEED,
     shell:
         "lungsyn generation conditions --kind {params.kind} --volumes {params.volumes} --seed {params.seed}"

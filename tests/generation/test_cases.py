@@ -1,0 +1,58 @@
+"""From a row of conditions to a case on disk: geometry, HU and what is kept."""
+
+import numpy as np
+import pytest
+import torch
+
+from lungsyn import checkpoint
+from lungsyn.config import Compute
+from lungsyn.generation.cases import load_generator, synthetic_case
+from lungsyn.generation.conditions import region_to_make, untargeted
+from lungsyn.generation.network import build
+from lungsyn.volume.files import open_case
+
+
+@pytest.fixture(scope="module")
+def generator(generator_settings, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    torch.manual_seed(0)
+    about = {"generator": generator_settings.model_dump(mode="json")}
+    checkpoint.save(path, build(generator_settings).state_dict(), about)
+    return load_generator(path, Compute(device="cpu", precision="float32", generator_threads=1))
+
+
+@pytest.fixture(scope="module")
+def few_steps(study):
+    return study.synthesis.model_copy(update={"steps": 3, "fused_steps": 1})
+
+
+@pytest.fixture(scope="module")
+def sources(case_folders):
+    return lambda name: open_case({folder.name: folder for folder in case_folders}[name])
+
+
+def test_a_synthetic_case_has_a_real_case_s_layout(generator, few_steps, sources):
+    row = untargeted(["case-0", "case-3"], 1, seed=0)[0]
+    case, body = synthetic_case(generator, row, few_steps, sources), sources(row["body_case"])
+    assert case.ct.dtype == np.int16
+    assert case.space.same_as(body.space)
+    assert case.ct[np.asarray(case.body) == 0].tolist() == [-1000] * int((case.body == 0).sum())
+    low, high = generator.settings.window_hu
+    assert low <= case.ct.min() <= case.ct.max() <= high
+    assert [fact["index"] for fact in case.about["nodules"]] == sorted(set(np.unique(case.nodules)) - {0})
+    assert case.about["cost"]["seconds"] > 0
+
+
+def test_the_same_row_gives_the_same_case(generator, few_steps, sources):
+    row = untargeted(["case-0", "case-3"], 2, seed=0)[1]
+    first, again = (synthetic_case(generator, row, few_steps, sources) for _ in range(2))
+    assert first.digest == again.digest
+
+
+def test_an_inpainted_case_is_the_real_one_but_for_its_new_nodules(generator, few_steps, sources):
+    row = untargeted(["case-3"], 1, seed=0, why="inpainted")[0]
+    case, body = synthetic_case(generator, row, few_steps, sources), sources("case-3")
+    kept = region_to_make(case.nodules, body) == 0
+    assert 0 < kept.sum() < kept.size
+    assert np.array_equal(case.ct[kept], body.ct[kept])
+    assert not np.array_equal(case.ct[~kept], body.ct[~kept])
