@@ -4,6 +4,10 @@ A lossless step to half resolution (2x2x2 voxels become 8 channels, by rearrange
 transform) stands before the first convolution and is undone after the last, so the costly level has 8 times fewer
 voxels. Coordinates and the coarse view of the surroundings enter at half resolution: they are smooth.
 
+The noisy patch itself is added to the output, times a gate that depends on the noise level (the learned form of c_skip
+in Karras et al. 2022, Eq. 7). Most of what is predicted at low noise is the noise: without that path its eight values
+per half-resolution voxel would have to travel through the norms of every level.
+
 Each voxel's channels are normalised by themselves (LayerNorm). Group or instance normalisation would average over the
 patch: the same voxel would then come out differently in two overlapping patches, and a seam would show.
 """
@@ -65,6 +69,9 @@ class PatchUNet(nn.Module):
         self.encode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels)
         self.decode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels[:-1])
         self.head = nn.Conv3d(channels[0], 8, 3, padding=1)
+        self.gate = nn.Linear(embedding, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -79,7 +86,8 @@ class PatchUNet(nn.Module):
             skips.append(h)
         for i in reversed(range(len(self.decode))):
             h = self._run(self.decode[i], self.up[i](h) + skips[i], embedding)
-        return from_half(self.head(F.silu(channel_norm(h))), self.haar)
+        output = from_half(self.head(F.silu(channel_norm(h))), self.haar).float()
+        return torch.addcmul(output, x, self.gate(embedding).float()[:, :, None, None, None])
 
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
         for block in level:

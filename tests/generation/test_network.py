@@ -63,3 +63,11 @@ def test_activation_checkpointing_changes_memory_not_gradients(generator_setting
         network(*inputs(generator_settings)).square().sum().backward()
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_the_noisy_patch_reaches_the_output_through_the_gate(generator_settings):
+    """A fresh network predicts zero; with an open gate and nothing else it returns its input."""
+    network, arguments = build(generator_settings), inputs(generator_settings)
+    assert not network(*arguments).any()
+    torch.nn.init.ones_(network.gate.bias)
+    assert torch.allclose(network(*arguments), arguments[0])
