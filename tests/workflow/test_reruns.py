@@ -176,7 +176,7 @@ CONTRACT = {
     "figures.case_arms": (["real", "synthetic"], PICTURES),
     "compute.device": ("cpu", NOTHING),
     "compute.precision": ("float32", NOTHING),
-    "compute.generator_threads": (1, NOTHING),
+    "compute.generator_threads": (2, NOTHING),
     "compute.segmenter_threads": (2, NOTHING),
     "compute.loader_processes": (1, NOTHING),
     "compute.patches_per_batch": (8, NOTHING),
