@@ -85,7 +85,7 @@ def prepare_case(row: dict, settings: Preparation, root: Path) -> Case:
         ) from error
     found = nodule_facts(case.nodules, case.lungs, case.space)
     case.about.update(
-        case=row["case"], patient=row["patient"], dataset=settings.dataset, digest=case.digest,
+        case=row["case"], patient=row["patient"], dataset=settings.dataset,
         native_spacing_mm=[round(float(value), 4) for value in ct.space.spacing_mm],
         nodules=[measured | known for measured, known in zip(found, facts, strict=True)],
     )  # fmt: skip

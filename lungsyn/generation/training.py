@@ -16,7 +16,7 @@ from lungsyn.config import Compute, Generator
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.progress import Progress
-from lungsyn.volume.files import write_text
+from lungsyn.volume.files import data_digests, write_text
 
 NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
 
@@ -42,7 +42,7 @@ def train(
     patches = TrainingPatches(learned, settings, seed)
     watched = list(held_out_batches(held_out, settings, seed)) if held_out else []
     about = {"images_seen": 0, "seconds": 0.0, "best_loss": None, "checks_without_gain": 0, "records": []}
-    key = checkpoint.digest(settings.model_dump(mode="json"), seed, [folder.name for folder in folders])
+    key = checkpoint.digest(settings.model_dump(mode="json"), seed, data_digests(folders))
     saved = checkpoints / f"generator-{key}" / "checkpoint.safetensors"
     if saved.exists():
         state, about = checkpoint.load(saved)

@@ -16,7 +16,7 @@ from lungsyn.config import Compute, Segmenter
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
-from lungsyn.volume.files import write_text
+from lungsyn.volume.files import data_digests, write_text
 
 RECORDS = 20  # points on the loss curve
 
@@ -41,7 +41,7 @@ def train(
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
     about = {"steps": 0, "seconds": 0.0, "records": []}
-    key = checkpoint.digest(settings.model_dump(mode="json"), seed, [str(folder) for folder in folders])
+    key = checkpoint.digest(settings.model_dump(mode="json"), seed, data_digests(folders))
     saved = checkpoints / f"segmenter-{key}" / "checkpoint.safetensors"
     if saved.exists():
         state, about = checkpoint.load(saved)

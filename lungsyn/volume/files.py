@@ -111,7 +111,12 @@ def write_case(folder: Path, case: Case) -> None:
         if data.shape != case.ct.shape:
             raise ValueError(f"{folder}: {name} has shape {data.shape}, the CT {case.ct.shape}")
         write_volume(Path(folder) / f"{name}.nii", Volume(data.astype(dtype, copy=False), case.affine))
-    write_json(Path(folder) / "case.json", case.about)
+    write_json(Path(folder) / "case.json", case.about | {"digest": case.digest})
+
+
+def data_digests(folders: list[Path]) -> list[list[str]]:
+    """Name and voxels' digest of each case: what a training that goes on must find unchanged."""
+    return [[Path(folder).name, read_json(Path(folder) / "case.json")["digest"]] for folder in folders]
 
 
 def open_case(folder: Path) -> Case:

@@ -10,7 +10,8 @@ from lungsyn.config import Compute
 from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
 from lungsyn.segmentation.patches import TrainingPatches, augment
-from lungsyn.volume.files import open_case
+from lungsyn.volume.files import open_case, write_case
+from tests.conftest import make_case
 
 CPU = Compute(device="cpu", precision="float32", segmenter_threads=1, checkpoint_seconds=3600)
 
@@ -113,3 +114,14 @@ def test_predictions_stay_near_the_lungs(case_folders):
     near = prediction.near_lungs(case)
     assert near[np.asarray(case.lungs) > 0].all()
     assert not near.all()
+
+
+def test_changed_data_under_the_same_names_start_afresh(settings, tmp_path):
+    """Synthetic cases made again keep their names: an old checkpoint must not be taken for theirs."""
+    folder = tmp_path / "cases" / "a"
+    weights = []
+    for seed in (0, 1):
+        write_case(folder, make_case((20, 20, 20), seed=seed, name="a"))
+        weights.append(training.train([folder], settings, CPU, 0, tmp_path / "checkpoints")[0])
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
