@@ -239,7 +239,8 @@ def generation_conditions(args) -> None:
 
 
 def _synthesise_arguments(parser):
-    add(parser, "model", "conditions")
+    parser.add_argument("--model", type=Path, help="the trained generator; without: real nodules are pasted")
+    add(parser, "conditions")
     add_numbers(parser, "batch")
     parser.add_argument("--set", required=True, help="name of the synthetic set, noted in its cases")
     add_section(parser, synthesis=config.Synthesis)
@@ -251,16 +252,19 @@ def _synthesise_arguments(parser):
 @verb("generation", "synthesise", _synthesise_arguments)
 def generation_synthesise(args) -> None:
     """Make one batch of a set's volumes and write them in the layout of a real case."""
-    from lungsyn.generation.cases import load_generator, synthetic_case
+    from lungsyn.generation.cases import load_generator, pasted_case, synthetic_case
 
     sources = {folder.name: folder for folder in case_folders(args.cases)}
     size = args.synthesis.volumes_per_job
     rows = read_table(args.conditions)[args.batch * size : (args.batch + 1) * size]
-    generator = load_generator(args.model, args.compute)
+    generator = load_generator(args.model, args.compute) if args.model else None
     args.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
         name = f"{args.set}-{row['volume']}"
-        case = synthetic_case(generator, row, args.synthesis, lambda name: open_case(sources[name]))
+        if generator:
+            case = synthetic_case(generator, row, args.synthesis, lambda name: open_case(sources[name]))
+        else:
+            case = pasted_case(row, lambda name: open_case(sources[name]))
         case.about.update(case=name, set=args.set, made=note(synthesis=args.synthesis, row=row))
         write_case(args.out / name, case)
 
@@ -272,7 +276,9 @@ def _train_segmenter_arguments(parser):
     add_section(parser, segmenter=config.Segmenter)
     add_numbers(parser, "seed", "replicate")
     parser.add_argument("--reseeded", action="store_true", help="other random draws than the other arms (control)")
-    add(parser, "cases", nargs="+")
+    parser.add_argument("--cases", nargs="*", type=Path, default=[], help="real cases")
+    parser.add_argument("--synthetic", nargs="*", type=Path, default=[], help="synthetic cases")
+    parser.add_argument("--synthetic-share", type=float, help="of the training patches; without: by number of cases")
     add(parser, "checkpoints", "model", "curve")
     add_compute(parser)
 
@@ -283,10 +289,15 @@ def segmentation_train(args) -> None:
     from lungsyn import checkpoint
     from lungsyn.segmentation.training import replicate_seed, train
 
-    folders = case_folders(args.cases)
+    real, synthetic = case_folders(args.cases), case_folders(args.synthetic)
     seed = replicate_seed(args.seed, args.replicate, args.reseeded)
-    weights, facts, records = train(folders, args.segmenter, args.compute, seed, args.checkpoints)
-    made = note(segmenter=args.segmenter, seed=seed, cases=[folder.name for folder in folders]) | facts
+    weights, facts, records = train(
+        real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, args.checkpoints
+    )
+    made = note(
+        segmenter=args.segmenter, seed=seed, synthetic_share=args.synthetic_share,
+        cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
+    ) | facts  # fmt: skip
     checkpoint.save(args.model, weights, made)
     write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
 
@@ -336,31 +347,36 @@ def evaluation_score(args) -> None:
 
 
 def _read_arms(paths: list[Path]) -> dict[str, list[dict]]:
+    """Score tables ``.../{arm}/{size}.tsv`` of one size, by arm."""
     from lungsyn.evaluation.scores import read_scores
 
-    return {path.stem: read_scores(path) for path in paths}
+    return {path.parent.name: read_scores(path) for path in paths}
 
 
-def _worst(args) -> list[str]:
+def _worst(benchmark_scores: Path, benchmark: config.Benchmark) -> list[str]:
     from lungsyn.evaluation.groups import worst_cases
     from lungsyn.evaluation.scores import read_scores
 
-    return worst_cases(read_scores(args.benchmark_scores), args.benchmark.worst_cases)
+    return worst_cases(read_scores(benchmark_scores), benchmark.worst_cases)
 
 
 def _compare_arguments(parser):
-    add(parser, "scores", nargs="+")
-    add(parser, "benchmark-scores", "out")
+    add(parser, "scores", "benchmark-scores", nargs="+")
+    add(parser, "out")
     add_section(parser, benchmark=config.Benchmark, evaluation=config.Evaluation)
     add_numbers(parser, "seed")
 
 
 @verb("evaluation", "compare", _compare_arguments)
 def evaluation_compare(args) -> None:
-    """Compare every arm with the benchmark arm, paired by case, in each group."""
+    """Compare every arm with the benchmark arm, paired by case, in each group, at each training-set size."""
     from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, compare
 
-    rows = compare(_read_arms(args.scores), args.benchmark.arm, _worst(args), args.evaluation, args.seed)
+    rows = []
+    for benchmark in args.benchmark_scores:  # .../{arm}/{size}.tsv
+        scores = _read_arms([path for path in args.scores if path.stem == benchmark.stem])
+        worst = _worst(benchmark, args.benchmark)
+        rows += compare(scores, args.benchmark.arm, worst, args.evaluation, args.seed, int(benchmark.stem))
     write_table(args.out, rows, COMPARISON_COLUMNS)
 
 
@@ -377,8 +393,10 @@ def evaluation_plot_difference(args) -> None:
     from lungsyn.evaluation.comparison import from_cells
     from lungsyn.evaluation.figures import plot_dice_difference
 
+    size = int(args.benchmark_scores.stem)
+    comparison = [row for row in from_cells(read_table(args.comparison)) if row["size"] == size]
     plot_dice_difference(
-        _read_arms(args.scores), from_cells(read_table(args.comparison)), _worst(args), args.benchmark.arm,
+        _read_arms(args.scores), comparison, _worst(args.benchmark_scores, args.benchmark), args.benchmark.arm,
         args.null_arms, args.study.name, args.figures.dpi, args.out,
     )  # fmt: skip
 
@@ -400,7 +418,8 @@ def evaluation_plot_case(args) -> None:
     name = median_change(scores, second, first)
     folder = next(folder for folder in case_folders(args.cases) if folder.name == name)
     predictions = {
-        arms.name: [read_volume(path).data for path in sorted(arms.glob(f"*/{name}.nii"))] for arms in args.predictions
+        arm.parent.name: [read_volume(path).data for path in sorted(arm.glob(f"*/{name}.nii"))]
+        for arm in args.predictions
     }
     dice = {arm: case_means(rows, "dice")[name] for arm, rows in scores.items()}
     rule = f"{name}: the test case of median change from {first} to {second}"
@@ -438,16 +457,17 @@ def evaluation_plot_training(args) -> None:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         parts = path.parent.parts
         if "generator" in parts:
-            panels.setdefault("generator", {})[parts[-1]] = records
+            panels.setdefault("generator", {})["/".join(parts[-2:])] = records
         else:
-            panels.setdefault(f"segmenter {parts[-3]}", {})["/".join(parts[-2:])] = records
+            panels.setdefault(f"segmenter {parts[-4]}", {})["/".join(parts[-3:])] = records
     plot_training(panels, args.study.name, args.figures.dpi, args.out)
 
 
 def _report_arguments(parser):
     add_section(parser, config=config.Config)
     add(parser, "cohort", "training", "main-figure", "out")
-    add(parser, "comparisons", "differences", "case-pictures", "sheets", nargs="+")
+    add(parser, "comparisons", "differences", nargs="+")
+    add(parser, "case-pictures", "sheets", nargs="*")
 
 
 @verb("evaluation", "report", _report_arguments)
@@ -455,7 +475,7 @@ def evaluation_report(args) -> None:
     """Put everything on one HTML page; copy the main figure to its short name."""
     import shutil
 
-    from lungsyn.evaluation.comparison import from_cells
+    from lungsyn.evaluation.comparison import by_size, from_cells
     from lungsyn.evaluation.report import build
     from lungsyn.provenance import costs, versions
     from lungsyn.volume.files import whole_file
@@ -470,8 +490,13 @@ def evaluation_report(args) -> None:
         (args.sheets, "Random synthetic cases of set {} with their masks' outlines, beside random real ones."),
         ([args.training], "Loss curves of everything that was trained."),
     ]
-    figures = [(path, text.format(path.stem.partition("-")[2])) for paths, text in captions for path in paths]
-    comparisons = {path.stem: from_cells(read_table(path)) for path in args.comparisons}
+    figures = [
+        (path, text.format(path.stem.partition("-")[2].replace("-", ", size ") + " %"))
+        for paths, text in captions for path in paths
+    ]  # fmt: skip
+    comparisons = {}
+    for path in args.comparisons:
+        comparisons |= by_size(from_cells(read_table(path)), path.stem)
     provenance = {"versions": versions(), "cost": costs(args.out.parent)}
     page = build(
         f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons,
@@ -489,10 +514,11 @@ def _answer_arguments(parser):
 @verb("evaluation", "answer", _answer_arguments)
 def evaluation_answer(args) -> None:
     """Print the comparison tables of a finished run and where its pictures are."""
-    from lungsyn.evaluation.comparison import as_text, from_cells
+    from lungsyn.evaluation.comparison import as_text, by_size, from_cells
 
     for path in sorted((args.results / "comparison").glob("*.tsv")):
-        print(as_text(from_cells(read_table(path)), f"segmenter {path.stem}"), end="\n\n")
+        for title, rows in by_size(from_cells(read_table(path)), path.stem).items():
+            print(as_text(rows, f"segmenter {title}"), end="\n\n")
     print(f"report: {args.results / 'report.html'}\nfigure: {args.results / 'figures' / 'dice_difference.png'}")
 
 

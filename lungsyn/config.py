@@ -7,6 +7,7 @@ from these models (``lungsyn config schema``), so an editor can check a config w
 
 import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -18,6 +19,7 @@ from lungsyn.errors import InputError
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Millimetres = Annotated[float, Field(gt=0.0, le=1000.0)]
 Count = Annotated[int, Field(ge=1)]
+Percent = Annotated[int, Field(ge=1, le=100)]
 
 
 LARGEST_PATCH_MM = 250.0
@@ -170,6 +172,15 @@ class Generator(Section):
         return self
 
 
+class CopyPaste(Section):
+    """The cheap baseline that a generator has to beat: real nodules, varied, pasted into real train cases."""
+
+    kind: Literal["copy_paste"] = Field(description="Family of the generator")
+
+
+AnyGenerator = Annotated[Generator | CopyPaste, Field(discriminator="kind")]
+
+
 class Synthesis(Section):
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = Field(description="Sampler")
     steps: int = Field(ge=1, le=4000, description="Sampling steps")
@@ -185,7 +196,7 @@ class SyntheticSet(Section):
     generator: Name = Field(description="Which of generators makes it")
     conditions: Literal["untargeted", "targeted", "inpainted"] = Field(
         description="untargeted: masks from train cases; targeted: from the benchmark's worst validation cases; "
-        "inpainted: train cases keep their CT, only nodules are made"
+        "inpainted: train cases keep their CT, only nodules are made (or pasted: generator kind copy_paste)"
     )
     volumes: Count = Field(description="Number of synthetic cases")
 
@@ -203,15 +214,32 @@ class Segmenter(Section):
     keep_lungs: bool = Field(default=True, description="Predictions outside the (dilated) lungs are removed")
 
 
+class Trial(Segmenter):
+    """A segmenter in the study: its settings, and what it takes part in."""
+
+    arms: list[Name] | None = Field(default=None, min_length=1, description="Arms that it is trained in; null: all")
+    training_percent: list[Percent] | None = Field(
+        default=None, min_length=1, description="Training-set sizes that it is trained at; null: all"
+    )
+
+
 class Arm(Section):
     real: bool = Field(description="Whether the real train cases are in the training set")
     synthetic: Name | None = Field(default=None, description="Synthetic set in the training set")
+    synthetic_share: Fraction | None = Field(
+        default=None, description="Share of the training patches that are synthetic; null: by the number of cases"
+    )
     reseeded: bool = Field(default=False, description="A control: same data as another arm, other random draws")
 
     @model_validator(mode="after")
     def _has_data(self):
         if not self.real and self.synthetic is None:
             raise ValueError("an arm needs real data, a synthetic set, or both")
+        if self.synthetic_share is not None and not (self.real and self.synthetic):
+            raise ValueError(
+                f"synthetic_share {self.synthetic_share:g} divides the patches between real and synthetic cases, but "
+                "the arm has only one kind: remove it"
+            )
         return self
 
 
@@ -248,10 +276,13 @@ class Config(Section):
     study: Study
     cohort: Cohort
     benchmark: Benchmark
-    generators: dict[Name, Generator] = Field(min_length=1)
+    generators: dict[Name, AnyGenerator] = Field(min_length=1)
     synthesis: Synthesis
     sets: dict[Name, SyntheticSet]
-    segmenters: dict[Name, Segmenter] = Field(min_length=1)
+    segmenters: dict[Name, Trial] = Field(min_length=1)
+    training_percent: list[Percent] = Field(
+        default=[100], min_length=1, description="Training-set sizes, percent of the train patients"
+    )
     replicates: int = Field(ge=1, le=100, description="Trainings per arm, with different seeds")
     arms: dict[Name, Arm] = Field(min_length=1)
     evaluation: Evaluation
@@ -262,12 +293,20 @@ class Config(Section):
     def _names_exist(self):
         for name, synthetic in self.sets.items():
             _known(f"sets.{name}.generator", synthetic.generator, self.generators)
+            pasted = self.generators[synthetic.generator].kind == "copy_paste"
+            if pasted and synthetic.conditions != "inpainted":
+                raise ValueError(
+                    f"sets.{name}.conditions is {synthetic.conditions!r}: copy-paste puts nodules into the CT of train "
+                    "cases, so it must be inpainted"
+                )
         for name, arm in self.arms.items():
             if arm.synthetic is not None:
                 _known(f"arms.{name}.synthetic", arm.synthetic, self.sets)
         _known("benchmark.arm", self.benchmark.arm, self.arms)
         _known("benchmark.segmenter", self.benchmark.segmenter, self.segmenters)
         for name, generator in self.generators.items():
+            if generator.kind == "copy_paste":
+                continue
             edge_mm = generator.patch_voxels * self.cohort.preprocess.spacing_mm
             if self.cohort.preprocess.field_of_view == "chest" and edge_mm > LARGEST_PATCH_MM:
                 raise ValueError(
@@ -285,10 +324,42 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _trials_can_be_compared(self):
+        wanted = set()
+        for name, trial in self.segmenters.items():
+            for arm in trial.arms or ():
+                _known(f"segmenters.{name}.arms", arm, self.arms)
+            for percent in trial.training_percent or ():
+                _known(f"segmenters.{name}.training_percent", percent, self.training_percent)
+            if self.benchmark.arm not in self.arms_of(name):
+                raise ValueError(
+                    f"segmenters.{name}.arms lacks {self.benchmark.arm!r} (benchmark.arm), which all arms are compared "
+                    "with: add it"
+                )
+            wanted |= set(self.sizes_of(name))
+        missing = wanted - set(self.sizes_of(self.benchmark.segmenter))
+        if missing:
+            raise ValueError(
+                f"segmenters.{self.benchmark.segmenter}.training_percent lacks {sorted(missing)}: the benchmark's "
+                "segmenter finds the worst cases at every size, so it needs every size that another one has"
+            )
+        return self
 
-def _known(key: str, name: str, known: dict) -> None:
+    def arms_of(self, segmenter: str) -> list[str]:
+        """The arms that a segmenter is trained in, in the config's order."""
+        chosen = self.segmenters[segmenter].arms
+        return [arm for arm in self.arms if chosen is None or arm in chosen]
+
+    def sizes_of(self, segmenter: str) -> list[int]:
+        """The training-set sizes that a segmenter is trained at, percent of the train patients, ascending."""
+        return sorted(self.segmenters[segmenter].training_percent or self.training_percent)
+
+
+def _known(key: str, name, known: Iterable) -> None:
     if name not in known:
-        raise ValueError(f"{key} is {name!r}, which does not exist: it must be one of {', '.join(sorted(known))}")
+        choices = ", ".join(sorted(map(str, known)))
+        raise ValueError(f"{key} is {name!r}, which does not exist: it must be one of {choices}")
 
 
 def check(raw: dict) -> Config:
@@ -301,12 +372,18 @@ def check(raw: dict) -> Config:
 
 
 def _explain(item: dict) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    kinds = ("patch_ddpm", "copy_paste")  # the place of a generator's key names its kind after its name
+    loc = [
+        part for i, part in enumerate(item["loc"]) if not (i == 2 and item["loc"][0] == "generators" and part in kinds)
+    ]
+    key = ".".join(str(part) for part in loc if part != "[key]")
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), _all_keys(), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
     if item["type"] == "missing":
         return f"{key}: missing; add it (config.yaml shows every key with its unit)"
+    if item["type"] == "union_tag_invalid":
+        return f"{key}.kind is {item['ctx']['tag']!r}: it must be one of {item['ctx']['expected_tags']}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message

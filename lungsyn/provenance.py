@@ -47,12 +47,12 @@ def code_digest() -> str:
 def costs(results: Path) -> list[dict]:
     """Time and memory of the trainings and of the synthesis, as their results recorded them."""
     jobs = defaultdict(list)
-    for path in sorted((results / "generator").glob("*/model.safetensors")):
-        jobs[f"generator {path.parent.name}"].append(model_facts(path)["cost"])
-    for path in sorted((results / "synthetic").glob("*/*/*/*/case.json")):
-        jobs[f"synthesis, set {path.parts[-4]} (per volume)"].append(json.loads(path.read_text())["cost"])
-    for path in sorted((results / "segmentation").glob("*/*/*/model.safetensors")):
-        jobs[f"segmenter {path.parts[-4]}"].append(model_facts(path)["cost"])
+    for path in sorted((results / "generator").glob("*/*/model.safetensors")):
+        jobs[f"generator {path.parts[-3]}"].append(model_facts(path)["cost"])
+    for path in sorted((results / "synthetic").glob("*/*/*/*/*/case.json")):
+        jobs[f"synthesis, set {path.parts[-5]} (per volume)"].append(json.loads(path.read_text())["cost"])
+    for path in sorted((results / "segmentation").glob("*/*/*/*/model.safetensors")):
+        jobs[f"segmenter {path.parts[-5]}"].append(model_facts(path)["cost"])
     return [
         {
             "stage": stage,

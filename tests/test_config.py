@@ -56,6 +56,13 @@ BAD = [
     ("cohort.dataset", "lidc", r"set cohort\.root to their folder"),
     ("sets.targeted.generator", "gan", r"sets\.targeted\.generator is 'gan'"),
     ("figures.case_arms", ["real", "unreal"], r"figures\.case_arms is 'unreal'"),
+    ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'patch_ddpm'"),
+    ("arms.real.synthetic_share", 0.5, r"arms\.real: synthetic_share 0\.5 divides .* only one kind: remove it"),
+    ("segmenters.unet.arms", ["synthetic"], r"segmenters\.unet\.arms lacks 'real' \(benchmark\.arm\)"),
+    ("segmenters.unet.arms", ["real", "unreal"], r"segmenters\.unet\.arms is 'unreal', which does not exist"),
+    ("segmenters.unet.training_percent", [50], r"training_percent is 50, which does not exist: it must be one of 100"),
+    ("training_percent", [0], r"training_percent\.0 is 0: input should be greater than or equal to 1"),
+    ("generators.pasted", {"kind": "copy_paste", "images": 3}, r"generators\.pasted\.images: unknown key"),
     ("segmenters", {"a/b": SHIPPED["segmenters"]["unet"]}, r"becomes a folder"),
 ]
 
@@ -105,3 +112,23 @@ def test_every_key_is_described():
 def test_frozen():
     with pytest.raises(Exception, match="frozen"):
         config.check(SHIPPED).study.seed = 3
+
+
+def test_pasting_needs_a_real_background():
+    raw = changed("generators.pasted", {"kind": "copy_paste"})
+    raw["sets"]["pasted"] = {"generator": "pasted", "conditions": "untargeted", "volumes": 3}
+    with pytest.raises(InputError, match=r"sets\.pasted\.conditions is 'untargeted': .* so it must be inpainted"):
+        config.check(raw)
+    raw["sets"]["pasted"]["conditions"] = "inpainted"
+    assert config.check(raw).generators["pasted"].kind == "copy_paste"
+
+
+def test_the_benchmark_s_segmenter_has_every_size():
+    raw = changed("training_percent", [25, 100])
+    raw["segmenters"]["small"] = raw["segmenters"]["unet"] | {"training_percent": [25], "arms": ["real", "synthetic"]}
+    study = config.check(raw)
+    assert study.sizes_of("small") == [25] and study.sizes_of("unet") == [25, 100]
+    assert study.arms_of("small") == ["real", "synthetic"] and study.arms_of("unet") == list(raw["arms"])
+    raw["segmenters"]["unet"]["training_percent"] = [100]
+    with pytest.raises(InputError, match=r"segmenters\.unet\.training_percent lacks \[25\]: the benchmark's segmenter"):
+        config.check(raw)

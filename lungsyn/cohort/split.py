@@ -44,8 +44,19 @@ def _given(patients: Iterable[tuple[str, str]]) -> dict[str, str]:
     return split
 
 
-def _digest(seed: int, patient: str) -> bytes:
-    return hashlib.sha256(f"{seed}/split/{patient}".encode()).digest()
+def train_ranks(patients: Iterable[str], seed: int) -> dict[str, int]:
+    """The order, 1 to n, in which train patients join as the training set grows: every size holds the smaller ones."""
+    ordered = sorted(set(patients), key=lambda name: _digest(seed, name, "train"))
+    return {name: rank for rank, name in enumerate(ordered, start=1)}
+
+
+def within(rank: int, patients: int, percent: int) -> bool:
+    """Whether the train patient of this rank is in the training set of ``percent`` of all ``patients``."""
+    return rank <= max(1, round(patients * percent / 100))
+
+
+def _digest(seed: int, patient: str, purpose: str = "split") -> bytes:
+    return hashlib.sha256(f"{seed}/{purpose}/{patient}".encode()).digest()
 
 
 def _counts(n_patients: int, fractions: Split) -> dict[str, int]:

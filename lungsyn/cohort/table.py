@@ -1,6 +1,7 @@
 """The cohort table (``cohort.tsv``): every case that the raw data hold, its split, and why it is left out if it is.
 
-``source`` and ``annotation`` let one case be prepared without looking at the others: for DICOM the series' folder and
+``train_rank`` orders the train patients: a smaller training set is those of the lowest ranks. ``source`` and
+``annotation`` let one case be prepared without looking at the others: for DICOM the series' folder and
 its UID; for NIfTI the image and the label file. Paths are relative to the cohort's root.
 """
 
@@ -19,7 +20,18 @@ from lungsyn.volume.nodules import nodule_facts
 NODULE_COLUMNS = [
     "case", "patient", "nodule", "diameter_mm", "volume_mm3", "touches_pleura", "readers", *RATINGS,
 ]  # fmt: skip
-COLUMNS = ["case", "patient", "split", "n_nodules", "spacing_mm", "status", "reason", "source", "annotation"]
+COLUMNS = [
+    "case",
+    "patient",
+    "split",
+    "train_rank",
+    "n_nodules",
+    "spacing_mm",
+    "status",
+    "reason",
+    "source",
+    "annotation",
+]
 
 
 def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[dict]:
@@ -30,8 +42,10 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[di
     if not included:
         raise InputError(f"{root}: no case can be used.\n{summary(rows)}")
     split_of = split.assign([(row["patient"], row.get("split", "")) for row in included], settings.split, seed)
+    ranks = split.train_ranks((patient for patient, name in split_of.items() if name == "train"), seed)
     for row in rows:
         row["split"] = split_of[row["patient"]] if row["status"] == "included" else ""
+        row["train_rank"] = ranks.get(row["patient"], "") if row["split"] == "train" else ""
     return sorted(rows, key=lambda row: row["case"])
 
 

@@ -1,4 +1,7 @@
-"""The comparison of arms: one row per arm and group, from the scores of all; and as text for a terminal."""
+"""The comparison of arms: one row per arm and group, from the scores of all; and as text for a terminal.
+
+Arms are compared within one training-set size (``size``, percent of the train patients); a table holds all sizes.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -11,7 +14,7 @@ from lungsyn.evaluation.paired import holm, paired_difference
 
 _DIFFERENCE = ["mean_difference", "ci_low", "ci_high", "p", "p_holm", "smallest_resolvable"]
 COMPARISON_COLUMNS = [
-    "arm", "group", "n_cases", "n_patients", "n_empty", "mean_dice", "median_dice", *_DIFFERENCE,
+    "size", "arm", "group", "n_cases", "n_patients", "n_empty", "mean_dice", "median_dice", *_DIFFERENCE,
     "replicate_sd", "ensemble_dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "sensitivity",
     "false_positives", "lesion_dice",
 ]  # fmt: skip
@@ -19,13 +22,15 @@ COMPARISON_COLUMNS = [
 Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its score table
 
 
-def compare(scores: Scores, benchmark_arm: str, worst: Collection[str], settings: Evaluation, seed: int) -> list[dict]:
+def compare(
+    scores: Scores, benchmark_arm: str, worst: Collection[str], settings: Evaluation, seed: int, size: int = 100
+) -> list[dict]:
     """Every arm against ``benchmark_arm`` in each group that has cases: rows of `COMPARISON_COLUMNS`.
 
-    ``worst``: the worst validation cases, from the benchmark segmenter's scores. Differences are of Dice, per
-    case, averaged over replicates; Holm's correction is over the arms of one group. The benchmark's own
-    differences are None. ``n_empty`` counts references without a nodule. Raises InputError when arms were
-    scored on different cases.
+    ``size``: the training-set size of all of them, percent. ``worst``: the worst validation cases, from the benchmark
+    segmenter's scores. Differences are of Dice, per case, averaged over replicates; Holm's correction is over the
+    arms of one group. The benchmark's own differences are None. ``n_empty`` counts references without a nodule.
+    Raises InputError when arms were scored on different cases.
     """
     _check_paired(scores, benchmark_arm)
     rows = []
@@ -37,7 +42,7 @@ def compare(scores: Scores, benchmark_arm: str, worst: Collection[str], settings
         benchmark = case_means(members[benchmark_arm], "dice")
         group_rows = []
         for arm in scores:
-            row = {"arm": arm, "group": group, **_summary(members[arm])} | dict.fromkeys(_DIFFERENCE)
+            row = {"size": size, "arm": arm, "group": group, **_summary(members[arm])} | dict.fromkeys(_DIFFERENCE)
             if arm != benchmark_arm:
                 means = case_means(members[arm], "dice")
                 result = paired_difference(
@@ -157,4 +162,15 @@ def from_cells(rows: Iterable[Mapping[str, str]]) -> list[dict]:
 def _typed(key: str, cell: str):
     if key in ("arm", "group"):
         return cell
-    return None if cell == "" else int(cell) if key.startswith("n_") else float(cell)
+    return None if cell == "" else int(cell) if key.startswith("n_") or key == "size" else float(cell)
+
+
+def by_size(rows: Iterable[Mapping], segmenter: str) -> dict[str, list[Mapping]]:
+    """Rows of a comparison by what was trained, in words, the largest training-set size first."""
+    sizes = sorted({row["size"] for row in rows}, reverse=True)
+    return {
+        segmenter if len(sizes) == 1 else f"{segmenter}, {size} % of the train patients": [
+            row for row in rows if row["size"] == size
+        ]
+        for size in sizes
+    }

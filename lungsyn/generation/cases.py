@@ -1,4 +1,4 @@
-"""From a row of conditions to a synthetic case in the layout of a real one."""
+"""From a row of conditions to a synthetic case in the layout of a real one: generated, or pasted as the baseline."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
 from lungsyn.config import Compute, Generator, Synthesis
-from lungsyn.generation.conditions import make_masks, region_to_make
+from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, make_masks, region_to_make
 from lungsyn.generation.network import build
 from lungsyn.generation.synthesis import Background, make_canvas, synthesise
 from lungsyn.progress import Progress
@@ -49,7 +50,8 @@ def synthetic_case(
 ) -> Case:
     """Make the volume that ``row`` of the conditions describes; the caller names it."""
     started = time.monotonic()
-    masks, body = make_masks(row, open_source)
+    arrangement = make_masks(row, open_source)
+    masks, body, _ = arrangement
     window_hu = generator.settings.window_hu
     background = None
     if row["why"] == "inpainted":
@@ -61,14 +63,45 @@ def synthetic_case(
         generator.network, canvas, generator.settings, synthesis, int(row["seed"]), generator.patches_per_batch,
         generator.precision, progress.update,
     )  # fmt: skip
-    nodules, lungs, inside = masks
+    hu = to_hu(volume.cpu().numpy(), window_hu)
+    if background is not None:
+        hu = np.where(background.weight > 0, hu, body.ct)  # the window does not clip what is kept
+    return _as_case(hu, arrangement, started, generator.device)
+
+
+def pasted_case(row: dict, open_source: Callable[[str], Case]) -> Case:
+    """The baseline: the row's nodules with their own HU, varied alike, pasted into the body's CT with a soft edge.
+
+    Where none fits beside the body's own nodules, the case stays as it is: its nodules cannot be taken out.
+    """
+    started = time.monotonic()
+    arrangement = make_masks(row, open_source)
+    body = arrangement.body
+    if not (arrangement.masks[0] > 0)[np.asarray(body.nodules) > 0].all():
+        arrangement = Arrangement(np.stack([body.nodules, body.lungs, body.body]), body, [])
+    hu = np.array(body.ct, dtype=np.float32)
+    for nodule in arrangement.placed:
+        paste(hu, nodule)
+    return _as_case(np.rint(hu).astype(np.int16), arrangement, started, torch.device("cpu"))
+
+
+def paste(hu: np.ndarray, nodule: Placed) -> None:
+    """Blend a nodule into ``hu``, in place: all of it inside the mask, falling to nothing over ``RIM_VOXELS``."""
+    weight = np.clip(2 * ndimage.gaussian_filter(np.pad(nodule.mask, RIM_VOXELS).astype(np.float32), 0.7), 0, 1)
+    first = np.array(nodule.start) - RIM_VOXELS
+    low, high = np.maximum(first, 0), np.minimum(first + weight.shape, hu.shape)
+    there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    here = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
+    hu[there] += weight[here] * (nodule.hu[here] - hu[there])
+
+
+def _as_case(hu: np.ndarray, arrangement: Arrangement, started: float, device: torch.device) -> Case:
+    (nodules, lungs, inside), body, placed = arrangement
     about = {
         "patient": "synthetic",
         "dataset": "synthetic",
         "nodules": nodule_facts(nodules, lungs, body.space),
-        "cost": {"seconds": round(time.monotonic() - started, 2), **peak_memory_mb(generator.device)},
+        "new_nodules": len(placed),
+        "cost": {"seconds": round(time.monotonic() - started, 2), **peak_memory_mb(device)},
     }
-    hu = to_hu(volume.cpu().numpy(), window_hu)
-    if background is not None:
-        hu = np.where(background.weight > 0, hu, body.ct)  # the window does not clip what is kept
     return Case(hu, nodules, lungs, inside, body.affine, about)

@@ -3,11 +3,12 @@
 *Untargeted*: the body of a train case, the nodules of another train case, anywhere in the lungs. *Targeted*: body and
 nodules of one of the benchmark's worst validation cases, each nodule near its own place. *Inpainted*: as untargeted,
 but the body keeps its real CT and its own nodules, and only the new nodules and what is near them is made. Nodules are
-mirrored, rotated and scaled in all. A row of the table holds all that decides the masks: they are made again from it,
-not stored.
+mirrored, rotated and scaled in all, and their HU with them, for those who paste them. A row of the table holds all that
+decides the masks: they are made again from it, not stored.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -20,6 +21,7 @@ INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the 
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
 NEAR_VOXELS = 4  # how far a targeted nodule moves from its own place along each axis
 TRIES = 300
+RIM_VOXELS = 2  # around a nodule, of whose HU a paste needs some
 INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
 
 
@@ -55,8 +57,24 @@ def _row(number: int, body: str, donor: str, seed: int, why: str) -> dict:
     }
 
 
-def make_masks(row: dict, open_source: Callable[[str], Case]) -> tuple[np.ndarray, Case]:
-    """uint8 ``[3 x y z]`` (nodule index, lungs, body) of the volume that ``row`` describes, and the case it lies in.
+class Placed(NamedTuple):
+    """A varied nodule in its new place: its mask (bool), and HU (float32) of the same box ``RIM_VOXELS`` wider."""
+
+    start: tuple[int, int, int]
+    mask: np.ndarray
+    hu: np.ndarray
+
+
+class Arrangement(NamedTuple):
+    """What a volume is made from: uint8 ``[3 x y z]`` (nodule index, lungs, body), the case it lies in, new nodules."""
+
+    masks: np.ndarray
+    body: Case
+    placed: list[Placed]
+
+
+def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
+    """The masks of the volume that ``row`` describes.
 
     If no nodule of the donor fits into the lungs, the body's own nodules are varied at their own place instead.
     Raises InputError if not even they fit.
@@ -67,9 +85,9 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> tuple[np.ndarra
     nothing = np.zeros_like(body.nodules)
     attempts = [(open_source(row["nodule_case"]), kept, row["why"] == "targeted"), (body, nothing, True)]
     for donor, nodules, near_own_place in attempts:
-        masks = _place_nodules(donor, body, nodules, near_own_place, rng)
-        if masks[0].max() > nodules.max():
-            return masks, body
+        masks, placed = _place_nodules(donor, body, nodules, near_own_place, rng)
+        if placed:
+            return Arrangement(masks, body, placed)
     raise InputError(
         f"{row['volume']}: no nodule of {row['nodule_case']} or {row['body_case']} fits into the lungs of "
         f"{row['body_case']}: exclude that case (cohort.exclude) or change study.seed"
@@ -92,14 +110,18 @@ def region_to_make(nodules: np.ndarray, body: Case) -> np.ndarray:
 
 def _place_nodules(
     donor: Case, body: Case, present: np.ndarray, near_own_place: bool, rng: np.random.Generator
-) -> np.ndarray:
-    """The body's masks with the nodules ``present`` and the donor's, as many as fit: uint8 ``[3 x y z]``."""
+) -> tuple[np.ndarray, list[Placed]]:
+    """The body's masks ``[3 x y z]`` with the nodules ``present`` and as many of the donor's as fit, and those."""
     nodules, lungs, inside = present.copy(), np.array(body.lungs), np.array(body.body)
+    placed = []
     for fact in donor.about["nodules"]:
         crop = np.asarray(donor.nodules[tuple(slice(a, b) for a, b in fact["box"])]) == fact["index"]
+        around = [np.clip(np.arange(a - 2 * RIM_VOXELS, b + 2 * RIM_VOXELS), 0, n - 1)
+                  for (a, b), n in zip(fact["box"], donor.ct.shape, strict=True)]  # fmt: skip
+        hu = np.asarray(donor.ct[np.ix_(*around)], dtype=np.float32)
         near = [(a + b) // 2 for a, b in fact["box"]] if near_own_place else None
         for shrink in (1.0, 0.75, 0.5):
-            shape = vary(crop, rng, shrink)
+            shape, varied_hu = vary(crop, hu, rng, shrink)
             start = find_place(shape, (lungs > 0) & (nodules == 0), rng, near)
             if start is None:
                 continue
@@ -108,23 +130,32 @@ def _place_nodules(
             nodules[where][shape] = nodules.max() + 1
             inside[where][shape] = 1
             lungs[where][shape & (lungs[where] == 0)] = lungs[where].max()
+            placed.append(Placed(start, shape, varied_hu))
             break
-    return np.stack([nodules, lungs, inside])
+    return np.stack([nodules, lungs, inside]), placed
 
 
-def vary(mask: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> np.ndarray:
-    """A nodule's mask mirrored, rotated and scaled at random, cropped to its box; never empty."""
-    for axis in range(3):
-        if rng.random() < 0.5:
-            mask = np.flip(mask, axis)
-    rotation = _random_rotation(rng)
+def vary(
+    mask: np.ndarray, hu: np.ndarray, rng: np.random.Generator, shrink: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A nodule's mask mirrored, rotated and scaled at random, cropped to its box; never empty; and its HU likewise.
+
+    ``hu`` has ``2 * RIM_VOXELS`` voxels around ``mask``; what is returned has ``RIM_VOXELS`` around the varied mask.
+    """
+    mirror = np.diag([rng.choice([-1.0, 1.0]) for _ in range(3)])
     scale = shrink * np.exp(rng.uniform(*np.log(SCALES)))
-    side = int(np.ceil(np.linalg.norm(mask.shape) * scale)) + 2
-    matrix = rotation / scale  # output voxel -> input voxel
-    offset = (np.array(mask.shape) - 1) / 2 - matrix @ np.full(3, (side - 1) / 2)
-    occupancy = ndimage.affine_transform(np.pad(mask, 1).astype(np.float32), matrix, offset + 1, (side,) * 3, order=1)
+    matrix = mirror @ _random_rotation(rng) / scale  # output voxel -> input voxel, about both centres
+    side = int(np.ceil(np.linalg.norm(mask.shape) * scale)) + 2 + 2 * RIM_VOXELS
+
+    def warp(values: np.ndarray, outside: str) -> np.ndarray:
+        offset = (np.array(values.shape) - 1) / 2 - matrix @ np.full(3, (side - 1) / 2)
+        return ndimage.affine_transform(values.astype(np.float32), matrix, offset, (side,) * 3, order=1, mode=outside)
+
+    occupancy = warp(np.pad(mask, 1), "constant")
     varied = occupancy >= min(0.5, occupancy.max())
-    return varied[ndimage.find_objects(varied.astype(np.uint8))[0]]
+    box = ndimage.find_objects(varied.astype(np.uint8))[0]
+    wider = tuple(slice(s.start - RIM_VOXELS, s.stop + RIM_VOXELS) for s in box)
+    return varied[box], warp(hu, "nearest")[wider]
 
 
 def _random_rotation(rng: np.random.Generator) -> np.ndarray:

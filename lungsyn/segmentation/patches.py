@@ -19,23 +19,32 @@ SCALES = (0.8, 1.25)
 
 
 class TrainingPatches(Dataset):
-    """Patch number i of a training: ``(image [1 P P P], nodule [1 P P P])``, drawn from (seed, i) alone."""
+    """Patch number i of a training: ``(image [1 P P P], nodule [1 P P P])``, drawn from (seed, i) alone.
 
-    def __init__(self, folders: list[Path], settings: Segmenter, seed: int):
-        if not folders:
+    ``real`` and ``synthetic`` cases are drawn alike, or ``synthetic_share`` of the patches from the synthetic ones.
+    """
+
+    def __init__(
+        self, real: list[Path], synthetic: list[Path], synthetic_share: float | None, settings: Segmenter, seed: int
+    ):
+        if not real and not synthetic:
             raise InputError("no case to train on: the arm names neither real cases nor a synthetic set with volumes")
-        self.settings, self.seed = settings, seed
-        self.cases = [open_case(folder) for folder in folders]
+        self.settings, self.seed, self.synthetic_share = settings, seed, synthetic_share
+        self.cases = [open_case(folder) for folder in [*real, *synthetic]]
         self.boxes = [[nodule["box"] for nodule in case.about["nodules"]] for case in self.cases]
-        self.with_nodules = [i for i, boxes in enumerate(self.boxes) if boxes]
+        kinds = range(len(real)), range(len(real), len(self.cases))
+        everything = range(len(self.cases))
+        self.pools = (everything, everything) if synthetic_share is None else kinds  # real, synthetic
+        self.with_nodules = tuple([i for i in pool if self.boxes[i]] for pool in self.pools)
 
     def __len__(self) -> int:
         return 2**62
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         s, rng = self.settings, np.random.default_rng([self.seed, i])
-        near = rng.random() < s.nodule_patches and self.with_nodules
-        number = int(rng.choice(self.with_nodules) if near else rng.integers(len(self.cases)))
+        kind = int(self.synthetic_share is not None and rng.random() < self.synthetic_share)
+        near = rng.random() < s.nodule_patches and self.with_nodules[kind]
+        number = int(rng.choice(self.with_nodules[kind] if near else self.pools[kind]))
         case = self.cases[number]
         centre = None
         if near:

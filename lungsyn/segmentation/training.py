@@ -27,10 +27,12 @@ def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
 
 
 def train(
-    folders: list[Path], settings: Segmenter, compute: Compute, seed: int, checkpoints: Path
-) -> tuple[dict[str, Tensor], dict, list[dict]]:
-    """Train on the cases in ``folders``. Returns the weights, what made them, and the records of the curve. Continues
-    from ``checkpoints`` if the same training was stopped there."""
+    real: list[Path], synthetic: list[Path], synthetic_share: float | None, settings: Segmenter, compute: Compute,
+    seed: int, checkpoints: Path,
+) -> tuple[dict[str, Tensor], dict, list[dict]]:  # fmt: skip
+    """Train on the cases in the folders ``real`` and ``synthetic`` (mixed as `TrainingPatches` says). Returns the
+    weights, what made them, and the records of the curve. Continues from ``checkpoints`` if the same training was
+    stopped there."""
     device = choose_device(compute)
     precision = choose_precision(compute, device)
     set_up(compute.segmenter_threads, device)
@@ -41,7 +43,8 @@ def train(
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
     about = {"steps": 0, "seconds": 0.0, "records": []}
-    key = checkpoint.digest(settings.model_dump(mode="json"), seed, data_digests(folders))
+    data = data_digests(real), data_digests(synthetic), synthetic_share
+    key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)
     saved = checkpoints / f"segmenter-{key}" / "checkpoint.safetensors"
     if saved.exists():
         state, about = checkpoint.load(saved)
@@ -54,7 +57,7 @@ def train(
 
     processes = compute.loader_processes
     batches = DataLoader(
-        TrainingPatches(folders, settings, seed),
+        TrainingPatches(real, synthetic, synthetic_share, settings, seed),
         batch_size=settings.batch_patches,
         sampler=range(about["steps"] * settings.batch_patches, settings.steps * settings.batch_patches),
         num_workers=processes,

@@ -1,10 +1,12 @@
 """Splits: by patient, seeded, independent of order, faithful to what the dataset fixes."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungsyn.cohort.split import SPLITS, assign
+from lungsyn.cohort.split import SPLITS, assign, train_ranks, within
 from lungsyn.config import Split
 from lungsyn.errors import InputError
 
@@ -75,3 +77,13 @@ def test_a_split_of_fraction_zero_stays_empty():
 def test_impossible_splits_are_refused(listed, message):
     with pytest.raises(InputError, match=message):
         assign(listed, USUAL, 1)
+
+
+def test_a_smaller_training_set_is_part_of_a_larger_one():
+    names = [f"p{i}" for i in range(13)]
+    ranks = train_ranks(names, seed=1)
+    assert ranks == train_ranks(reversed(names), seed=1) and sorted(ranks.values()) == list(range(1, 14))
+    assert ranks != train_ranks(names, seed=2)
+    sets = {p: {name for name in names if within(ranks[name], 13, p)} for p in (1, 10, 25, 50, 100)}
+    assert [len(sets[p]) for p in (1, 10, 25, 50, 100)] == [1, 1, 3, 6, 13]
+    assert all(sets[a] <= sets[b] for a, b in itertools.pairwise(sorted(sets)))

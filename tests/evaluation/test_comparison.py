@@ -66,8 +66,8 @@ def test_the_table_returns_what_was_written(comparison, tmp_path):
     write_table(tmp_path / "unet.tsv", comparison, COMPARISON_COLUMNS)
     for read, written in zip(from_cells(read_table(tmp_path / "unet.tsv")), comparison, strict=True):
         assert list(read) == COMPARISON_COLUMNS
-        assert (read["arm"], read["group"]) == (written["arm"], written["group"])
-        for key in COMPARISON_COLUMNS[2:]:
+        assert all(read[key] == written[key] for key in ("size", "arm", "group"))
+        for key in COMPARISON_COLUMNS[3:]:
             assert read[key] == (None if written[key] is None else pytest.approx(written[key], rel=1e-5))
 
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.config import Compute
-from lungsyn.generation.cases import load_generator, synthetic_case
+from lungsyn.generation.cases import load_generator, pasted_case, synthetic_case
 from lungsyn.generation.conditions import region_to_make, untargeted
 from lungsyn.generation.network import build
 from lungsyn.volume.files import open_case
@@ -56,3 +57,30 @@ def test_an_inpainted_case_is_the_real_one_but_for_its_new_nodules(generator, fe
     assert 0 < kept.sum() < kept.size
     assert np.array_equal(case.ct[kept], body.ct[kept])
     assert not np.array_equal(case.ct[~kept], body.ct[~kept])
+
+
+def test_a_pasted_case_holds_its_donor_s_nodule(sources):
+    """The test cases' nodules have 20 HU in lungs of about -800: new nodules are as bright, all else is as it was."""
+    for row in untargeted(["case-0", "case-3"], 4, seed=0, why="inpainted"):
+        case, body = pasted_case(row, sources), sources(row["body_case"])
+        new = (case.nodules > 0) & (np.asarray(body.nodules) == 0)
+        assert case.about["new_nodules"] == (new.any() and case.nodules.max() - body.nodules.max())
+        assert np.array_equal(case.nodules[body.nodules > 0], body.nodules[body.nodules > 0])
+        far = ndimage.binary_dilation(new, np.ones((3, 3, 3)), iterations=3)
+        assert np.array_equal(case.ct[~far], body.ct[~far])
+        core = ndimage.binary_erosion(new)
+        assert not core.any() or (case.ct[core] > -300).all()
+
+
+def test_nothing_is_pasted_where_nothing_fits(sources):
+    def giant(name):
+        case = sources(name)
+        if name == "case-0":
+            return case
+        facts = [{"index": 1, "box": [[0, n] for n in case.ct.shape]}]
+        return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, {"nodules": facts})
+
+    row = untargeted(["case-0"], 1, seed=0, why="inpainted")[0] | {"nodule_case": "case-1"}
+    case, body = pasted_case(row, giant), sources("case-0")
+    assert case.about["new_nodules"] == 0
+    assert np.array_equal(case.ct, body.ct) and np.array_equal(case.nodules, body.nodules)

@@ -32,7 +32,7 @@ def test_targeted_rows_take_masks_from_the_worst_cases_only():
 def test_nodules_lie_in_the_lungs(sources, why):
     make = conditions.untargeted if why == "untargeted" else conditions.targeted
     for row in make(["case-0", "case-1", "case-3"], 6, seed=0):
-        masks, body = conditions.make_masks(row, sources)
+        masks, body, _ = conditions.make_masks(row, sources)
         nodules, lungs, inside = masks
         assert masks.dtype == np.uint8
         assert nodules.shape == body.ct.shape
@@ -40,13 +40,13 @@ def test_nodules_lie_in_the_lungs(sources, why):
         assert ((lungs > 0)[nodules > 0]).all()
         assert ((inside > 0)[nodules > 0]).all()
         assert ((body.lungs > 0)[nodules > 0]).mean() >= conditions.INSIDE_LUNGS - 0.02
-        again, _ = conditions.make_masks(row, sources)
+        again = conditions.make_masks(row, sources).masks
         assert np.array_equal(masks, again)
 
 
 def test_targeted_nodules_stay_near_their_place(sources):
     row = conditions.targeted(["case-3"], 1, seed=0)[0]
-    (nodules, _, _), case = conditions.make_masks(row, sources)
+    (nodules, _, _), case, _ = conditions.make_masks(row, sources)
     for fact in case.about["nodules"]:
         placed = np.array(ndimage.center_of_mass(nodules == fact["index"]))
         assert np.abs(placed - [(a + b) / 2 for a, b in fact["box"]]).max() <= conditions.NEAR_VOXELS + 3
@@ -57,10 +57,30 @@ def test_varied_masks_keep_their_size_within_the_scaling():
     x, y, z = np.ogrid[-7:8, -7:8, -7:8]
     ball = x**2 + y**2 + z**2 <= 36
     low, high = (s**3 for s in conditions.SCALES)
-    sizes = [conditions.vary(ball, rng).sum() / ball.sum() for _ in range(30)]
+    sizes = [conditions.vary(ball, hu_around(ball), rng)[0].sum() / ball.sum() for _ in range(30)]
     assert low * 0.9 < min(sizes) < 1 < max(sizes) < high * 1.1
     one_voxel = np.ones((1, 1, 1), bool)
-    assert all(conditions.vary(one_voxel, rng).any() for _ in range(20))
+    assert all(conditions.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
+
+
+def hu_around(mask):
+    """A nodule of 50 HU in lung of -800 HU, as wide as `vary` takes it."""
+    return np.where(np.pad(mask, 2 * conditions.RIM_VOXELS), 50.0, -800.0)
+
+
+def test_hu_is_varied_with_its_mask():
+    """An L, so that no mirror image or rotation is itself: where the varied mask is well inside, the HU is nodule's."""
+    rng = np.random.default_rng(3)
+    mask = np.zeros((15, 15, 15), bool)
+    mask[2:13, 2:13, 2:8] = mask[2:8, 2:13, 2:13] = True
+    rim = conditions.RIM_VOXELS
+    for _ in range(10):
+        varied, hu = conditions.vary(mask, hu_around(mask), rng)
+        assert hu.shape == tuple(n + 2 * rim for n in varied.shape)
+        inner = hu[rim:-rim, rim:-rim, rim:-rim]
+        assert (inner[ndimage.binary_erosion(varied, iterations=2)] > 0).all()
+        outside = ~ndimage.binary_dilation(np.pad(varied, rim), iterations=2)
+        assert (hu[outside] < -700).all()
 
 
 def test_rotations_are_rotations():
@@ -96,13 +116,13 @@ def test_a_donor_that_does_not_fit_is_replaced_by_the_body_s_own(sources):
         return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, {"nodules": facts})
 
     row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-1"}
-    (nodules, _, _), body = conditions.make_masks(row, giant)
+    (nodules, _, _), body, _ = conditions.make_masks(row, giant)
     assert set(np.unique(nodules)) == {0} | {fact["index"] for fact in body.about["nodules"]}
 
 
 def test_inpainted_cases_keep_their_own_nodules_and_get_new_ones(sources):
     for row in conditions.untargeted(["case-0", "case-3"], 4, seed=0, why="inpainted"):
-        (nodules, _, _), body = conditions.make_masks(row, sources)
+        (nodules, _, _), body, _ = conditions.make_masks(row, sources)
         kept = [fact["index"] for fact in body.about["nodules"]]
         assert row["why"] == "inpainted"
         region = conditions.region_to_make(nodules, body)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lungsyn import checkpoint
-from lungsyn.config import Compute
+from lungsyn.config import Compute, Segmenter, part
 from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
 from lungsyn.segmentation.patches import TrainingPatches, augment
@@ -18,7 +18,7 @@ CPU = Compute(device="cpu", precision="float32", segmenter_threads=1, checkpoint
 
 @pytest.fixture(scope="module")
 def settings(study):
-    return study.segmenters["unet"].model_copy(
+    return part(study.segmenters["unet"], Segmenter).model_copy(
         update={"channels": [4, 8, 8], "patch_voxels": 16, "batch_patches": 2, "steps": 12}
     )
 
@@ -47,7 +47,7 @@ def test_networks_say_what_they_need(settings):
 
 
 def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monkeypatch):
-    whole, _, _ = training.train(case_folders, settings, CPU, 3, tmp_path / "whole")
+    whole, _, _ = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "whole")
 
     class Dying(TrainingPatches):
         def __getitem__(self, i):
@@ -58,10 +58,10 @@ def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monk
     with monkeypatch.context() as patched:
         patched.setattr(training, "TrainingPatches", Dying)
         with pytest.raises(SystemExit):
-            training.train(case_folders, settings, CPU, 3, tmp_path / "killed")
+            training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
     saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
     assert 0 < checkpoint.load(saved)[1]["steps"] < settings.steps
-    resumed, facts, _ = training.train(case_folders, settings, CPU, 3, tmp_path / "killed")
+    resumed, facts, _ = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
     assert facts["steps"] == settings.steps
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -72,7 +72,7 @@ def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
     long = settings.model_copy(
         update={"steps": 150, "channels": [8, 16, 16], "batch_patches": 4, "learning_rate": 0.01}
     )
-    weights, facts, records = training.train(case_folders[:4], long, CPU, 0, tmp_path)
+    weights, facts, records = training.train(case_folders[:4], [], None, long, CPU, 0, tmp_path)
     checkpoint.save(tmp_path / "model.safetensors", weights, {"segmenter": long.model_dump(mode="json")})
     segmenter = prediction.load_segmenter(tmp_path / "model.safetensors", CPU)
     case = open_case(case_folders[4])
@@ -89,9 +89,9 @@ def test_arms_share_seeds_and_the_control_does_not():
 
 
 def test_patches_hold_nodules_as_often_as_asked(case_folders, settings):
-    often = TrainingPatches(case_folders, settings.model_copy(update={"nodule_patches": 1.0}), seed=0)
+    often = TrainingPatches(case_folders, [], None, settings.model_copy(update={"nodule_patches": 1.0}), seed=0)
     assert np.mean([float(often[i][1].sum() > 0) for i in range(30)]) > 0.95
-    assert torch.equal(often[4][0], TrainingPatches(case_folders, often.settings, seed=0)[4][0])
+    assert torch.equal(often[4][0], TrainingPatches(case_folders, [], None, often.settings, seed=0)[4][0])
 
 
 def test_augmentation_moves_image_and_nodule_together():
@@ -106,7 +106,7 @@ def test_augmentation_moves_image_and_nodule_together():
 
 def test_no_cases_is_an_error_in_words(settings):
     with pytest.raises(InputError, match="neither real cases nor a synthetic set"):
-        TrainingPatches([], settings, seed=0)
+        TrainingPatches([], [], None, settings, seed=0)
 
 
 def test_predictions_stay_near_the_lungs(case_folders):
@@ -122,6 +122,21 @@ def test_changed_data_under_the_same_names_start_afresh(settings, tmp_path):
     weights = []
     for seed in (0, 1):
         write_case(folder, make_case((20, 20, 20), seed=seed, name="a"))
-        weights.append(training.train([folder], settings, CPU, 0, tmp_path / "checkpoints")[0])
+        weights.append(training.train([folder], [], None, settings, CPU, 0, tmp_path / "checkpoints")[0])
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_patches_are_mixed_as_the_arm_says(case_folders, settings):
+    """A synthetic case is told from real ones by its brightness here."""
+
+    def share_of_synthetic(share):
+        patches = TrainingPatches(case_folders[:4], [bright], share, settings, seed=0)
+        return np.mean([float(patches[i][0].mean()) > 0.4 for i in range(200)])
+
+    case = make_case(seed=9)
+    bright = case_folders[0].parent / "bright"
+    write_case(bright, type(case)(case.ct + 3000, case.nodules, case.lungs, case.body, case.affine, case.about))
+    assert share_of_synthetic(0.0) == 0 and share_of_synthetic(1.0) == 1
+    assert 0.35 < share_of_synthetic(0.5) < 0.65
+    assert 0.1 < share_of_synthetic(None) < 0.3  # one of five cases

@@ -42,7 +42,7 @@ def real_cases(results: Path) -> list[Path]:
 
 
 def synthetic_cases(results: Path) -> list[Path]:
-    return sorted(path.parent for path in (results / "synthetic").glob("*/*/*/*/case.json"))
+    return sorted(path.parent for path in (results / "synthetic").glob("*/*/*/*/*/case.json"))
 
 
 def every_case(results: Path) -> list[Path]:
@@ -109,23 +109,25 @@ def test_splits_share_no_patient(results):
 def test_the_generator_saw_train_cases_only(results):
     rows = table(results / "cohort.tsv")
     train = sorted(row["case"] for row in rows if row["split"] == "train")
-    assert sorted(model_facts(results / "generator/patch_ddpm/model.safetensors")["cases"]) == train
+    assert sorted(model_facts(results / "generator/patch_ddpm/100/model.safetensors")["cases"]) == train
 
 
 def test_a_set_follows_its_conditions(results):
     split = {row["case"]: row["split"] for row in table(results / "cohort.tsv")}
     for name, wanted, volumes in (("untargeted", "train", 3), ("targeted", "validation", 2)):
-        rows = table(results / f"conditions/{name}.tsv")
+        rows = table(results / f"conditions/{name}/100.tsv")
         assert len(rows) == volumes
         assert {split[row["nodule_case"]] for row in rows} == {wanted}
 
 
 def test_every_model_says_what_made_it(results):
     tiny = yaml.safe_load((ROOT / TINY).read_text())
-    generator = model_facts(results / "generator/patch_ddpm/model.safetensors")
+    generator = model_facts(results / "generator/patch_ddpm/100/model.safetensors")
     assert tiny["generators"]["patch_ddpm"].items() <= generator["generator"].items()
     assert generator["seed"] == 2024
-    segmenters = [model_facts(path) for path in sorted((results / "segmentation/unet").glob("*/*/model.safetensors"))]
+    segmenters = [
+        model_facts(path) for path in sorted((results / "segmentation/unet").glob("*/100/*/model.safetensors"))
+    ]
     assert len(segmenters) == len(ARMS) * 2
     for facts in segmenters:
         assert tiny["segmenters"]["unet"].items() <= facts["segmenter"].items()
@@ -138,7 +140,7 @@ def test_scores_hold_every_case_and_replicate(results):
     split = {row["case"]: row["split"] for row in table(results / "cohort.tsv")}
     watched = {case for case, name in split.items() if name in ("validation", "test")}
     for arm in ARMS:
-        rows = table(results / f"scores/unet/{arm}.tsv")
+        rows = table(results / f"scores/unet/{arm}/100.tsv")
         found = [(row["case"], row["replicate"]) for row in rows]
         assert sorted(found) == sorted((case, k) for case in watched for k in ("0", "1", "ensemble"))
         assert all(0 <= float(row["dice"]) <= 1 and row["split"] == split[row["case"]] for row in rows)
@@ -155,8 +157,8 @@ def test_the_comparison_has_every_arm_in_every_group(results):
 def test_pictures_are_not_blank(results):
     pictures = sorted((results / "figures").glob("*.png"))
     assert {path.stem for path in pictures} >= {
-        "dice_difference", "dice_difference-unet", "case-unet", "contact_sheet-targeted", "contact_sheet-untargeted",
-        "training",
+        "dice_difference", "dice_difference-unet-100", "case-unet-100", "contact_sheet-targeted-100",
+        "contact_sheet-untargeted-100", "training",
     }  # fmt: skip
     for path in pictures:
         grey = np.asarray(Image.open(path).convert("L"), dtype=float)
@@ -192,7 +194,7 @@ def test_one_core_gives_the_same_table(results, snakemake, tmp_path):
         "results/comparison/unet.tsv", cores=1,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-4000:]
-    weights = "generator/patch_ddpm/model.safetensors"
+    weights = "generator/patch_ddpm/100/model.safetensors"
     assert (again / weights).stat().st_mtime > (results / weights).stat().st_mtime
-    for name in ("scores/unet/synthetic.tsv", "scores/unet/real+synthetic.tsv", "comparison/unet.tsv"):
+    for name in ("scores/unet/synthetic/100.tsv", "scores/unet/real+synthetic/100.tsv", "comparison/unet.tsv"):
         assert (again / name).read_bytes() == (results / name).read_bytes(), name

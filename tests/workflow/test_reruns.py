@@ -65,6 +65,7 @@ PREPARED = {"prepare", "conditions untargeted"} | GENERATOR | SEGMENTATION
 LIST = {"cohort"} | REPORT
 EVERYTHING = {"phantom", "cohort"} | PREPARED
 REFUSED = "no other value is allowed"
+UNMIXED = {"synthetic_share": None}
 
 OTHER_GENERATOR = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["generators"]["patch_ddpm"]}
 OTHER_SEGMENTER = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["segmenters"]["unet"]}
@@ -150,17 +151,35 @@ CONTRACT = {
     "segmenters.unet.learning_rate": (0.001, SEGMENTATION),
     "segmenters.unet.overlap": (0.5, SEGMENTATION),
     "segmenters.unet.keep_lungs": (False, SEGMENTATION),
+    "segmenters.unet.arms": (["real", "real+synthetic", "synthetic", "real-reseeded"], AFTER_ARMS),
+    "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
+    "training_percent": (
+        [34, 100], {"train_generator", "conditions untargeted"} | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
+    ),
     "replicates": (3, SEGMENTATION),
     "arms.real.real": (False, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}}),
     "arms.real.synthetic": ("untargeted", arms("real") | TARGETED | AFTER_ARMS),
     "arms.real.reseeded": (True, arms("real") | TARGETED | AFTER_ARMS),
     "arms.synthetic.real": (True, arms("synthetic") | AFTER_ARMS),
     "arms.synthetic.synthetic": ("targeted", arms("synthetic") | AFTER_ARMS),
+    "arms.real.synthetic_share": (
+        0.3, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}},
+    ),
+    "arms.synthetic.synthetic_share": (0.3, arms("synthetic") | AFTER_ARMS, {"arms": {"synthetic": {"real": True}}}),
+    "arms.real-reseeded.synthetic_share": (
+        0.3, arms("real-reseeded") | AFTER_ARMS, {"arms": {"real-reseeded": {"synthetic": "untargeted"}}},
+    ),
+    "arms.real+synthetic.synthetic_share": (0.3, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
+    "arms.real+untargeted.synthetic_share": (0.3, arms("real+untargeted") | AFTER_ARMS),
     "arms.synthetic.reseeded": (True, arms("synthetic") | AFTER_ARMS),
-    "arms.real+synthetic.real": (False, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
+    "arms.real+synthetic.real": (
+        False, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE, {"arms": {"real+synthetic": UNMIXED}},
+    ),
     "arms.real+synthetic.synthetic": ("untargeted", arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
     "arms.real+synthetic.reseeded": (True, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
-    "arms.real+untargeted.real": (False, arms("real+untargeted") | AFTER_ARMS),
+    "arms.real+untargeted.real": (
+        False, arms("real+untargeted") | AFTER_ARMS, {"arms": {"real+untargeted": UNMIXED}},
+    ),
     "arms.real+untargeted.synthetic": ("targeted", arms("real+untargeted") | AFTER_ARMS),
     "arms.real+untargeted.reseeded": (True, arms("real+untargeted") | AFTER_ARMS),
     "arms.real-reseeded.real": (
@@ -267,9 +286,10 @@ def finished(tmp_path_factory) -> Path:
 
 
 def write_cohort(folder: Path, split_of: dict[str, str]) -> None:
+    train = [case for case, split in split_of.items() if split == "train"]
     rows = [
         {"case": case, "patient": case, "split": split, "status": "included", "source": f"{case}/series",
-         "annotation": f"uid of {case}", "reason": ""}
+         "annotation": f"uid of {case}", "reason": "", "train_rank": train.index(case) + 1 if case in train else ""}
         for case, split in split_of.items()
     ]  # fmt: skip
     write_table(folder / "results/cohort.tsv", rows, list(rows[0]))

@@ -16,12 +16,14 @@ wildcard_constraints:
     arm="|".join(re.escape(arm) for arm in STUDY.arms),
     replicate=r"\d+",
     batch=r"\d+",
+    size=r"\d+",
 
 
 SEED = STUDY.study.seed
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
 
-BENCHMARK_SCORES = f"results/scores/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}.tsv"
+# The scores that find the worst validation cases, at each training-set size.
+BENCHMARK_SCORES = f"results/scores/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}/{{size}}.tsv"
 
 # Local GPU jobs never meet (the default profile has one gpu); a machine without one has nothing to share.
 # On a cluster the profile says gpu=1 by itself, since the submitting machine may have none.
@@ -53,14 +55,45 @@ def included_rows(table, written_ns):
 
 
 def cases(*splits):
-    """An input function: case.json of every included case of these splits. It is written last and stands for the case."""
-    return lambda wildcards: [
-        f"results/cases/{row['case']}/case.json" for row in cohort_rows() if row["split"] in splits
-    ]
+    """An input function: case.json of every included case of these splits. It is written last and stands for the case.
+
+    Of the train split, those that belong to the training set of the wildcard {size} (percent of the patients) if any.
+    """
+    from lungsyn.cohort.split import within
+
+    def wanted(row, patients, percent):
+        return row["split"] in splits and (row["split"] != "train" or within(int(row["train_rank"]), patients, percent))
+
+    def paths(wildcards):
+        rows = cohort_rows()
+        patients = len({row["patient"] for row in rows if row["split"] == "train"})
+        percent = int(getattr(wildcards, "size", 100))
+        return [f"results/cases/{row['case']}/case.json" for row in rows if wanted(row, patients, percent)]
+
+    return paths
 
 
-def batches(name):
-    """The folders of a synthetic set, each made by one job."""
+def batches(name, size):
+    """The folders of a synthetic set for one training-set size, each made by one job."""
     synthetic = STUDY.sets[name]
     count = -(-synthetic.volumes // STUDY.synthesis.volumes_per_job)
-    return [f"results/synthetic/{synthetic.generator}/{name}/{i}" for i in range(count)]
+    return [f"results/synthetic/{synthetic.generator}/{name}/{size}/{i}" for i in range(count)]
+
+
+# (segmenter, size) of every comparison; (set, size) and (generator, size) of what they use.
+COMPARED = [(segmenter, size) for segmenter in STUDY.segmenters for size in STUDY.sizes_of(segmenter)]
+USED_SETS = sorted(
+    {
+        (STUDY.arms[arm].synthetic, size)
+        for segmenter, size in COMPARED
+        for arm in STUDY.arms_of(segmenter)
+        if STUDY.arms[arm].synthetic
+    }
+)
+USED_GENERATORS = sorted(
+    {
+        (STUDY.sets[name].generator, size)
+        for name, size in USED_SETS
+        if STUDY.generators[STUDY.sets[name].generator].kind != "copy_paste"
+    }
+)

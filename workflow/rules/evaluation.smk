@@ -1,32 +1,48 @@
-# REQUIRED INPUTS: results/predictions/{segmenter}/{arm}/, results/cases/{case}/, results/cohort.tsv
+# REQUIRED INPUTS: results/predictions/{segmenter}/{arm}/{size}/, results/cases/{case}/, results/cohort.tsv
 # OUTPUTS:         results/scores/, results/comparison/, results/figures/, results/report.html
 
 
 rule score:
     """Measure every prediction of an arm: one row per case and replicate."""
     input:
-        predictions="results/predictions/{segmenter}/{arm}",
+        predictions="results/predictions/{segmenter}/{arm}/{size}",
         cohort="results/cohort.tsv",
         cases=cases("validation", "test"),
     output:
-        "results/scores/{segmenter}/{arm}.tsv",
+        "results/scores/{segmenter}/{arm}/{size}.tsv",
     log:
-        "results/logs/score/{segmenter}/{arm}.log",
+        "results/logs/score/{segmenter}/{arm}/{size}.log",
     shell:
         "lungsyn evaluation score --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
         " --out {output} > {log} 2>&1"
 
 
-def scores(segmenter):
-    """The score tables of all arms, in the config's order."""
-    return [f"results/scores/{segmenter}/{arm}.tsv" for arm in STUDY.arms]
+def scores(wildcards):
+    """The score tables of a segmenter's arms at one training-set size, in the config's order."""
+    segmenter, size = wildcards.segmenter, wildcards.size
+    return [f"results/scores/{segmenter}/{arm}/{size}.tsv" for arm in STUDY.arms_of(segmenter)]
+
+
+def all_scores(wildcards):
+    """The score tables of a segmenter's arms at every size."""
+    segmenter = wildcards.segmenter
+    return [
+        f"results/scores/{segmenter}/{arm}/{size}.tsv"
+        for size in STUDY.sizes_of(segmenter)
+        for arm in STUDY.arms_of(segmenter)
+    ]
+
+
+def benchmark_scores(wildcards):
+    """The score tables that find the worst validation cases, at every size of a segmenter."""
+    return [BENCHMARK_SCORES.format(size=size) for size in STUDY.sizes_of(wildcards.segmenter)]
 
 
 rule compare:
     """Paired differences of every arm to the benchmark arm, per group of cases."""
     input:
-        scores=lambda w: scores(w.segmenter),
-        benchmark=BENCHMARK_SCORES,
+        scores=all_scores,
+        benchmark=benchmark_scores,
     output:
         "results/comparison/{segmenter}.tsv",
     log:
@@ -44,13 +60,13 @@ rule compare:
 rule plot_difference:
     """THE figure: per-case Dice difference to the benchmark arm."""
     input:
-        scores=lambda w: scores(w.segmenter),
+        scores=scores,
         benchmark=BENCHMARK_SCORES,
         comparison="results/comparison/{segmenter}.tsv",
     output:
-        "results/figures/dice_difference-{segmenter}.png",
+        "results/figures/dice_difference-{segmenter}-{size}.png",
     log:
-        "results/logs/plot_difference/{segmenter}.log",
+        "results/logs/plot_difference/{segmenter}/{size}.log",
     params:
         benchmark=settings(STUDY.benchmark),
         null_arms=[name for name, arm in STUDY.arms.items() if arm.reseeded],
@@ -65,13 +81,13 @@ rule plot_difference:
 rule plot_case:
     """One test case, chosen by rule, with every replicate's contour for two arms."""
     input:
-        scores=lambda w: [f"results/scores/{w.segmenter}/{arm}.tsv" for arm in STUDY.figures.case_arms],
-        predictions=lambda w: [f"results/predictions/{w.segmenter}/{arm}" for arm in STUDY.figures.case_arms],
+        scores=lambda w: [f"results/scores/{w.segmenter}/{arm}/{w.size}.tsv" for arm in STUDY.figures.case_arms],
+        predictions=lambda w: [f"results/predictions/{w.segmenter}/{arm}/{w.size}" for arm in STUDY.figures.case_arms],
         cases=cases("test"),
     output:
-        "results/figures/case-{segmenter}.png",
+        "results/figures/case-{segmenter}-{size}.png",
     log:
-        "results/logs/plot_case/{segmenter}.log",
+        "results/logs/plot_case/{segmenter}/{size}.log",
     params:
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
@@ -84,11 +100,11 @@ rule contact_sheet:
     """Random synthetic cases with their masks beside random real ones."""
     input:
         real=cases("train"),
-        synthetic=lambda w: batches(w.set),
+        synthetic=lambda w: batches(w.set, w.size),
     output:
-        "results/figures/contact_sheet-{set}.png",
+        "results/figures/contact_sheet-{set}-{size}.png",
     log:
-        "results/logs/contact_sheet/{set}.log",
+        "results/logs/contact_sheet/{set}/{size}.log",
     params:
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
@@ -99,14 +115,13 @@ rule contact_sheet:
 
 def curves(wildcards):
     """Loss curves of everything that was trained."""
-    segmenters = expand(
-        "results/segmentation/{segmenter}/{arm}/{replicate}/training.jsonl",
-        segmenter=STUDY.segmenters,
-        arm=STUDY.arms,
-        replicate=range(STUDY.replicates),
-    )
-    generators = {STUDY.sets[arm.synthetic].generator for arm in STUDY.arms.values() if arm.synthetic}
-    return [f"results/generator/{name}/training.jsonl" for name in sorted(generators)] + segmenters
+    generators = [f"results/generator/{name}/{size}/training.jsonl" for name, size in USED_GENERATORS]
+    return generators + [
+        f"results/segmentation/{segmenter}/{arm}/{size}/{replicate}/training.jsonl"
+        for segmenter, size in COMPARED
+        for arm in STUDY.arms_of(segmenter)
+        for replicate in range(STUDY.replicates)
+    ]
 
 
 rule plot_training:
@@ -125,7 +140,13 @@ rule plot_training:
         " --out {output} > {log} 2>&1"
 
 
-USED_SETS = sorted({arm.synthetic for arm in STUDY.arms.values() if arm.synthetic})
+# The main figure comes first: the benchmark's segmenter, trained on all there is.
+MAIN_FIRST = sorted(COMPARED, key=lambda pair: (pair[0] != STUDY.benchmark.segmenter, -pair[1]))
+CASE_PICTURES = [
+    f"results/figures/case-{segmenter}-{size}.png"
+    for segmenter, size in MAIN_FIRST
+    if set(STUDY.figures.case_arms) <= set(STUDY.arms_of(segmenter))
+]
 
 
 rule report:
@@ -133,9 +154,9 @@ rule report:
     input:
         cohort="results/cohort.tsv",
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
-        differences=expand("results/figures/dice_difference-{segmenter}.png", segmenter=STUDY.segmenters),
-        case_pictures=expand("results/figures/case-{segmenter}.png", segmenter=STUDY.segmenters),
-        sheets=expand("results/figures/contact_sheet-{set}.png", set=USED_SETS),
+        differences=[f"results/figures/dice_difference-{segmenter}-{size}.png" for segmenter, size in MAIN_FIRST],
+        case_pictures=CASE_PICTURES,
+        sheets=[f"results/figures/contact_sheet-{name}-{size}.png" for name, size in USED_SETS],
         training="results/figures/training.png",
     output:
         report="results/report.html",

@@ -1,5 +1,6 @@
 # REQUIRED INPUTS: results/cases/{case}/ of the train split; for targeted sets the benchmark's scores
-# OUTPUTS:         results/generator/{generator}/, results/conditions/{set}.tsv, results/synthetic/{generator}/{set}/
+# OUTPUTS:         results/generator/{generator}/{size}/, results/conditions/{set}/{size}.tsv,
+#                  results/synthetic/{generator}/{set}/{size}/; {size}: training-set size, percent of the train patients
 
 
 rule train_generator:
@@ -7,10 +8,10 @@ rule train_generator:
     input:
         cases=cases("train"),
     output:
-        model="results/generator/{generator}/model.safetensors",
-        curve="results/generator/{generator}/training.jsonl",
+        model="results/generator/{generator}/{size}/model.safetensors",
+        curve="results/generator/{generator}/{size}/training.jsonl",
     log:
-        "results/logs/train_generator/{generator}.log",
+        "results/logs/train_generator/{generator}/{size}.log",
     threads: STUDY.compute.generator_threads
     resources:
         gpu=GPU,
@@ -30,7 +31,7 @@ def condition_cases(wildcards):
 
 def condition_scores(wildcards):
     """The scores that find the worst cases, for a targeted set."""
-    return BENCHMARK_SCORES if STUDY.sets[wildcards.set].conditions == "targeted" else []
+    return BENCHMARK_SCORES.format(size=wildcards.size) if STUDY.sets[wildcards.set].conditions == "targeted" else []
 
 
 rule conditions:
@@ -39,9 +40,9 @@ rule conditions:
         cases=condition_cases,
         scores=condition_scores,
     output:
-        "results/conditions/{set}.tsv",
+        "results/conditions/{set}/{size}.tsv",
     log:
-        "results/logs/conditions/{set}.log",
+        "results/logs/conditions/{set}/{size}.log",
     params:
         kind=lambda w: STUDY.sets[w.set].conditions,
         volumes=lambda w: STUDY.sets[w.set].volumes,
@@ -52,22 +53,29 @@ rule conditions:
         " --worst-cases {params.worst_cases} --cases {input.cases} --scores {input.scores} --out {output} > {log} 2>&1"
 
 
+def generator_model(wildcards):
+    """The trained generator; nothing is trained for the copy-paste baseline."""
+    trained = STUDY.generators[wildcards.generator].kind != "copy_paste"
+    return f"results/generator/{wildcards.generator}/{wildcards.size}/model.safetensors" if trained else []
+
+
 rule synthesise:
     """Make a batch of whole volumes: HU and masks in the layout of a real case."""
     input:
         cases=condition_cases,
-        model="results/generator/{generator}/model.safetensors",
-        conditions="results/conditions/{set}.tsv",
+        model=generator_model,
+        conditions="results/conditions/{set}/{size}.tsv",
     output:
-        directory("results/synthetic/{generator}/{set}/{batch}"),
+        directory("results/synthetic/{generator}/{set}/{size}/{batch}"),
     log:
-        "results/logs/synthesise/{generator}/{set}/{batch}.log",
+        "results/logs/synthesise/{generator}/{set}/{size}/{batch}.log",
     threads: STUDY.compute.generator_threads
     resources:
         gpu=GPU,
     params:
+        model=lambda w, input: f"--model {input.model}" if input.model else "",
         synthesis=settings(STUDY.synthesis),
     shell:
-        "lungsyn generation synthesise --model {input.model} --conditions {input.conditions} --batch {wildcards.batch}"
+        "lungsyn generation synthesise {params.model} --conditions {input.conditions} --batch {wildcards.batch}"
         " --set {wildcards.set} --synthesis '{params.synthesis}' --cases {input.cases} {COMPUTE} --out {output}"
         " > {log} 2>&1"

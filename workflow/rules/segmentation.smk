@@ -1,33 +1,46 @@
-# REQUIRED INPUTS: results/cases/{case}/, results/synthetic/{generator}/{set}/
-# OUTPUTS:         results/segmentation/{segmenter}/{arm}/{replicate}/, results/predictions/{segmenter}/{arm}/
+# REQUIRED INPUTS: results/cases/{case}/, results/synthetic/{generator}/{set}/{size}/
+# OUTPUTS:         results/segmentation/{segmenter}/{arm}/{size}/{replicate}/, results/predictions/{segmenter}/{arm}/{size}/
 
 
-def training_set(wildcards):
-    """What an arm's segmenter learns from: real train cases, a synthetic set, or both."""
-    arm = STUDY.arms[wildcards.arm]
-    real = cases("train")(wildcards) if arm.real else []
-    return real + (batches(arm.synthetic) if arm.synthetic else [])
+def real_cases(wildcards):
+    """The real cases that an arm's segmenter learns from: those of the training-set size, or none."""
+    return cases("train")(wildcards) if STUDY.arms[wildcards.arm].real else []
+
+
+def synthetic_cases(wildcards):
+    """The synthetic cases that an arm's segmenter learns from: a set's batches, or none."""
+    name = STUDY.arms[wildcards.arm].synthetic
+    return batches(name, wildcards.size) if name else []
+
+
+def share(wildcards):
+    """The command line's words for how real and synthetic patches are mixed."""
+    value = STUDY.arms[wildcards.arm].synthetic_share
+    return "" if value is None else f"--synthetic-share {value}"
 
 
 rule train_segmenter:
     """Train one replicate of one arm; every arm takes the same number of optimiser steps."""
     input:
-        cases=training_set,
+        cases=real_cases,
+        synthetic=synthetic_cases,
     output:
-        model="results/segmentation/{segmenter}/{arm}/{replicate}/model.safetensors",
-        curve="results/segmentation/{segmenter}/{arm}/{replicate}/training.jsonl",
+        model="results/segmentation/{segmenter}/{arm}/{size}/{replicate}/model.safetensors",
+        curve="results/segmentation/{segmenter}/{arm}/{size}/{replicate}/training.jsonl",
     log:
-        "results/logs/train_segmenter/{segmenter}/{arm}/{replicate}.log",
+        "results/logs/train_segmenter/{segmenter}/{arm}/{size}/{replicate}.log",
     threads: STUDY.compute.segmenter_threads
     resources:
         gpu=GPU,
     params:
-        segmenter=lambda w: settings(STUDY.segmenters[w.segmenter]),
+        segmenter=lambda w: settings(STUDY.segmenters[w.segmenter], study_config.Segmenter),
+        share=share,
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
         seed=SEED,
     shell:
         "lungsyn segmentation train --segmenter '{params.segmenter}' --seed {params.seed} {params.reseeded}"
-        " --replicate {wildcards.replicate} --cases {input.cases} --checkpoints results/checkpoints {COMPUTE}"
+        " --replicate {wildcards.replicate} --cases {input.cases} --synthetic {input.synthetic} {params.share}"
+        " --checkpoints results/checkpoints {COMPUTE}"
         " --model {output.model} --curve {output.curve} > {log} 2>&1"
 
 
@@ -35,14 +48,14 @@ rule predict:
     """Segment the validation and test cases with every replicate of an arm."""
     input:
         models=expand(
-            "results/segmentation/{{segmenter}}/{{arm}}/{replicate}/model.safetensors",
+            "results/segmentation/{{segmenter}}/{{arm}}/{{size}}/{replicate}/model.safetensors",
             replicate=range(STUDY.replicates),
         ),
         cases=cases("validation", "test"),
     output:
-        directory("results/predictions/{segmenter}/{arm}"),
+        directory("results/predictions/{segmenter}/{arm}/{size}"),
     log:
-        "results/logs/predict/{segmenter}/{arm}.log",
+        "results/logs/predict/{segmenter}/{arm}/{size}.log",
     threads: STUDY.compute.segmenter_threads
     resources:
         gpu=GPU,
