@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -56,16 +57,40 @@ class TrainingPatches(Dataset):
 
 
 def augment(pair: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror, rotate, scale, shift the grey values and add noise; ``pair`` is image and nodule ``[2 P P P]``."""
+    """Mirror, rotate and scale, then change the grey values; ``pair`` is image and nodule ``[2 P P P]``."""
     pair = pair.flip([1 + axis for axis in range(3) if rng.random() < 0.5])
     if rng.random() < 0.3:
         pair = _rotate_and_scale(pair, rng)
-    image, nodule = pair[:1], (pair[1:] >= 0.5).float()
+    return change_grey_values(pair[:1], rng), (pair[1:] >= 0.5).float()
+
+
+def change_grey_values(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """nnU-Net's intensity transforms (Isensee et al. 2021, Supplementary Note 4) on one patch ``[1 P P P]``.
+
+    Scanners and reconstruction kernels differ as much as these do, and so do real and synthetic CT. Sharpening is added
+    to them: kernels sharpen as well as blur.
+    """
     image = image * rng.uniform(0.9, 1.1) + rng.uniform(-0.1, 0.1)
-    if rng.random() < 0.2:
-        noise = rng.standard_normal(image.shape, dtype=np.float32)
-        image = image + float(rng.uniform(0, 0.1)) * torch.from_numpy(noise)
-    return image, nodule
+    if rng.random() < 0.15:
+        image = (image - image.mean()) * rng.uniform(0.75, 1.25) + image.mean()
+    if rng.random() < 0.3:
+        unit = (image.clamp(-1, 1) + 1) / 2
+        image = 2 * unit ** rng.uniform(0.7, 1.5) - 1
+    if rng.random() < 0.4:  # sharpen by up to all that the blur takes away, or blur
+        detail = image - blur(image, rng.uniform(0.5, 1.0))
+        image = image + rng.uniform(-1, 1) * detail
+    if rng.random() < 0.25:
+        coarse = F.interpolate(image[None], scale_factor=rng.uniform(0.5, 1.0), mode="area")
+        image = F.interpolate(coarse, image.shape[1:], mode="trilinear")[0]
+    if rng.random() < 0.15:
+        noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
+        image = image + float(rng.uniform(0, 0.15)) * noise
+    return image
+
+
+def blur(image: Tensor, sigma_voxels: float) -> Tensor:
+    """Gaussian blur of ``[1 P P P]``, the border repeated."""
+    return torch.from_numpy(ndimage.gaussian_filter(image[0].numpy(), sigma_voxels, mode="nearest", truncate=2.5))[None]
 
 
 def _rotate_and_scale(pair: Tensor, rng: np.random.Generator) -> Tensor:

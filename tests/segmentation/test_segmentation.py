@@ -9,7 +9,7 @@ from lungsyn import checkpoint
 from lungsyn.config import Compute, Segmenter, part
 from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
-from lungsyn.segmentation.patches import TrainingPatches, augment
+from lungsyn.segmentation.patches import TrainingPatches, augment, blur, change_grey_values
 from lungsyn.volume.files import open_case, write_case
 from tests.conftest import make_case
 
@@ -101,7 +101,7 @@ def test_augmentation_moves_image_and_nodule_together():
     for seed in range(40):
         image, nodule = augment(bright.clone(), np.random.default_rng(seed))
         assert set(nodule.unique().tolist()) == {0.0, 1.0}
-        assert image[nodule > 0].mean() - image[nodule == 0].mean() > 0.6
+        assert image[nodule > 0].mean() - image[nodule == 0].mean() > 0.4
 
 
 def test_no_cases_is_an_error_in_words(settings):
@@ -140,3 +140,20 @@ def test_patches_are_mixed_as_the_arm_says(case_folders, settings):
     assert share_of_synthetic(0.0) == 0 and share_of_synthetic(1.0) == 1
     assert 0.35 < share_of_synthetic(0.5) < 0.65
     assert 0.1 < share_of_synthetic(None) < 0.3  # one of five cases
+
+
+def test_grey_values_change_without_moving_anything():
+    """A step edge stays where it is, whatever is drawn; the same draw gives the same patch."""
+    step = torch.full((1, 16, 16, 16), -0.8)
+    step[:, 8:] = 0.2
+    for seed in range(40):
+        changed = change_grey_values(step, np.random.default_rng(seed))
+        assert changed.shape == step.shape and torch.isfinite(changed).all()
+        assert changed[:, 10:].mean() - changed[:, :6].mean() > 0.5
+        profile = changed.mean(dim=(0, 2, 3))
+        assert abs(int((profile[1:] - profile[:-1]).argmax()) - 7) <= 1  # coarse voxels shift it by one at most
+        assert torch.equal(changed, change_grey_values(step, np.random.default_rng(seed)))
+
+
+def test_a_blur_keeps_the_mean_of_a_constant():
+    assert torch.allclose(blur(torch.full((1, 6, 6, 6), 0.3), 0.8), torch.full((1, 6, 6, 6), 0.3), atol=1e-6)
