@@ -1,9 +1,9 @@
 """Membership inference: can one tell from the generator's loss who was in its training set?
 
-Attack by loss (Yeom et al. 2018, arXiv 1709.01604; for diffusion models Carlini et al. 2023, arXiv 2301.13188): a model
-denoises what it has learned by heart better than what it never saw. Each case gets the same number of patches around its
-nodules, the same noise levels and the same noise. An attacker who trains shadow models can do better (LiRA): this attack
-shows that there is a leak, not that there is none.
+Attack by loss (Yeom et al. 2018, arXiv 1709.01604; for diffusion models Carlini et al. 2023, arXiv 2301.13188): a
+model denoises what it has learned by heart better than what it never saw. Each case gets the same number of patches
+around its nodules, the same noise levels and the same noise. An attacker who trains shadow models can do better (LiRA):
+this attack can show that there is a leak, not that there is none.
 """
 
 from pathlib import Path
@@ -29,7 +29,9 @@ def case_groups(facts: dict, settings, train: list[Path], unseen: list[Path]) ->
     """
     known = {folder.name: folder for folder in train}
     if missing := sorted(set(facts["cases"]) - set(known)):
-        raise InputError(f"the generator was trained on {missing[0]}, which is not among the given train cases: give all")
+        raise InputError(
+            f"the generator was trained on {missing[0]}, which is not among the given train cases: give all"
+        )
     if seen := sorted(set(facts["cases"]) & {folder.name for folder in unseen}):
         raise InputError(f"{seen[0]} is said to be unseen, but the generator was trained with it: give test cases")
     learned, _ = hold_out([known[name] for name in facts["cases"]], settings, facts["seed"])

@@ -1,9 +1,9 @@
-"""Nearest real neighbours: the highest correlation of a cube with any of many others, small shifts and mirrors searched.
+"""Nearest real neighbours: the highest correlation of a cube with any of many others, over small shifts and mirrors.
 
 Arrays are cubes ``[n e e e]``. A query's *core* is the cube less ``max_shift`` voxels on every side (edge c). It is
 compared with every window of c voxels of a reference, (2 max_shift + 1)^3 of them, in all eight mirrored forms. Cores
 and windows have their mean removed and norm 1, so a correlation is a dot product and all pairs are matrix products:
-cores ``[q c^3]`` times windows ``[r k c^3]``. References come block by block, so memory holds the queries and one block.
+cores ``[q c^3]`` times windows ``[r k c^3]``. References come block by block: memory holds the queries and one block.
 """
 
 import itertools
@@ -73,7 +73,7 @@ def unit(values: Tensor) -> Tensor:
 
 
 def aligned(reference: np.ndarray, shift, mirror: int, max_shift: int) -> np.ndarray:
-    """The window of one reference ``[e e e]`` that a query's core was found to match, turned as the query: ``[c c c]``."""
+    """The window of a reference ``[e e e]`` that a query's core was found to match, turned like it: ``[c c c]``."""
     edge = reference.shape[-1] - 2 * max_shift
     box = tuple(slice(max_shift + int(s), max_shift + int(s) + edge) for s in shift)
     return np.flip(reference[box], MIRRORS[mirror])

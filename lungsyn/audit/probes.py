@@ -1,9 +1,9 @@
 """The audit's experiment: which real cubes are nearest to the synthetic ones, and to others for which that is known.
 
 *Probes* are the cubes that look for their nearest neighbour among those of the train cases: the ``synthetic`` ones;
-``held-out`` real ones, of patients whom the generator never saw, so that what they find is chance; and ``planted`` ones,
-disguised copies of train cubes, which must be found or the audit is blind. Synthetic probes look among the held-out
-cubes too.
+``held-out`` real ones, of patients whom the generator never saw, so that what they find is chance; and ``planted``
+ones, disguised copies of train cubes, which must be found or the audit is blind. Synthetic probes look among the
+held-out cubes too.
 """
 
 from pathlib import Path
