@@ -373,7 +373,7 @@ def audit_membership(args) -> None:
 
 def _verdict_arguments(parser):
     add_section(parser, audit=config.Audit)
-    add_numbers(parser, "seed")
+    add_numbers(parser, "seed", "size")
     parser.add_argument("--set", required=True, help="name of the synthetic set")
     parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
     add(parser, "neighbours", "out")
@@ -390,7 +390,7 @@ def audit_verdict(args) -> None:
     losses = read_table(args.membership) if args.membership else []
     others = [check for path in args.measures for check in read_json(path).get("checks", [])]
     found = verdict(read_table(args.neighbours), losses, others, args.audit, args.seed)
-    about = {"set": args.set, "held_out_splits": args.held_out_splits, "made": note(audit=args.audit)}
+    about = {"set": args.set, "size": args.size, "held_out_splits": args.held_out_splits, "made": note(audit=args.audit)}
     write_json(args.out, about | found)
     print(f"{args.set}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n")
 
@@ -561,7 +561,7 @@ def _report_arguments(parser):
     add_section(parser, config=config.Config)
     add(parser, "cohort", "training", "main-figure", "out")
     add(parser, "comparisons", "differences", nargs="+")
-    add(parser, "case-pictures", "sheets", nargs="*")
+    add(parser, "case-pictures", "sheets", "verdicts", "nearest", nargs="*")
 
 
 @verb("evaluation", "report", _report_arguments)
@@ -582,6 +582,11 @@ def evaluation_report(args) -> None:
         ),
         (args.case_pictures, "The test case of median change with every replicate's contour, segmenter {}."),
         (args.sheets, "Random synthetic cases of set {} with their masks' outlines, beside random real ones."),
+        (
+            args.nearest,
+            "Set {}: the synthetic cases closest to a train case (r: correlation of what the masks do not explain), "
+            "and the held-out cases closest to one, for which it is chance.",
+        ),
         ([args.training], "Loss curves of everything that was trained."),
     ]
     figures = [
@@ -594,7 +599,7 @@ def evaluation_report(args) -> None:
     provenance = {"versions": versions(), "cost": costs(args.out.parent)}
     page = build(
         f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons,
-        read_table(args.cohort), figures, provenance,
+        read_table(args.cohort), figures, provenance, [read_json(path) for path in args.verdicts],
     )  # fmt: skip
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(args.differences[0], temporary)
