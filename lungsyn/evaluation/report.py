@@ -77,8 +77,8 @@ and must be found, or it is blind. An audit can show that patients are given awa
 <td>{{ check.threshold|short }}</td><td class="words">{{ check.sentence }}</td></tr>
 {% endfor %}</table></div>
 {% for control in verdict.controls %}<p class="quiet">Controls, {{ control.kind }}: {{ control.planted }} copies
-planted, {{ (100 * control.recall)|number(0) }} % found; {{ control.synthetic }} synthetic and {{ control.held_out }} held-out
-against {{ control.train }} train; halves of the held-out patients differed in
+planted, {{ (100 * control.recall)|number(0) }} % found; {{ control.synthetic }} synthetic and {{ control.held_out }}
+held-out against {{ control.train }} train; halves of the held-out patients differed in
 {{ (100 * control.false_alarms)|number(1) }} % of random splits at this level.</p>{% endfor %}
 {% endfor %}{% endif %}
 

@@ -78,13 +78,13 @@ def test_without_provenance_or_pictures(comparison):
 
 
 def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
-    check = {"check": "nodule: beyond", "value": 0.01234, "low": 0.002, "high": 0.04, "threshold": 0.05, "result": "pass",
-             "sentence": "2 of 162 <synthetic> nodules"}  # fmt: skip
+    check = {"check": "nodule: beyond", "value": 0.01234, "low": 0.002, "high": 0.04, "threshold": 0.05,
+             "result": "pass", "sentence": "2 of 162 <synthetic> nodules"}  # fmt: skip
     control = {"kind": "nodule", "synthetic": 162, "held_out": 80, "train": 120, "planted": 20, "recall": 0.95,
                "false_alarms": 0.0123}  # fmt: skip
     verdicts = [
-        {"set": name, "held_out_splits": ["validation", "test"], "result": result, "checks": [check, check | {"low": None}],
-         "controls": [control]}
+        {"set": name, "held_out_splits": ["validation", "test"], "result": result,
+         "checks": [check, check | {"low": None}], "controls": [control]}
         for name, result in (("good", "pass"), ("bad", "fail"), ("unknown", "blind"))
     ]  # fmt: skip
     html = report.build("t", json.dumps(CONFIG), {"unet": comparison}, [], [], {}, verdicts)
