@@ -37,8 +37,8 @@ def plot_nearest(
         for half, (group, found), titles, colour in zip(
             halves, chosen.items(), columns, (COLOURS[4], COLOURS[5]), strict=True
         ):
-            total = sum(row["group"] == group for row in rows)
-            half.suptitle(f"{group}: the closest of {total}", fontsize=12.5, fontweight="bold", color=colour)
+            totals = " and ".join(f"{len(_closest(rows, kind, group))} {kind}s" for kind in PAIRS)
+            half.suptitle(f"{group}: closest of {totals}", fontsize=11.5, fontweight="bold", color=colour)
             axes = half.subplots(n_rows, len(titles), squeeze=False)
             for axis in axes[len(found) :].ravel():
                 axis.set_axis_off()
