@@ -390,7 +390,12 @@ def audit_verdict(args) -> None:
     losses = read_table(args.membership) if args.membership else []
     others = [check for path in args.measures for check in read_json(path).get("checks", [])]
     found = verdict(read_table(args.neighbours), losses, others, args.audit, args.seed)
-    about = {"set": args.set, "size": args.size, "held_out_splits": args.held_out_splits, "made": note(audit=args.audit)}
+    about = {
+        "set": args.set,
+        "size": args.size,
+        "held_out_splits": args.held_out_splits,
+        "made": note(audit=args.audit),
+    }
     write_json(args.out, about | found)
     print(f"{args.set}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n")
 

@@ -14,7 +14,7 @@ For nodules and for whole volumes alike:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def verdict(
     """The verdict as JSON: ``result``, ``checks``, ``controls``.
 
     ``neighbours``: rows of `probes.probe` (correlations as numbers or text); ``losses``: rows of `membership.attack`,
-    may be empty; ``other_checks``: of other measures."""
+    may be empty; ``other_checks``: of other measures, with ``check``, ``result`` and ``sentence`` at least."""
     controls, checks = [], []
     for kind in dict.fromkeys(row["kind"] for row in neighbours):
         rows = [row for row in neighbours if row["kind"] == kind]
@@ -81,7 +81,7 @@ def verdict(
         checks += [asdict(check) for check in found]
     if losses:
         checks.append(asdict(membership_check(losses, settings)))
-    checks += [dict(check) for check in other_checks]
+    checks += [dict.fromkeys(field.name for field in fields(Check)) | dict(check) for check in other_checks]
     return {"result": overall(checks), "checks": checks, "controls": controls}
 
 

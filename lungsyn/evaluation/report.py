@@ -65,7 +65,8 @@ seed {{ config.study.seed }}, {{ config.replicates }} replicates of each arm.</p
 held-out cases, of patients whom the generator never saw; disguised copies of train cases are planted in every audit
 and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is.</p>
 {% for verdict in verdicts %}
-<h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients: {{ {"pass": "no sign that it gives patients away", "fail": "do not share it",
+<h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients:
+{{ {"pass": "no sign that it gives patients away", "fail": "do not share it",
 "blind": "cannot be told"}[verdict.result] }} <span class="quiet">({{ verdict.result }}; held-out:
 {{ verdict.held_out_splits|join(" and ") }} cases)</span></h3>
 <div class="scroll"><table>

@@ -83,7 +83,7 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
     control = {"kind": "nodule", "synthetic": 162, "held_out": 80, "train": 120, "planted": 20, "recall": 0.95,
                "false_alarms": 0.0123}  # fmt: skip
     verdicts = [
-        {"set": name, "held_out_splits": ["validation", "test"], "result": result,
+        {"set": name, "size": 50, "held_out_splits": ["validation", "test"], "result": result,
          "checks": [check, check | {"low": None}], "controls": [control]}
         for name, result in (("good", "pass"), ("bad", "fail"), ("unknown", "blind"))
     ]  # fmt: skip
@@ -91,8 +91,9 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
     parser = Parser()
     parser.feed(html)
     assert not parser.open
-    for words in ("good: no sign", "bad: do not share it", "unknown: cannot be told", "0.0123", "0.002 to 0.04",
-                  "2 of 162 &lt;synthetic&gt; nodules", "95 % found", "1.2 % of random splits"):  # fmt: skip
+    for words in ("good, 50 %", "no sign that", "bad, 50 %", "do not share it", "cannot be told", "0.0123",
+                  "0.002 to 0.04", "2 of 162 &lt;synthetic&gt; nodules", "95 % found",
+                  "1.2 % of random splits"):  # fmt: skip
         assert words in html, words
     assert "validation and test cases" in html
 

@@ -176,7 +176,9 @@ def test_each_set_has_a_verdict(results):
             "membership",
         ]
         assert verdict["result"] in ("blind", "fail") and checks["membership"] == "blind"
-        assert f"{name}, 100 % of" in (results / "report.html").read_text().split("Can the synthetic sets be shared?")[1]
+        assert (
+            f"{name}, 100 % of" in (results / "report.html").read_text().split("Can the synthetic sets be shared?")[1]
+        )
 
 
 def test_the_report_says_phantom(results):
