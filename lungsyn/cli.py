@@ -177,6 +177,7 @@ def cohort_nodules(args) -> None:
 def _export_arguments(parser):
     add(parser, "format", type=str, choices=["nnunet", "dicom"])
     add(parser, "cases", nargs="+")
+    parser.add_argument("--verdict", type=Path, help="the set's verdict: unless it is pass, nothing is exported")
     add(parser, "out")
 
 
@@ -185,6 +186,8 @@ def cohort_export(args) -> None:
     """Write cases, real or synthetic, as an nnU-Net raw dataset, or synthetic ones as DICOM CT and SEG."""
     from lungsyn.cohort import export
 
+    if args.verdict:
+        export.refuse_unless_passed(read_json(args.verdict))
     write = {"nnunet": export.write_nnunet, "dicom": export.write_dicom}[args.format]
     write(args.out, [(folder.name, open_case(folder)) for folder in case_folders(args.cases)])
 
@@ -321,6 +324,102 @@ def segmentation_predict(args) -> None:
             case = open_case(folder)
             mask = predict(segmenter, case)
             write_volume(args.out / model.parent.name / f"{folder.name}.nii", Volume(mask, case.affine))
+
+
+# ------------------------------------------------------------------------------------------------------------- audit
+
+
+def _probe_arguments(parser):
+    add_section(parser, audit=config.Probing)
+    add_numbers(parser, "seed")
+    add(parser, "synthetic", "train", "held-out", nargs="+")
+    add_compute(parser)
+    add(parser, "out")
+
+
+@verb("audit", "memorisation", _probe_arguments)
+def audit_memorisation(args) -> None:
+    """Find the nearest train cube of every synthetic, held-out and planted one: nodules and whole volumes."""
+    from lungsyn.audit import probes
+    from lungsyn.compute import choose_device, set_up
+
+    device = choose_device(args.compute)
+    set_up(args.compute.generator_threads, device)
+    groups = [case_folders(paths) for paths in (args.synthetic, args.train, args.held_out)]
+    rows = [row for kind in probes.KINDS for row in probes.probe(kind, *groups, args.audit, args.seed, device)]
+    write_table(args.out, rows, probes.COLUMNS)
+
+
+def _membership_arguments(parser):
+    add_numbers(parser, "seed")
+    add(parser, "model")
+    add(parser, "train", "unseen", nargs="+")
+    add_compute(parser)
+    add(parser, "out")
+
+
+@verb("audit", "membership", _membership_arguments)
+def audit_membership(args) -> None:
+    """Measure the generator's loss on each case that it learned from and on each that it never saw."""
+    from lungsyn.audit import membership
+    from lungsyn.generation.cases import load_generator
+    from lungsyn.provenance import model_facts
+
+    generator = load_generator(args.model, args.compute)
+    folders = [case_folders(paths) for paths in (args.train, args.unseen)]
+    groups = membership.case_groups(model_facts(args.model), generator.settings, *folders)
+    write_table(args.out, membership.attack(generator, groups, args.seed), membership.COLUMNS)
+
+
+def _verdict_arguments(parser):
+    add_section(parser, audit=config.Audit)
+    add_numbers(parser, "seed", "size")
+    parser.add_argument("--set", required=True, help="name of the synthetic set")
+    parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
+    add(parser, "neighbours", "out")
+    parser.add_argument("--membership", type=Path, help="losses of the generator, if it has any")
+    parser.add_argument("--measures", type=Path, nargs="*", default=[], help="JSON of other measures with 'checks'")
+
+
+@verb("audit", "verdict", _verdict_arguments)
+def audit_verdict(args) -> None:
+    """Say whether a synthetic set can be shared: every check with its value, threshold and a sentence."""
+    from lungsyn.audit.verdict import verdict
+    from lungsyn.volume.files import write_json
+
+    losses = read_table(args.membership) if args.membership else []
+    others = [check for path in args.measures for check in read_json(path).get("checks", [])]
+    found = verdict(read_table(args.neighbours), losses, others, args.audit, args.seed)
+    about = {
+        "set": args.set,
+        "size": args.size,
+        "held_out_splits": args.held_out_splits,
+        "made": note(audit=args.audit),
+    }
+    write_json(args.out, about | found)
+    print(f"{args.set}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n")
+
+
+def _plot_nearest_arguments(parser):
+    add(parser, "neighbours", "out")
+    add(parser, "synthetic", "train", "held-out", nargs="+")
+    add_section(parser, audit=config.Probing, study=config.Study, figures=config.Figures)
+    parser.add_argument("--set", required=True, help="name of the synthetic set")
+
+
+@verb("audit", "plot-nearest", _plot_nearest_arguments)
+def audit_plot_nearest(args) -> None:
+    """Draw the synthetic cases that are closest to train cases, beside held-out ones."""
+    from lungsyn.audit import probes
+    from lungsyn.audit.pictures import plot_nearest
+
+    folders = case_folders([*args.synthetic, *args.train, *args.held_out])
+    places = {kind: {place.name: place for place in probes.find_places(kind, folders)} for kind in probes.KINDS}
+    cutters = {kind: probes.choose_cutter(kind, list(found.values()), args.audit) for kind, found in places.items()}
+    plot_nearest(
+        read_table(args.neighbours), places, cutters, args.audit.max_shift_voxels, args.study.name, args.set,
+        args.figures, args.out,
+    )  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
@@ -467,7 +566,7 @@ def _report_arguments(parser):
     add_section(parser, config=config.Config)
     add(parser, "cohort", "training", "main-figure", "out")
     add(parser, "comparisons", "differences", nargs="+")
-    add(parser, "case-pictures", "sheets", nargs="*")
+    add(parser, "case-pictures", "sheets", "verdicts", "nearest", nargs="*")
 
 
 @verb("evaluation", "report", _report_arguments)
@@ -488,6 +587,11 @@ def evaluation_report(args) -> None:
         ),
         (args.case_pictures, "The test case of median change with every replicate's contour, segmenter {}."),
         (args.sheets, "Random synthetic cases of set {} with their masks' outlines, beside random real ones."),
+        (
+            args.nearest,
+            "Set {}: the synthetic cases closest to a train case (r: correlation of what the masks do not explain), "
+            "and the held-out cases closest to one, for which it is chance.",
+        ),
         ([args.training], "Loss curves of everything that was trained."),
     ]
     figures = [
@@ -500,7 +604,7 @@ def evaluation_report(args) -> None:
     provenance = {"versions": versions(), "cost": costs(args.out.parent)}
     page = build(
         f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons,
-        read_table(args.cohort), figures, provenance,
+        read_table(args.cohort), figures, provenance, [read_json(path) for path in args.verdicts],
     )  # fmt: skip
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(args.differences[0], temporary)

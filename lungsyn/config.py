@@ -248,6 +248,26 @@ class Evaluation(Section):
     confidence: float = Field(gt=0.5, lt=1.0, description="Level of the intervals")
 
 
+class Probing(Section):
+    """The part of ``audit`` that looking for nearest neighbours needs."""
+
+    patch_mm: Millimetres = Field(default=30.0, description="Edge of the cube around a nodule that is compared")
+    max_shift_voxels: int = Field(default=1, ge=0, le=4, description="Cubes are compared at all shifts up to this")
+    window_hu: tuple[float, float] = Field(default=(-1000, 400), description="HU are clipped to it before comparison")
+
+
+class Audit(Probing):
+    """Can it be shared? What a synthetic set may give away."""
+
+    alpha: float = Field(default=0.01, gt=0, le=0.1, description="A finding is one when p is below it")
+    largest_fraction_beyond: Fraction = Field(
+        default=0.05, description="Allowed fraction closer to a train case than 99 % of held-out cases are"
+    )
+    largest_membership_auc: float = Field(
+        default=0.6, ge=0.5, le=1, description="Allowed success of telling learned from unseen cases by the loss"
+    )
+
+
 class Figures(Section):
     dpi: int = Field(ge=50, le=600, description="Resolution of the pictures")
     window_hu: tuple[float, float] = Field(description="Grey scale of CT pictures: black, white")
@@ -286,6 +306,7 @@ class Config(Section):
     replicates: int = Field(ge=1, le=100, description="Trainings per arm, with different seeds")
     arms: dict[Name, Arm] = Field(min_length=1)
     evaluation: Evaluation
+    audit: Audit = Audit()
     figures: Figures
     compute: Compute = Compute()
 

@@ -60,6 +60,29 @@ seed {{ config.study.seed }}, {{ config.replicates }} replicates of each arm.</p
 {% endmacro %}
 {% if pictures %}{{ figure_of(pictures[0]) }}{% endif %}
 
+{% if verdicts %}<h2>Can the synthetic sets be shared?</h2>
+<p class="quiet">Each set is compared with the train cases, less what the masks explain. The yardstick are real
+held-out cases, of patients whom the generator never saw; disguised copies of train cases are planted in every audit
+and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is.</p>
+{% for verdict in verdicts %}
+<h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients:
+{{ {"pass": "no sign that it gives patients away", "fail": "do not share it",
+"blind": "cannot be told"}[verdict.result] }} <span class="quiet">({{ verdict.result }}; held-out:
+{{ verdict.held_out_splits|join(" and ") }} cases)</span></h3>
+<div class="scroll"><table>
+<tr><th>check</th><th>result</th><th>value</th><th>interval</th><th>limit</th><td class="words"><b>what it says</b></td>
+</tr>
+{% for check in verdict.checks %}<tr><td>{{ check.check }}</td><td>{{ check.result }}</td>
+<td>{{ check.value|short }}</td>
+<td>{% if check.low is not none %}{{ check.low|short }} to {{ check.high|short }}{% endif %}</td>
+<td>{{ check.threshold|short }}</td><td class="words">{{ check.sentence }}</td></tr>
+{% endfor %}</table></div>
+{% for control in verdict.controls %}<p class="quiet">Controls, {{ control.kind }}: {{ control.planted }} copies
+planted, {{ (100 * control.recall)|number(0) }} % found; {{ control.synthetic }} synthetic and {{ control.held_out }}
+held-out against {{ control.train }} train; halves of the held-out patients differed in
+{{ (100 * control.false_alarms)|number(1) }} % of random splits at this level.</p>{% endfor %}
+{% endfor %}{% endif %}
+
 <h2>Comparison of the arms</h2>
 <p class="quiet">Dice is a mean over cases and replicates. Differences are to “{{ config.benchmark.arm }}”,
 paired by case, with a bootstrap interval over patients ({{ config.evaluation.bootstrap }} samples); p is
@@ -120,19 +143,21 @@ else 0.</p>
 def build(
     title: str, config_json: str, comparisons: Mapping[str, Sequence[Mapping]],
     cohort_rows: Sequence[Mapping], figures: Sequence[tuple[Path, str]], provenance: Mapping,
+    verdicts: Sequence[Mapping] = (),
 ) -> str:  # fmt: skip
     """The report as HTML.
 
     ``config_json``: the whole config (`config.as_json`); ``comparisons``: rows of `comparison.compare` by
     segmenter; ``cohort_rows``: of ``cohort.tsv``; ``figures``: (PNG, caption), the first one the main figure;
     ``provenance``: ``versions`` {package: version} and ``cost`` [{stage, jobs, seconds, peak_memory_mb}],
-    each may be missing.
+    each may be missing; ``verdicts``: of the audit, one per synthetic set.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
+    environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
     return environment.from_string(TEMPLATE).render(
         title=title, config=json.loads(config_json), comparisons=comparisons,
-        cohort=cohort_summary(cohort_rows),
+        cohort=cohort_summary(cohort_rows), verdicts=verdicts,
         pictures=[{"data": _base64(path), "caption": caption} for path, caption in figures],
         provenance={"versions": {}, "cost": []} | dict(provenance),
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,

@@ -10,7 +10,7 @@ import yaml
 
 from lungsyn.compute import choose_precision, describe, set_up
 from lungsyn.config import check
-from tests.benchmarks import cohort, generator, memory, quality
+from tests.benchmarks import audit, cohort, generator, memory, quality
 from tests.benchmarks.claims import HEADER, Bench
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,7 @@ BENCHMARKS = {
     "steps": quality.steps,
     "prepare-vs-plain": cohort.prepare_vs_plain,
     "index": cohort.index,
+    "audit": audit.audit,
 }
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 

@@ -7,7 +7,7 @@ import torch
 from lungsyn.config import Compute
 from lungsyn.generation.network import build
 from lungsyn.volume.tables import write_table
-from tests.benchmarks import generator, memory, peers, quality
+from tests.benchmarks import audit, generator, memory, peers, quality
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.claims import Bench, Claim, compare
 from tests.conftest import make_case
@@ -20,7 +20,7 @@ def bench(generator_settings, study) -> Bench:
         study.synthesis.model_copy(update={"steps": 3, "fused_steps": 1}),
         Compute(device="cpu", precision="float32", generator_threads=1),
         volume_voxels=24, rounds=1, peer_steps=1, memory_shapes=((24, 24, 24), (48, 48, 48)),
-        whole_forward_voxels=(16,), step_counts=(2, 3),
+        whole_forward_voxels=(16,), step_counts=(2, 3), audit_cubes=(3, 2),
     )  # fmt: skip
 
 
@@ -54,6 +54,14 @@ def test_each_prints_its_claims(name, with_results):
 @pytest.mark.parametrize("name", ["seam", "context", "steps"])
 def test_without_a_model_it_says_what_it_needs(name, bench):
     assert [claim.measured.split(":")[0] for claim in BENCHMARKS[name](bench)] == ["skipped"]
+
+
+def test_the_audit_and_its_loops_agree():
+    rng = np.random.default_rng(0)
+    query, reference = rng.normal(size=(2, 20, 20, 20)).astype(np.float32)
+    found = audit.nearest(query[None], [reference[None]], audit.MAX_SHIFT).correlation[0]
+    assert audit.plain(query, reference) == pytest.approx(found, abs=1e-5)
+    assert audit.prepared(query, reference) == pytest.approx(found, abs=1e-5)
 
 
 def test_memory_is_measured_in_a_process_of_its_own(bench):

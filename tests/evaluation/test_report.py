@@ -77,6 +77,27 @@ def test_without_provenance_or_pictures(comparison):
     assert "Segmenter: swin" in html and "No case was excluded." in html
 
 
+def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
+    check = {"check": "nodule: beyond", "value": 0.01234, "low": 0.002, "high": 0.04, "threshold": 0.05,
+             "result": "pass", "sentence": "2 of 162 <synthetic> nodules"}  # fmt: skip
+    control = {"kind": "nodule", "synthetic": 162, "held_out": 80, "train": 120, "planted": 20, "recall": 0.95,
+               "false_alarms": 0.0123}  # fmt: skip
+    verdicts = [
+        {"set": name, "size": 50, "held_out_splits": ["validation", "test"], "result": result,
+         "checks": [check, check | {"low": None}], "controls": [control]}
+        for name, result in (("good", "pass"), ("bad", "fail"), ("unknown", "blind"))
+    ]  # fmt: skip
+    html = report.build("t", json.dumps(CONFIG), {"unet": comparison}, [], [], {}, verdicts)
+    parser = Parser()
+    parser.feed(html)
+    assert not parser.open
+    for words in ("good, 50 %", "no sign that", "bad, 50 %", "do not share it", "cannot be told", "0.0123",
+                  "0.002 to 0.04", "2 of 162 &lt;synthetic&gt; nodules", "95 % found",
+                  "1.2 % of random splits"):  # fmt: skip
+        assert words in html, words
+    assert "validation and test cases" in html
+
+
 def test_cohort_counts():
     summary = report.cohort_summary(COHORT)
     assert summary["splits"][0] == {"split": "train", "cases": 2, "patients": 1, "nodules": 3}

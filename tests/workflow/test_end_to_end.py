@@ -158,11 +158,27 @@ def test_pictures_are_not_blank(results):
     pictures = sorted((results / "figures").glob("*.png"))
     assert {path.stem for path in pictures} >= {
         "dice_difference", "dice_difference-unet-100", "case-unet-100", "contact_sheet-targeted-100",
-        "contact_sheet-untargeted-100", "training",
+        "contact_sheet-untargeted-100", "training", "nearest-targeted-100", "nearest-untargeted-100",
     }  # fmt: skip
     for path in pictures:
         grey = np.asarray(Image.open(path).convert("L"), dtype=float)
         assert min(grey.shape) > 100 and grey.std() > 5, path
+
+
+def test_each_set_has_a_verdict(results):
+    """So few patients cannot show anything: the audit says that it is blind, or found something, but never 'pass'."""
+    for name, splits in (("untargeted", ["validation", "test"]), ("targeted", ["test"])):
+        verdict = json.loads((results / f"audit/{name}/100/verdict.json").read_text())
+        assert (verdict["set"], verdict["size"], verdict["held_out_splits"]) == (name, 100, splits)
+        checks = {check["check"]: check["result"] for check in verdict["checks"]}
+        assert list(checks) == [
+            *(f"{kind}: {check}" for kind in ("nodule", "volume") for check in ("copies", "beyond", "closer")),
+            "membership",
+        ]
+        assert verdict["result"] in ("blind", "fail") and checks["membership"] == "blind"
+        assert (
+            f"{name}, 100 % of" in (results / "report.html").read_text().split("Can the synthetic sets be shared?")[1]
+        )
 
 
 def test_the_report_says_phantom(results):

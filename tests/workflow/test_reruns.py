@@ -52,14 +52,24 @@ REPORT = {"report"}  # it shows the config, so every key but those of compute re
 COMPARISON = {"compare", "plot_difference", "report"}
 PICTURES = {
     "plot_difference", "plot_case", "plot_training", "contact_sheet targeted", "contact_sheet untargeted", "report",
+    "plot_nearest targeted", "plot_nearest untargeted",
 }  # fmt: skip
 AFTER_ARMS = COMPARISON | {"plot_training"}
 CASE_PICTURE = {"plot_case"}  # where one of its two arms is touched: real, real+synthetic
-TARGETED_VOLUMES = {"synthesise targeted", "contact_sheet targeted"} | arms("real+synthetic") | CASE_PICTURE
-UNTARGETED_VOLUMES = {"synthesise untargeted", "contact_sheet untargeted"} | arms("synthetic", "real+untargeted")
+VERDICTS = {"verdict targeted", "verdict untargeted", "report"}
+AUDITED = {f"{rule} {name}" for name in ("targeted", "untargeted") for rule in ("memorisation", "plot_nearest")}
+TARGETED_AUDIT, UNTARGETED_AUDIT = (
+    {f"{rule} {name}" for rule in ("memorisation", "plot_nearest", "verdict")} for name in ("targeted", "untargeted")
+)
+TARGETED_VOLUMES = (
+    {"synthesise targeted", "contact_sheet targeted"} | TARGETED_AUDIT | arms("real+synthetic") | CASE_PICTURE
+)
+UNTARGETED_VOLUMES = (
+    {"synthesise untargeted", "contact_sheet untargeted"} | UNTARGETED_AUDIT | arms("synthetic", "real+untargeted")
+)
 TARGETED = {"conditions targeted"} | TARGETED_VOLUMES  # what follows the benchmark's scores
 SYNTHESIS = TARGETED_VOLUMES | UNTARGETED_VOLUMES | AFTER_ARMS
-GENERATOR = {"train_generator"} | SYNTHESIS
+GENERATOR = {"train_generator", "membership"} | SYNTHESIS
 SEGMENTATION = ALL_ARMS | TARGETED | AFTER_ARMS
 PREPARED = {"prepare", "conditions untargeted"} | GENERATOR | SEGMENTATION
 LIST = {"cohort"} | REPORT
@@ -132,12 +142,12 @@ CONTRACT = {
     "synthesis.guidance_scale": (2.0, SYNTHESIS),
     "synthesis.volumes_per_job": (1, SYNTHESIS),
     "sets.untargeted.generator": (
-        "other", {"train_generator"} | UNTARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
+        "other", {"train_generator", "membership"} | UNTARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
     ),
     "sets.untargeted.conditions": ("targeted", {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
     "sets.untargeted.volumes": (4, {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
     "sets.targeted.generator": (
-        "other", {"train_generator"} | TARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
+        "other", {"train_generator", "membership"} | TARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
     ),
     "sets.targeted.conditions": ("untargeted", TARGETED | AFTER_ARMS),
     "sets.targeted.volumes": (3, TARGETED | AFTER_ARMS),
@@ -154,7 +164,8 @@ CONTRACT = {
     "segmenters.unet.arms": (["real", "real+synthetic", "synthetic", "real-reseeded"], AFTER_ARMS),
     "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
     "training_percent": (
-        [34, 100], {"train_generator", "conditions untargeted"} | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
+        [34, 100],
+        {"train_generator", "membership", "conditions untargeted"} | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
     "arms.real.real": (False, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}}),
@@ -189,6 +200,12 @@ CONTRACT = {
     "arms.real-reseeded.reseeded": (False, arms("real-reseeded") | AFTER_ARMS),
     "evaluation.bootstrap": (300, COMPARISON),
     "evaluation.confidence": (0.9, COMPARISON),
+    "audit.patch_mm": (40, AUDITED | VERDICTS),
+    "audit.max_shift_voxels": (0, AUDITED | VERDICTS),
+    "audit.window_hu": ([-1000, 300], AUDITED | VERDICTS),
+    "audit.alpha": (0.05, VERDICTS),
+    "audit.largest_fraction_beyond": (0.1, VERDICTS),
+    "audit.largest_membership_auc": (0.7, VERDICTS),
     "figures.dpi": (80, PICTURES),
     "figures.window_hu": ([-1000, 400], PICTURES),
     "figures.contact_cases": (1, PICTURES),
@@ -357,6 +374,7 @@ def test_the_contract_s_promises():
     never = {
         "figures": EVERYTHING - PICTURES,
         "evaluation": trainings | sampling | {"prepare", "cohort", "phantom"},
+        "audit": ALL_ARMS | trainings | sampling | {"prepare", "cohort", "phantom", "membership"},
         "segmenters": {"train_generator", "conditions untargeted", "synthesise untargeted", "prepare", "cohort"},
         "synthesis": arms("real", "real-reseeded") | {"train_generator", "prepare", "conditions targeted"},
         "generators": arms("real", "real-reseeded") | {"prepare", "cohort", "conditions targeted"},

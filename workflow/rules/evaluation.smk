@@ -1,4 +1,5 @@
-# REQUIRED INPUTS: results/predictions/{segmenter}/{arm}/{size}/, results/cases/{case}/, results/cohort.tsv
+# REQUIRED INPUTS: results/predictions/{segmenter}/{arm}/{size}/, results/cases/{case}/, results/cohort.tsv,
+#                  results/audit/{set}/{size}/
 # OUTPUTS:         results/scores/, results/comparison/, results/figures/, results/report.html
 
 
@@ -158,6 +159,8 @@ rule report:
         case_pictures=CASE_PICTURES,
         sheets=[f"results/figures/contact_sheet-{name}-{size}.png" for name, size in USED_SETS],
         training="results/figures/training.png",
+        verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
+        nearest=[f"results/figures/nearest-{name}-{size}.png" for name, size in USED_SETS],
     output:
         report="results/report.html",
         figure="results/figures/dice_difference.png",
@@ -168,4 +171,5 @@ rule report:
     shell:
         "lungsyn evaluation report --config '{params.config}' --cohort {input.cohort} --comparisons {input.comparisons}"
         " --differences {input.differences} --case-pictures {input.case_pictures} --sheets {input.sheets}"
-        " --training {input.training} --main-figure {output.figure} --out {output.report} > {log} 2>&1"
+        " --training {input.training} --verdicts {input.verdicts} --nearest {input.nearest}"
+        " --main-figure {output.figure} --out {output.report} > {log} 2>&1"

@@ -1,0 +1,72 @@
+"""The closest pairs, side by side: what the numbers call near, for the eye to judge."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lungsyn.audit.memorisation import MIRRORS, aligned
+from lungsyn.audit.patches import Cutter, Place, cut
+from lungsyn.config import Figures
+from lungsyn.evaluation.figures import COLOURS, headline, save
+from lungsyn.evaluation.pictures import draw_slice
+
+PAIRS = {"nodule": 4, "volume": 2}  # of each group
+
+
+def plot_nearest(
+    rows: Sequence[Mapping], places: Mapping[str, Mapping[str, Place]], cutters: Mapping[str, Cutter], max_shift: int,
+    study_name: str, set_name: str, settings: Figures, out: Path,
+) -> None:  # fmt: skip
+    """The synthetic cubes with the highest correlation to a train cube, each beside it and beside the nearest held-out
+    one; and for comparison the held-out cubes that are closest to a train cube, for which it is chance.
+
+    ``rows``: of `probes.probe`; ``places`` and ``cutters`` by kind, places by name. Neighbours are shifted and mirrored
+    as they were found; an axial slice through the middle of each cube's core.
+    """
+    chosen = {
+        group: [row for kind, count in PAIRS.items() for row in _closest(rows, kind, group)[:count]]
+        for group in ("synthetic", "held-out")
+    }
+    n_rows = max(len(found) for found in chosen.values())
+
+    def draw(figure: Figure) -> None:
+        halves = figure.subfigures(1, 2, wspace=0.03, width_ratios=(3, 2))
+        columns = [["synthetic", "nearest train", "nearest held-out"], ["held-out", "nearest train"]]
+        for half, (group, found), titles, colour in zip(
+            halves, chosen.items(), columns, (COLOURS[4], COLOURS[5]), strict=True
+        ):
+            totals = " and ".join(f"{len(_closest(rows, kind, group))} {kind}s" for kind in PAIRS)
+            half.suptitle(f"{group}: closest of {totals}", fontsize=11.5, fontweight="bold", color=colour)
+            axes = half.subplots(n_rows, len(titles), squeeze=False)
+            for axis in axes[len(found) :].ravel():
+                axis.set_axis_off()
+            for line, row in zip(axes, found, strict=False):
+                _pair(line, row, places[row["kind"]], cutters[row["kind"]], max_shift, settings.window_hu)
+            for axis, title in zip(axes[0], titles, strict=True):
+                axis.set_title(f"{title}\n{axis.get_title()}", fontsize=10)
+        headline(figure, f"Nearest real neighbours of set “{set_name}”", study_name)
+
+    save(11, 2.15 * n_rows + 1.2, settings.dpi, out, draw)
+
+
+def _closest(rows: Sequence[Mapping], kind: str, group: str) -> list[Mapping]:
+    """The group's rows, the highest correlation first."""
+    found = [row for row in rows if row["kind"] == kind and row["group"] == group]
+    return sorted(found, key=lambda row: -float(row["correlation"]))
+
+
+def _pair(axes, row: Mapping, places: Mapping[str, Place], cutter: Cutter, max_shift: int, window_hu) -> None:
+    """A probe's core and the windows of its neighbours, which match it voxel by voxel."""
+    names = [row["place"], row["nearest"], row["held_out_nearest"]][: len(axes)]
+    cubes, _ = cut([places[name] for name in names], cutter)
+    moves = [("0 0 0", ""), (row["shift"], row["mirror"]), (row["held_out_shift"], row["held_out_mirror"])]
+    words = [row["kind"], f"r = {float(row['correlation']):.2f}", ""]
+    if row["held_out_correlation"]:
+        words[2] = f"r = {float(row['held_out_correlation']):.2f}"
+    for axis, cube, (shift, mirror), word in zip(axes, cubes, moves, words, strict=False):
+        axes_turned = MIRRORS.index(tuple("xyz".index(letter) for letter in mirror))
+        core = aligned(cube, np.array(shift.split(), dtype=int), axes_turned, max_shift)
+        draw_slice(axis, core, 2, core.shape[2] // 2, (1.0, 1.0, 1.0), window_hu)
+        axis.set_title(word, fontsize=9, pad=3)

@@ -1,0 +1,74 @@
+"""Exact and simulated coverage of every number that says how far chance goes."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lungsyn.audit.chance import auc_interval, beyond, false_alarms, preference, separation
+
+
+def test_separated_groups_have_area_one_and_exchangeable_ones_a_half():
+    rng = np.random.default_rng(0)
+    apart = separation(rng.normal(9, 1, 30), rng.normal(0, 1, 20), 0.95)
+    assert (apart.auc, apart.high) == (1.0, 1.0) and 0.85 < apart.low < 0.99 and apart.p < 1e-8
+    alike = separation(rng.normal(0, 1, 2000), rng.normal(0, 1, 2000), 0.95)
+    assert alike.auc == pytest.approx(0.5, abs=0.03) and alike.low < 0.5 < alike.high
+    reversed_ = separation([0, 1], [2, 3, 4], 0.95)
+    assert (reversed_.auc, reversed_.p, reversed_.smallest_p) == (0.0, 1.0, pytest.approx(0.1))
+    assert separation([2, 3], [0, 1, 1.5], 0.95).p == pytest.approx(0.1)  # the smallest that 2 and 3 can give
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+def test_the_interval_of_the_area_covers_the_true_one(shift):
+    rng, truth = np.random.default_rng(1), stats.norm.cdf(shift / np.sqrt(2))
+    hits = []
+    for _ in range(400):
+        a, b = rng.normal(shift, 1, 25), rng.normal(0, 1, 15)
+        low, high = auc_interval((a[:, None] > b).mean(), 25, 15, 0.95)
+        hits.append(low <= truth <= high)
+    assert 0.92 <= np.mean(hits) <= 0.99
+
+
+@pytest.mark.parametrize("held_out", [5, 30, 150])
+def test_what_lies_beyond_the_threshold_by_chance_is_as_stated(held_out):
+    """Exchangeable values: the mean fraction is `expected`, and p < 0.05 no more often than that."""
+    rng = np.random.default_rng(2)
+    found = [beyond(rng.normal(size=40), rng.normal(size=held_out), 0.95) for _ in range(300)]
+    fractions = np.array([f.fraction for f in found])
+    error = fractions.std() / np.sqrt(len(fractions))
+    assert fractions.mean() == pytest.approx(found[0].expected, abs=4 * error)
+    assert np.mean([f.p < 0.05 for f in found]) <= 0.07
+
+
+def test_beyond_counts_and_bounds():
+    found = beyond([1, 2, 11, 12], np.arange(10.0), 0.95)  # the largest of ten stands for the 99th percentile
+    assert (found.threshold, found.count, found.fraction, found.expected) == (9.0, 2, 0.5, pytest.approx(1 / 11))
+    assert (found.low, found.high) == pytest.approx((0.0676, 0.9324), abs=1e-4)  # Clopper-Pearson, 2 of 4
+    assert found.p == pytest.approx(sum(stats.betabinom.pmf(k, 4, 1, 10) for k in (2, 3, 4)))
+    assert beyond([0], np.arange(199.0), 0.95).threshold == 197  # k = 198 of 199
+
+
+def test_no_preference_is_found_where_marks_mean_nothing():
+    """Also where one patient is the neighbour of half of all queries."""
+    rng, p = np.random.default_rng(3), []
+    patients = [f"p{i}" for i in range(20)]
+    weights = np.r_[0.5, np.full(19, 0.5 / 19)]
+    for i in range(120):
+        is_train = dict(zip(patients, rng.permutation(20) < 12, strict=True))
+        p.append(preference(list(rng.choice(patients, 60, p=weights)), is_train, seed=i).p)
+    assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.08
+
+
+def test_a_preference_is_found():
+    is_train = {f"p{i}": i < 10 for i in range(20)}
+    found = preference([f"p{i % 10}" for i in range(40)], is_train, seed=0)
+    assert (found.share, found.expected) == (1.0, 0.5)
+    assert found.p < 0.001
+    assert preference(["p0"] * 40, is_train, seed=0).p > 0.3  # one patient alone is no preference for a group
+    assert preference(["a"], {"a": True, "b": False}, seed=0).smallest_p == 0.5
+
+
+def test_halves_of_the_held_out_patients_raise_alarms_at_the_stated_rate():
+    rng = np.random.default_rng(4)
+    values, patients = rng.normal(size=60), [str(i // 2) for i in range(60)]
+    assert 0.02 <= false_alarms(values, patients, 0.05, seed=0) <= 0.08

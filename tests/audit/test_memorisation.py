@@ -1,0 +1,89 @@
+"""Nearest neighbours against numpy's correlation pair by pair, and against copies whose disguise is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lungsyn.audit.memorisation import LEAST_PLANTED, MIRRORS, aligned, nearest, plant, planted_count
+
+RNG = np.random.default_rng(0)
+REFERENCES = RNG.normal(size=(7, 8, 8, 8)).astype(np.float32)
+QUERIES = RNG.normal(3, 2, size=(4, 8, 8, 8)).astype(np.float32)
+
+
+def plainly(query: np.ndarray, references: np.ndarray, max_shift: int) -> tuple:
+    """The banal way: every reference, shift and mirror in turn."""
+    c = query.shape[0] - 2 * max_shift
+    core = query[(slice(max_shift, max_shift + c),) * 3]
+    best = (-2.0,)
+    for r, reference in enumerate(references):
+        for start in itertools.product(range(2 * max_shift + 1), repeat=3):
+            window = reference[tuple(slice(a, a + c) for a in start)]
+            for mirror, axes in enumerate(MIRRORS):
+                value = np.corrcoef(np.flip(core, axes).ravel(), window.ravel())[0, 1]
+                best = max(best, (value, r, tuple(a - max_shift for a in start), mirror))
+    return best
+
+
+def test_it_finds_what_a_plain_search_finds():
+    found = nearest(QUERIES[:2], [REFERENCES[:3]], 1)
+    for i, query in enumerate(QUERIES[:2]):
+        value, reference, shift, mirror = plainly(query, REFERENCES[:3], 1)
+        assert found.correlation[i] == pytest.approx(value, abs=1e-5)
+        assert (found.index[i], tuple(found.shift[i]), found.mirror[i]) == (reference, shift, mirror)
+
+
+@pytest.mark.parametrize("mirror", range(8))
+def test_a_planted_copy_is_found_with_its_shift_and_mirror(mirror):
+    shift, e = (2, -1, 0), 8
+    source = np.random.default_rng(mirror).normal(size=(12, 12, 12)).astype(np.float32)
+    reference = source[2:10, 2:10, 2:10]
+    moved = source[tuple(slice(2 + s, 10 + s) for s in shift)]
+    copy = np.flip(-500 + 40 * moved, MIRRORS[mirror])  # another brightness and contrast change no correlation
+    found = nearest(copy[None].copy(), [REFERENCES, reference[None]], 2)
+    assert found.correlation[0] == pytest.approx(1, abs=1e-5)
+    assert (found.index[0], tuple(found.shift[0]), found.mirror[0]) == (7, shift, mirror)
+    window = aligned(reference, found.shift[0], found.mirror[0], 2)
+    core = copy[2 : e - 2, 2 : e - 2, 2 : e - 2]
+    assert np.corrcoef(window.ravel(), core.ravel())[0, 1] == pytest.approx(1, abs=1e-5)
+
+
+def test_blocks_do_not_change_the_result():
+    whole = nearest(QUERIES, [REFERENCES], 1)
+    for blocks in (REFERENCES[:3], REFERENCES[3:4], REFERENCES[4:]), tuple(REFERENCES[:, None]):
+        for block_bytes in (1, 2**20):
+            parts = nearest(QUERIES, blocks, 1, block_bytes=block_bytes)
+            np.testing.assert_allclose(parts.correlation, whole.correlation, atol=1e-6)
+            for name in ("index", "shift", "mirror"):
+                assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
+
+
+def test_a_constant_cube_is_like_nothing():
+    flat = np.full((1, 8, 8, 8), -1000, np.float32)
+    assert nearest(flat, [REFERENCES], 1).correlation[0] == 0
+    assert nearest(QUERIES[:1], [flat], 1).correlation[0] == 0
+
+
+def test_independent_noise_gives_uniform_p():
+    """Queries of both groups are alike, so the test of one against the other must reject 5 % at 5 %."""
+    draws = 400
+    cubes = RNG.normal(size=(draws * 24, 4, 4, 4)).astype(np.float32)
+    values = nearest(cubes, [RNG.normal(size=(10, 4, 4, 4)).astype(np.float32)], 0).correlation.reshape(draws, 24)
+    p = np.array([stats.mannwhitneyu(v[:12], v[12:], alternative="greater").pvalue for v in values])
+    rejected = (p < 0.05).mean()
+    assert 0.03 <= rejected <= 0.07
+    assert stats.kstest(p, "uniform").pvalue > 0.001
+
+
+def test_planted_copies_have_the_stated_noise_and_masks_go_along():
+    cube = np.zeros((20, 9, 9, 9), np.float32)
+    cube[:, 3:6, 3:6, 2:4] = 1000
+    masks = np.stack([cube / 1000] * 3, axis=1)
+    hu, moved = plant(cube, masks, np.full(20, 80.0), 1, np.random.default_rng(1))
+    noise = hu - 1000 * moved[:, 0]
+    assert noise.std() == pytest.approx(40, rel=0.02)
+    assert not np.allclose(moved, masks)
+    np.testing.assert_allclose(moved.sum(axis=(1, 2, 3, 4)), masks.sum(axis=(1, 2, 3, 4)), rtol=1e-4)
+    assert planted_count(10) == LEAST_PLANTED and planted_count(5000) == 50

@@ -1,0 +1,93 @@
+"""The whole experiment on small cases: copies are found, strangers are not, and the picture is drawn."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lungsyn import checkpoint, cli
+from lungsyn.audit.probes import COLUMNS, probe
+from lungsyn.audit.verdict import verdict
+from lungsyn.config import Audit, Probing, as_json
+from lungsyn.errors import InputError
+from lungsyn.generation.network import build
+from lungsyn.volume.files import open_case, write_case
+from lungsyn.volume.tables import read_table
+from tests.conftest import make_case
+
+SETTINGS = Audit(patch_mm=24.0)
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    """12 train, 10 held-out and 12 synthetic cases; the first synthetic one is a noisy train case."""
+    root = tmp_path_factory.mktemp("audit")
+    folders = {"train": [], "held-out": [], "synthetic": []}
+    for i, group in enumerate(["train"] * 12 + ["held-out"] * 10 + ["synthetic"] * 12):
+        case = make_case((26, 28, 24), seed=i, name=f"{group}-{i}")
+        if group == "synthetic" and not folders["synthetic"]:
+            copied, noise = open_case(folders["train"][3]), np.random.default_rng(0).normal(0, 8, case.ct.shape)
+            case.ct[...] = copied.ct + noise
+        folders[group].append(root / group / f"{group}-{i}")
+        write_case(folders[group][-1], case)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def rows(groups):
+    told = (groups["synthetic"], groups["train"], groups["held-out"], SETTINGS, 0, "cpu")
+    return [row for kind in ("nodule", "volume") for row in probe(kind, *told)]
+
+
+def test_the_copy_is_found_and_nothing_else(rows):
+    first = {row["kind"]: row for row in reversed(rows) if row["group"] == "synthetic" and row["place"] != "x"}
+    assert first["nodule"]["nearest"] == "train-3/1" and first["volume"]["nearest"] == "train-3"
+    assert (first["volume"]["shift"], first["volume"]["mirror"]) == ("0 0 0", "")
+    found = verdict(rows, [], [], SETTINGS, 0)
+    results = {check["check"]: check for check in found["checks"]}
+    assert results["nodule: copies"]["value"] == 2 and results["volume: copies"]["value"] == 1
+    assert results["nodule: closer"]["result"] == "pass"
+    assert all(control["recall"] == 1.0 for control in found["controls"])
+
+
+def test_the_table_has_a_row_per_probe_and_per_train_cube(rows):
+    counts = {kind: [row["group"] for row in rows if row["kind"] == kind] for kind in ("nodule", "volume")}
+    assert [counts["nodule"].count(g) for g in ("synthetic", "held-out", "planted", "train")] == [24, 20, 20, 24]
+    assert [counts["volume"].count(g) for g in ("synthetic", "held-out", "planted", "train")] == [12, 10, 20, 12]
+    assert all(list(row) == COLUMNS for row in rows)
+    assert all((row["held_out_nearest"] is not None) == (row["group"] == "synthetic") for row in rows)
+
+
+def test_a_group_without_cases_is_named(groups):
+    with pytest.raises(InputError, match="no nodule in the held-out cases"):
+        probe("nodule", groups["synthetic"], groups["train"], [], SETTINGS, 0, "cpu")
+
+
+def test_the_commands_write_table_and_picture(groups, study, tmp_path):
+    cases = [a for g, f in groups.items() for a in (f"--{g}", str(f[0].parent))]
+    audit = as_json(Probing(patch_mm=24.0))
+    table, picture = str(tmp_path / "nearest.tsv"), tmp_path / "nearest.png"
+    assert cli.main(["audit", "memorisation", "--audit", audit, "--seed", "0", *cases, "--out", table]) == 0
+    assert len(read_table(tmp_path / "nearest.tsv")) == 24 + 20 + 20 + 24 + 12 + 10 + 20 + 12
+    told = ["--study", as_json(study.study), "--figures", as_json(study.figures), "--set", "a set"]
+    assert (
+        cli.main(
+            ["audit", "plot-nearest", "--audit", audit, "--neighbours", table, *cases, *told, "--out", str(picture)]
+        )
+        == 0
+    )
+    grey = np.asarray(Image.open(picture).convert("L"), dtype=float)
+    assert min(grey.shape) > 300 and grey.std() > 20
+
+
+def test_membership_from_the_command_line(groups, generator_settings, tmp_path):
+    torch.manual_seed(0)
+    names = [folder.name for folder in groups["train"][:5]]
+    about = {"generator": generator_settings.model_dump(mode="json"), "cases": names, "seed": 1}
+    checkpoint.save(tmp_path / "model.safetensors", build(generator_settings).state_dict(), about)
+    told = ["--train", str(groups["train"][0].parent), "--unseen", *(f"{f}/case.json" for f in groups["held-out"][:2])]
+    files = ["--model", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "membership.tsv")]
+    assert cli.main(["audit", "membership", "--seed", "0", *told, *files]) == 0
+    rows = read_table(tmp_path / "membership.tsv")
+    assert [row["group"] for row in rows] == ["learned"] * 3 + ["unseen"] * 2
+    assert all(np.isfinite(float(row["log_loss"])) for row in rows)

@@ -1,0 +1,99 @@
+# REQUIRED INPUTS: results/cases/{case}/, results/synthetic/{generator}/{set}/{size}/, results/generator/{generator}/{size}/
+# OUTPUTS:         results/audit/{set}/{size}/nearest.tsv, results/audit/{set}/{size}/verdict.json,
+#                  results/audit/membership/{generator}/{size}.tsv, results/figures/nearest-{set}-{size}.png
+
+
+def held_out_splits(wildcards):
+    """Splits of which the generator knows nothing. A targeted set has its masks from validation cases: it is compared
+    with test cases only, so that no set is measured against the cases whose masks it has."""
+    targeted = STUDY.sets[wildcards.set].conditions == "targeted"
+    return ["test"] if targeted else ["validation", "test"]
+
+
+rule memorisation:
+    """The nearest train case of every synthetic, held-out and planted one: nodules and whole volumes."""
+    input:
+        synthetic=lambda w: batches(w.set, w.size),
+        train=cases("train"),
+        held_out=lambda w: cases(*held_out_splits(w))(w),
+    output:
+        "results/audit/{set}/{size}/nearest.tsv",
+    log:
+        "results/logs/memorisation/{set}/{size}.log",
+    threads: STUDY.compute.generator_threads
+    resources:
+        gpu=GPU,
+    params:
+        audit=settings(STUDY.audit, study_config.Probing),
+        seed=SEED,
+    shell:
+        "lungsyn audit memorisation --audit '{params.audit}' --seed {params.seed} --synthetic {input.synthetic}"
+        " --train {input.train} --held-out {input.held_out} {COMPUTE} --out {output} > {log} 2>&1"
+
+
+rule membership:
+    """The generator's loss on each case that it learned from, and on each of the validation and test cases."""
+    input:
+        model="results/generator/{generator}/{size}/model.safetensors",
+        train=cases("train"),
+        unseen=cases("validation", "test"),
+    output:
+        "results/audit/membership/{generator}/{size}.tsv",
+    log:
+        "results/logs/membership/{generator}/{size}.log",
+    threads: STUDY.compute.generator_threads
+    resources:
+        gpu=GPU,
+    params:
+        seed=SEED,
+    shell:
+        "lungsyn audit membership --model {input.model} --seed {params.seed} --train {input.train}"
+        " --unseen {input.unseen} {COMPUTE} --out {output} > {log} 2>&1"
+
+
+def generator_membership(wildcards):
+    """The attack on the set's generator; there is nothing to attack where nothing was trained."""
+    name = STUDY.sets[wildcards.set].generator
+    trained = STUDY.generators[name].kind != "copy_paste"
+    return f"results/audit/membership/{name}/{wildcards.size}.tsv" if trained else []
+
+
+rule verdict:
+    """Can the set be shared? Every check with its value, its threshold and a sentence."""
+    input:
+        neighbours="results/audit/{set}/{size}/nearest.tsv",
+        membership=generator_membership,
+    output:
+        "results/audit/{set}/{size}/verdict.json",
+    log:
+        "results/logs/verdict/{set}/{size}.log",
+    params:
+        audit=settings(STUDY.audit),
+        membership=lambda w, input: f"--membership {input.membership}" if input.membership else "",
+        splits=held_out_splits,
+        seed=SEED,
+    shell:
+        "lungsyn audit verdict --audit '{params.audit}' --seed {params.seed} --set {wildcards.set}"
+        " --size {wildcards.size} --held-out-splits {params.splits} --neighbours {input.neighbours}"
+        " {params.membership} --out {output} > {log} 2>&1"
+
+
+rule plot_nearest:
+    """The synthetic cases that are closest to train cases, beside held-out ones."""
+    input:
+        neighbours="results/audit/{set}/{size}/nearest.tsv",
+        synthetic=lambda w: batches(w.set, w.size),
+        train=cases("train"),
+        held_out=lambda w: cases(*held_out_splits(w))(w),
+    output:
+        "results/figures/nearest-{set}-{size}.png",
+    log:
+        "results/logs/plot_nearest/{set}/{size}.log",
+    params:
+        audit=settings(STUDY.audit, study_config.Probing),
+        study=settings(STUDY.study),
+        figures=settings(STUDY.figures),
+    shell:
+        "lungsyn audit plot-nearest --audit '{params.audit}' --neighbours {input.neighbours} --set {wildcards.set}"
+        " --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out} --study '{params.study}'"
+        " --figures '{params.figures}' --out {output} > {log} 2>&1"
