@@ -136,7 +136,7 @@ class Generator(Section):
     position: bool = Field(default=True, description="Give the network each voxel's coordinates in the volume")
     channels: list[Count] = Field(min_length=1, max_length=5, description="Channels per level, first at half spacing")
     blocks: int = Field(ge=1, le=8, description="Residual blocks per level")
-    stem: Literal["rearrange", "haar"] = Field(default="rearrange", description="Lossless step to half resolution")
+    stem: Literal["rearrange", "haar"] = Field(default="haar", description="Lossless step to half resolution")
     activation_checkpointing: bool = Field(default=False, description="Trade time for memory in training")
     schedule: Literal["cosine", "linear"] = Field(description="Noise schedule")
     timesteps: int = Field(ge=10, le=4000, description="Noise levels of the schedule")

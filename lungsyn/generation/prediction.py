@@ -1,4 +1,4 @@
-"""What the network predicts (epsilon, v or the sample itself), and how that becomes x_0."""
+"""What the network predicts (epsilon, v or the sample itself), how that becomes x_0, and how it is made easy."""
 
 from collections.abc import Callable
 
@@ -33,6 +33,26 @@ def to_x0(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
     if kind == "sample":
         return output
     raise ValueError(f"prediction {kind!r} must be epsilon, v or sample")
+
+
+def from_v(kind: str, v: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
+    """The prediction of this type that says the same as ``v``."""
+    return v if kind == "v" else training_target(kind, to_x0("v", v, x_t, abar), to_epsilon(v, x_t, abar), abar)
+
+
+def to_epsilon(v: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
+    """The noise from v (Salimans & Ho 2022, Appendix D)."""
+    return (1 - abar).sqrt() * x_t + abar.sqrt() * v
+
+
+def precondition(abar: Tensor, sd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(c_in, c_skip, c_out)`` with ``v = c_skip x_t + c_out F(c_in x_t)`` for data of standard deviation ``sd``.
+
+    Karras et al. 2022, Table 1, written for v and a noise schedule: ``c_in x_t`` has unit variance, ``c_skip x_t`` is
+    the best linear guess of v, and F is left with a target of unit variance at every noise level.
+    """
+    c_in = (abar * sd**2 + 1 - abar).rsqrt()
+    return c_in, (abar * (1 - abar)).sqrt() * (1 - sd**2) * c_in**2, sd * c_in
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from lungsyn.generation.network import build, channel_norm, coarse_channels, from_half, to_half
+from lungsyn.generation.network import HAAR_SD, band_sd, build, channel_norm, coarse_channels, from_half, to_half
+from lungsyn.generation.prediction import to_x0
 
 
 def inputs(settings, batch=2):
@@ -65,9 +66,26 @@ def test_activation_checkpointing_changes_memory_not_gradients(generator_setting
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
-def test_the_noisy_patch_reaches_the_output_through_the_gate(generator_settings):
-    """A fresh network predicts zero; with an open gate and nothing else it returns its input."""
-    network, arguments = build(generator_settings), inputs(generator_settings)
-    assert not network(*arguments).any()
-    torch.nn.init.ones_(network.gate.bias)
-    assert torch.allclose(network(*arguments), arguments[0])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
+def test_a_fresh_network_is_the_best_linear_denoiser(generator_settings, prediction):
+    """For Gaussian bands of the standard deviations that it assumes: E[x_0 | x_t] = sqrt(abar) sd^2 c_in^2 x_t."""
+    settings = generator_settings.model_copy(update={"prediction": prediction, "stem": "haar"})
+    network, (x, *others) = build(settings), inputs(settings)
+    abar = network.abar[others[2]][:, None, None, None, None].double()
+    sd = band_sd(True)[:, None, None, None].double()
+    expected = from_half(abar.sqrt() * sd**2 / (abar * sd**2 + 1 - abar) * to_half(x.double(), True), True)
+    x0 = to_x0(prediction, network(x, *others).double(), x.double(), abar)
+    assert torch.allclose(x0, expected, atol=2e-3)
+
+
+def test_bands_are_told_by_the_axes_they_differ_along():
+    """A step along one axis is in the bands of one difference, a checkerboard in that of three."""
+    ramp = torch.zeros(1, 1, 2, 2, 2)
+    ramp[:, :, 1] = 1.0
+    i, j, k = torch.meshgrid(*[torch.tensor([1.0, -1.0])] * 3, indexing="ij")
+    found = (to_half(ramp, True).flatten().abs() > 1e-6).nonzero().flatten().tolist()
+    assert [band_sd(True)[n].item() for n in found] == pytest.approx([HAAR_SD[0], HAAR_SD[1]])
+    board = to_half((i * j * k)[None, None], True).flatten()
+    assert (board.abs() > 1e-6).nonzero().flatten().tolist() == [7] and band_sd(True)[7].item() == pytest.approx(
+        HAAR_SD[3]
+    )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lungsyn.generation.prediction import diffuse, guide, to_x0, training_target
+from lungsyn.generation.prediction import diffuse, from_v, guide, precondition, to_x0, training_target
 from lungsyn.generation.schedule import cosine
 
 
@@ -32,3 +32,28 @@ def test_unknown_prediction_is_refused():
         training_target("score", torch.ones(1), torch.ones(1), torch.ones(1))
     with pytest.raises(ValueError, match="must be epsilon, v or sample"):
         to_x0("score", torch.ones(1), torch.ones(1), torch.ones(1))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "sample"])
+def test_v_says_the_same_in_every_type(kind):
+    x0, noise = torch.rand(50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
+    for t in (1, 300, 990):
+        abar = cosine(1000)[t]
+        v = training_target("v", x0, noise, abar)
+        found = from_v(kind, v, diffuse(x0, noise, abar), abar)
+        assert torch.allclose(found, training_target(kind, x0, noise, abar), atol=1e-9)
+
+
+@pytest.mark.parametrize("sd", [0.05, 0.5, 1.0, 1.5])
+def test_preconditioning_leaves_a_target_of_unit_variance(sd):
+    """Gaussian data: what is left of v after the skip has variance c_out squared and no correlation with the input."""
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(200_000, generator=generator, dtype=torch.float64) for _ in range(2))
+    for t in (5, 200, 600, 995):
+        abar = cosine(1000)[t]
+        x_t = diffuse(sd * x0, noise, abar)
+        c_in, c_skip, c_out = precondition(abar, torch.tensor(sd, dtype=torch.float64))
+        target = (training_target("v", sd * x0, noise, abar) - c_skip * x_t) / c_out
+        assert float((c_in * x_t).std()) == pytest.approx(1, abs=0.01)
+        assert float(target.std()) == pytest.approx(1, abs=0.01)
+        assert abs(float((target * x_t).mean() / x_t.std())) < 0.01
