@@ -1,0 +1,1 @@
+"""Can a synthetic set be shared, and how real is it?"""
