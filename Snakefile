@@ -24,6 +24,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/generation.smk"
 include: "workflow/rules/segmentation.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/evaluation.smk"
 
 

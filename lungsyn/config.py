@@ -248,6 +248,21 @@ class Evaluation(Section):
     confidence: float = Field(gt=0.5, lt=1.0, description="Level of the intervals")
 
 
+class Fidelity(Section):
+    """How real is a synthetic set?"""
+
+    slices_per_case: int = Field(default=8, ge=1, le=200, description="Slices of each case in each plane")
+    weights: Path | None = Field(
+        default=None, description="TorchScript file of another feature extractor; default: the built-in scattering"
+    )
+
+
+class Audit(Section):
+    """Can a synthetic set be shared, and how real is it?"""
+
+    fidelity: Fidelity = Fidelity()
+
+
 class Figures(Section):
     dpi: int = Field(ge=50, le=600, description="Resolution of the pictures")
     window_hu: tuple[float, float] = Field(description="Grey scale of CT pictures: black, white")
@@ -286,6 +301,7 @@ class Config(Section):
     replicates: int = Field(ge=1, le=100, description="Trainings per arm, with different seeds")
     arms: dict[Name, Arm] = Field(min_length=1)
     evaluation: Evaluation
+    audit: Audit = Audit()
     figures: Figures
     compute: Compute = Compute()
 

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "lungsyn"
 PURE = ["volume", "generation/schedule.py", "generation/prediction.py", "generation/samplers.py", "evaluation/dice.py",
-        "evaluation/lesions.py", "evaluation/paired.py"]  # fmt: skip
+        "evaluation/lesions.py", "evaluation/paired.py", "audit/features.py", "audit/fidelity.py"]  # fmt: skip
 ALLOWED_IN_PURE = {"numpy", "scipy", "torch", "nibabel", "lungsyn"}
 
 
@@ -37,11 +37,12 @@ def test_nobody_imports_the_command_line():
 @pytest.mark.parametrize(
     ("room", "closed"),
     [
-        ("volume", ("cohort", "generation", "segmentation", "evaluation")),
-        ("cohort", ("generation", "segmentation", "evaluation")),
-        ("generation", ("cohort", "segmentation", "evaluation")),
-        ("segmentation", ("cohort", "generation", "evaluation")),
-        ("evaluation", ("cohort", "generation", "segmentation")),
+        ("volume", ("cohort", "generation", "segmentation", "evaluation", "audit")),
+        ("cohort", ("generation", "segmentation", "evaluation", "audit")),
+        ("generation", ("cohort", "segmentation", "evaluation", "audit")),
+        ("segmentation", ("cohort", "generation", "evaluation", "audit")),
+        ("evaluation", ("cohort", "generation", "segmentation", "audit")),
+        ("audit", ("cohort", "segmentation")),
     ],
 )
 def test_imports_point_one_way(room, closed):

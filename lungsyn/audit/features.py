@@ -145,3 +145,11 @@ def load_network(path: Path) -> Extractor:
         return torch.cat(columns, dim=1).numpy()
 
     return extract
+
+
+def choose(weights: Path | None) -> tuple[Extractor, str]:
+    """The extractor and what to call it: the built-in one with its digest, or the file with its own."""
+    if weights is None:
+        return scattering, f"scattering {digest()}"
+    extract = load_network(weights)
+    return extract, f"{weights.name} {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]}"

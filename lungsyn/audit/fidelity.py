@@ -9,7 +9,7 @@ import numpy as np
 from scipy import fft, linalg, ndimage
 from scipy.spatial.distance import cdist
 
-SPREAD_FLOOR = 0.05  # of a feature over the reference, natural logarithm: 5 % is no difference worth a standard deviation
+SPREAD_FLOOR = 0.05  # added, in squares, to a feature's own: 5 % is no difference, even among like cases
 NEIGHBOURS = 5  # Naeem et al. 2020 use 5
 TILE = 16  # voxels, edge of the squares whose spectrum is taken
 SOFT_HU = (-200.0, 250.0)  # mean of a tile of soft tissue
@@ -31,23 +31,24 @@ def standardise(reference: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
 def frechet_distance(x: np.ndarray, y: np.ndarray, weights_x=None, weights_y=None) -> float:
     """Frechet distance of the Gaussians fitted to ``x`` ``[n d]`` and ``y`` ``[m d]``: Heusel et al. 2017, Eq. 6.
 
-    |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), integer weights per sample. The product is symmetric,
-    so its root is that of its eigenvalues: no complex rest, and singular covariances (n <= d) are no exception. It is
-    biased upwards, the more so the fewer the samples; compare only values with equal numbers.
+    |m_x - m_y|^2 + tr(C_x) + tr(C_y) - 2 tr (C_x^1/2 C_y C_x^1/2)^1/2, integer weights per sample. With C_x = R' R the
+    last trace is the sum of the roots of the eigenvalues of R C_y R', which is symmetric: no complex rest, and singular
+    covariances (n <= d) are no exception. It is biased upwards, the more so the fewer the samples: compare only values
+    of equal numbers.
     """
-    mean_x, cov_x = _moments(x, weights_x)
-    mean_y, cov_y = _moments(y, weights_y)
-    values, vectors = linalg.eigh(cov_x)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    overlap = np.sqrt(linalg.eigvalsh(root @ cov_y @ root).clip(min=0)).sum()
-    return float(np.square(mean_x - mean_y).sum() + np.trace(cov_x) + np.trace(cov_y) - 2 * overlap)
+    mean_x, factor_x = _moments(x, weights_x)
+    mean_y, factor_y = _moments(y, weights_y)
+    across = linalg.qr(factor_x, mode="r")[0][: x.shape[1]] @ factor_y.T  # R times a factor of C_y
+    overlap = np.sqrt(linalg.eigvalsh(across @ across.T).clip(min=0)).sum()
+    spread = np.square(factor_x).sum() + np.square(factor_y).sum()
+    return float(np.square(mean_x - mean_y).sum() + spread - 2 * overlap)
 
 
 def _moments(x: np.ndarray, weights) -> tuple[np.ndarray, np.ndarray]:
+    """The mean ``[d]`` and a factor F of the covariance, F' F: ``[n d]``."""
     weights = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
     mean = weights @ x / weights.sum()
-    centred = x - mean
-    return mean, (centred * weights[:, None]).T @ centred / (weights.sum() - 1)
+    return mean, (x - mean) * np.sqrt(weights / (weights.sum() - 1))[:, None]
 
 
 def unit_kernels(x: np.ndarray, units_x: np.ndarray, y: np.ndarray, units_y: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ def neighbourhood_hits(x: np.ndarray, units_x: np.ndarray, y: np.ndarray, units_
 
 
 def coverage(hits: np.ndarray, sample_weights: np.ndarray, units_y_weights: np.ndarray) -> float:
-    """Fraction of the reference's samples that have a sample of the other set in their ball: Naeem et al. 2020, Eq. 7."""
+    """Fraction of the reference's samples that have one of the other set in their ball: Naeem et al. 2020, Eq. 7."""
     return float(np.average(hits @ (units_y_weights > 0) > 0, weights=sample_weights))
 
 

@@ -1,22 +1,23 @@
 """Every measure of a synthetic set beside its *floor*: the same measure of real cases that the generator never saw.
 
-The reference is the train split. Against it stand the synthetic cases and, as the floor, the held-out real ones, equally
-many of each, since most measures depend on how many there are. A set as good as new patients has the floor's value; one
-far below it is closer to the train cases than other patients are, which asks for a look at memorisation.
+The reference is the train split. Against it stand the synthetic cases and, as the floor, the held-out real ones,
+equally many of each, since most measures depend on how many there are. A set as good as new patients has the floor's
+value; one far below it is closer to the train cases than other patients are, which asks for a look at memorisation.
 
 The spread is that of a bootstrap over cases, of the reference too. A bootstrap repeats cases and so shifts the biased
 measures; the intervals are its quantiles, moved back by that shift.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from lungsyn.audit import fidelity
-from lungsyn.audit.features import WINDOW_HU
-from lungsyn.audit.specimens import TISSUES, VIEWS, Measured, gather
+from lungsyn.audit.features import WINDOW_HU, Extractor
+from lungsyn.audit.specimens import TISSUES, VIEWS, Measured, Specimen, gather, measure
 from lungsyn.errors import InputError
+from lungsyn.progress import Progress
 from lungsyn.volume.intensity import AIR_HU
 
 DRAWS = 200
@@ -45,7 +46,7 @@ def beside_floor(synthetic: Statistic, floor: Statistic, n_units: dict[str, int]
     units. Raises InputError if a set has fewer than two.
     """
     if min(n_units.values()) < 2:
-        raise InputError(f"cases to compare: {n_units}: each set needs two patients or more; make a larger set or split")
+        raise InputError(f"patients to compare: {n_units}; each set needs two or more: change cohort.split or sets")
     rng = np.random.default_rng([seed, 6])
     n = min(n_units["synthetic"], n_units["held_out"])
     whole = np.ones(n_units["train"])
@@ -88,6 +89,30 @@ def _estimate(value: float, draws: np.ndarray) -> Estimate:
         return Estimate(float(value), None, None)
     low, high = np.quantile(draws, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)) - draws.mean() + value
     return Estimate(float(value), float(low), float(high))
+
+
+def measure_sets(
+    openers: Mapping[str, Sequence[Callable[[], Specimen]]], slices_per_case: int, extract: Extractor
+) -> tuple[dict[str, list[Measured]], float]:
+    """Every case of every set, opened one at a time, and the spacing that they share.
+
+    Raises InputError if cases differ in spacing by more than 2 %: the spectra and features of such cannot be compared.
+    """
+    sets, spacings = {name: [] for name in SETS}, {}
+    progress = Progress("measuring", sum(map(len, openers.values())), "cases")
+    for name in SETS:
+        for opener in openers[name]:
+            item = opener()
+            sets[name].append(measure(item, slices_per_case, extract))
+            spacings[item.unit] = item.spacing_mm
+            progress.update(sum(map(len, sets.values())))
+    narrowest, widest = min(spacings, key=spacings.get), max(spacings, key=spacings.get)
+    if spacings[widest] > 1.02 * spacings[narrowest]:
+        raise InputError(
+            f"{widest} has voxels of {spacings[widest]:g} mm, {narrowest} of {spacings[narrowest]:g} mm: prepare all "
+            "with the same cohort.preprocess.spacing_mm"
+        )
+    return sets, spacings[narrowest]
 
 
 def audit(sets: dict[str, Sequence[Measured]], spacing_mm: float, seed: int) -> dict:
@@ -188,7 +213,11 @@ def _diversity(sets: dict[str, Sequence[Measured]], seed: int) -> dict:
         name: fidelity.ms_ssim_pairs([_centred(p, shape) for p in found], WINDOW_HU[1] - WINDOW_HU[0])
         for name, found in pictures.items()
     }
-    n_units = {"train": len(similar["train"]), "held_out": len(similar["train"]), "synthetic": len(similar["synthetic"])}
+    n_units = {
+        "train": len(chosen["train"]),
+        "held_out": len(chosen["train"]),
+        "synthetic": len(chosen["synthetic"]),
+    }
     statistic = [lambda w, v, m=similar[name]: fidelity.mean_of_pairs(m, v) for name in ("synthetic", "train")]
     return {"ms_ssim": beside_floor(*statistic, n_units, seed)}
 
@@ -197,3 +226,14 @@ def _centred(picture: np.ndarray, shape: np.ndarray) -> np.ndarray:
     """The picture in the middle of a larger one of air."""
     spare = shape - picture.shape
     return np.pad(picture, [(a // 2, a - a // 2) for a in spare], constant_values=AIR_HU)
+
+
+def summary(found: dict) -> str:
+    """The distances in a few lines of text, for the log."""
+    rows = [(f"{view} {key}", part[key]) for view, part in found["views"].items() if part for key in ("frechet", "kid")]
+    rows += [(f"HU of {tissue}", part["distance_hu"]) for tissue, part in found["tissues"].items() if part]
+    rows += [("noise power, dB", found["spectrum"]["distance_db"])] if found["spectrum"] else []
+    return "\n".join(
+        f"{name:20s} synthetic {row['synthetic']['value']:9.4g}   floor {row['floor']['value']:9.4g}"
+        for name, row in rows
+    )

@@ -189,6 +189,8 @@ CONTRACT = {
     "arms.real-reseeded.reseeded": (False, arms("real-reseeded") | AFTER_ARMS),
     "evaluation.bootstrap": (300, COMPARISON),
     "evaluation.confidence": (0.9, COMPARISON),
+    "audit.fidelity.slices_per_case": (4, REPORT),
+    "audit.fidelity.weights": ("network.pt", REPORT),
     "figures.dpi": (80, PICTURES),
     "figures.window_hu": ([-1000, 400], PICTURES),
     "figures.contact_cases": (1, PICTURES),
