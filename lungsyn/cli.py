@@ -349,7 +349,7 @@ def audit_fidelity(args) -> None:
 
 
 def _specimens(train: list[Path], held_out: list[Path], synthetic: list[Path]) -> dict:
-    """For each set a function per case that opens it. Of an inpainted set only what was made anew counts, in real cases too."""
+    """Per set and case, a function that opens it. If any set is inpainted, only what was made anew counts, in all."""
     from dataclasses import replace
     from functools import partial
 

@@ -64,7 +64,7 @@ def test_pure_modules_import_only_numbers():
 @pytest.mark.parametrize(
     "module",
     ["lungsyn.cli", "lungsyn.config", "lungsyn.volume.files", "lungsyn.cohort.table", "lungsyn.evaluation.scores",
-     "lungsyn.evaluation.figures", "lungsyn.evaluation.report", "lungsyn.provenance"],
+     "lungsyn.evaluation.figures", "lungsyn.audit.figures", "lungsyn.evaluation.report", "lungsyn.provenance"],
 )  # fmt: skip
 def test_a_per_case_job_does_not_wait_for_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 SPREAD_FLOOR = 0.05  # added, in squares, to a feature's own: 5 % is no difference, even among like cases
 NEIGHBOURS = 5  # Naeem et al. 2020 use 5
 TILE = 16  # voxels, edge of the squares whose spectrum is taken
+FREQUENCIES = np.arange(2, TILE // 2 + 1) / TILE  # per voxel; 1 / TILE is not told from a slope
 SOFT_HU = (-200.0, 250.0)  # mean of a tile of soft tissue
 QUIET = 0.25  # fraction of a case's tiles that is taken for homogeneous: those that vary least
 SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # per scale, finest first: Wang et al. 2003
@@ -114,7 +115,7 @@ def histogram_distance_hu(p: np.ndarray, q: np.ndarray, bin_hu: float = 1.0) -> 
 
 
 def tile_spectrum(slices: list[np.ndarray], counts: list[np.ndarray], spacing_mm: float) -> np.ndarray | None:
-    """Noise power (HU^2 mm^2) of the soft tissue in ``slices`` ``[h w]`` at k / (TILE spacing), k = 1 ... TILE / 2.
+    """Noise power (HU^2 mm^2) of the soft tissue in ``slices`` ``[h w]`` at `FREQUENCIES` / spacing: ``[7]``.
 
     The radial mean of the noise power spectrum (ICRU Report 54): squares that count everywhere, less their mean and
     slope, under a Hann window whose loss of power is given back. Anatomy is kept out by taking each case's quietest
@@ -130,7 +131,7 @@ def tile_spectrum(slices: list[np.ndarray], counts: list[np.ndarray], spacing_mm
     power = np.abs(fft.fft2(flat[order] * window)) ** 2 * spacing_mm**2 / np.square(window).sum()
     frequency = fft.fftfreq(TILE, 1 / TILE)
     radius = np.rint(np.hypot(frequency[:, None], frequency)).astype(int)  # [TILE TILE]
-    return ndimage.mean(power.mean(0), radius, np.arange(1, TILE // 2 + 1))
+    return ndimage.mean(power.mean(0), radius, FREQUENCIES * TILE)
 
 
 def _soft_tiles(image: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lungsyn.audit.specimens import TISSUES, VIEWS
 from lungsyn.evaluation.figures import COLOURS, NULL_COLOUR, QUIET, headline, save
 
 SYNTHETIC, TRAIN = COLOURS[1], COLOURS[0]
@@ -28,7 +27,7 @@ def plot_fidelity(found: Mapping, study_name: str, dpi: int, out: Path) -> None:
         _distances(above[0], found["views"], "frechet", "Fréchet distance, features")
         _distances(above[1], found["views"], "kid", "KID, unbiased")
         _spectra(above[2], found["spectrum"])
-        for axis, tissue in zip(below, TISSUES, strict=True):
+        for axis, tissue in zip(below, found["tissues"], strict=True):
             _histograms(axis, tissue, found["tissues"][tissue])
         lines = [
             Line2D([], [], color=SYNTHETIC, marker="o", lw=2, label=f"synthetic, {found['cases']['synthetic']} cases"),
@@ -46,7 +45,7 @@ def plot_fidelity(found: Mapping, study_name: str, dpi: int, out: Path) -> None:
 def _distances(axis, views: Mapping, measure: str, title: str) -> None:
     """A line per view: the synthetic set and, in grey, its floor."""
     top = 0.0
-    for row, view in enumerate(VIEWS):
+    for row, view in enumerate(views):
         if views[view] is None:
             axis.annotate("too few cases", (0.02, row), xycoords=("axes fraction", "data"), va="center", color=QUIET)
             continue
@@ -58,8 +57,8 @@ def _distances(axis, views: Mapping, measure: str, title: str) -> None:
             axis.plot(estimate["value"], row + offset, marker, color=colour, ms=7, mec="white", mew=0.8)
         _note_ratio(axis, row, views[view][measure])
     axis.axvline(0, color="#bbbbbb", lw=0.8, zorder=0)
-    axis.set(title=title, yticks=range(len(VIEWS)), yticklabels=[v.replace("nodule", "nodules") for v in VIEWS])
-    axis.set(ylim=(len(VIEWS) - 0.5, -0.5), xlim=(None, top * 1.4 if top > 0 else None))
+    axis.set(title=title, yticks=range(len(views)), yticklabels=list(views))
+    axis.set(ylim=(len(views) - 0.5, -0.5), xlim=(None, top * 1.4 if top > 0 else None))
     axis.grid(axis="x", color="#ececec", lw=0.7)
 
 

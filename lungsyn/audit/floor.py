@@ -124,8 +124,7 @@ def audit(sets: dict[str, Sequence[Measured]], spacing_mm: float, seed: int) -> 
     tissues = {tissue: _either(_tissue, sets, lambda m, t=tissue: m.histograms.get(t), seed) for tissue in TISSUES}
     spectrum = _either(_spectrum, sets, lambda m: m.spectrum, seed)
     if spectrum is not None:
-        frequencies = np.arange(1, fidelity.TILE // 2 + 1) / (fidelity.TILE * spacing_mm)
-        spectrum["frequency_per_mm"] = frequencies.tolist()
+        spectrum["frequency_per_mm"] = (fidelity.FREQUENCIES / spacing_mm).tolist()
     return {
         "cases": {name: len(measured) for name, measured in sets.items()},
         "views": views,
