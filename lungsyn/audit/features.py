@@ -11,6 +11,7 @@ nodule and its surroundings). What has no weight does not count, but filters do 
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,13 @@ def _scatter(images: np.ndarray, pools: np.ndarray) -> np.ndarray:
 def _respond(maps: Tensor) -> Tensor:
     """Modulus of every map ``[n c h w]`` filtered by every wavelet: ``[n c o h w]``."""
     n, c, h, w = maps.shape
-    filters = torch.from_numpy(wavelets())
-    filters = torch.cat([filters.real, filters.imag]).float()[:, None]  # [2o 1 7 7]
-    out = F.conv2d(F.pad(maps.reshape(n * c, 1, h, w), [3] * 4, mode="replicate"), filters)
+    out = F.conv2d(F.pad(maps.reshape(n * c, 1, h, w), [3] * 4, mode="replicate"), _filters())
     return torch.hypot(*out.chunk(2, dim=1)).reshape(n, c, ORIENTATIONS, h, w)
+
+
+@cache
+def _filters() -> Tensor:
+    return torch.from_numpy(np.concatenate([wavelets().real, wavelets().imag])[:, None]).float()  # [2o 1 7 7]
 
 
 def _halve(maps: Tensor) -> Tensor:

