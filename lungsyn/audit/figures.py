@@ -55,19 +55,18 @@ def _distances(axis, views: Mapping, measure: str, title: str) -> None:
             if estimate["low"] is not None:
                 axis.plot([estimate["low"], estimate["high"]], [row + offset] * 2, color=colour, lw=2.2)
             axis.plot(estimate["value"], row + offset, marker, color=colour, ms=7, mec="white", mew=0.8)
-        _note_ratio(axis, row, views[view][measure])
+        _note_ratio(axis, row, views[view][measure], measure == "frechet")
     axis.axvline(0, color="#bbbbbb", lw=0.8, zorder=0)
     axis.set(title=title, yticks=range(len(views)), yticklabels=list(views))
     axis.set(ylim=(len(views) - 0.5, -0.5), xlim=(None, top * 1.4 if top > 0 else None))
     axis.grid(axis="x", color="#ececec", lw=0.7)
 
 
-def _note_ratio(axis, row: int, compared: Mapping) -> None:
-    """At the right: how many floors away, or, where the floor is about zero, whether the difference is shown."""
+def _note_ratio(axis, row: int, compared: Mapping, with_ratio: bool) -> None:
+    """At the right: how many floors away (KID's floor is about zero: none), and whether the difference is shown."""
     low, high = compared["difference"]["low"], compared["difference"]["high"]
     shown = "" if low is None else "≈ floor" if low <= 0 <= high else "> floor" if low > 0 else "< floor"
-    biased = compared["ratio"] is not None and compared["floor"]["value"] > 0.2 * abs(compared["synthetic"]["value"])
-    text = f"×{compared['ratio']:.2g}" if biased else ""
+    text = f"×{compared['ratio']:.2g}" if with_ratio and compared["ratio"] is not None else ""
     axis.annotate(
         f"{text} {shown}".strip(), (0.995, row), xycoords=("axes fraction", "data"), ha="right", va="center",
         fontsize=9.5, fontweight="normal" if shown == "≈ floor" else "bold",

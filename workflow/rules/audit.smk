@@ -1,13 +1,13 @@
-# REQUIRED INPUTS: results/synthetic/{generator}/{set}/, results/cases/{case}/
+# REQUIRED INPUTS: results/synthetic/{generator}/{set}/{size}/, results/cases/{case}/
 # OUTPUTS:         results/audit/{set}/{size}/, results/figures/fidelity-{set}-{size}.png
 
 
 rule fidelity:
     """How far a synthetic set is from the train cases, beside how far held-out real cases are."""
     input:
-        train=cases("train"),
+        train=lambda w: cases("train")(None),  # all, at every size: one reference and one floor
         held_out=cases("validation", "test"),
-        synthetic=lambda w: batches(w.set),
+        synthetic=lambda w: batches(w.set, w.size),
         weights=STUDY.audit.fidelity.weights or [],
     output:
         "results/audit/{set}/{size}/fidelity.json",
