@@ -111,6 +111,6 @@ def _say_distance(axis, compared: Mapping, unit: str, side: str, height: float) 
     x = 0.98 if side == "right" else 0.03
     for line, (name, words) in enumerate((("synthetic", "synthetic"), ("floor", "held-out"))):
         axis.annotate(
-            f"{words} {compared[name]['value']:.2g} {unit}", (x, height + 0.08 * (0.5 - line)),
+            f"{words} {compared[name]['value']:.3g} {unit}", (x, height + 0.08 * (0.5 - line)),
             xycoords="axes fraction", ha=side, fontsize=9.5, color=SHOWN[name][0], fontweight="bold",
         )  # fmt: skip
