@@ -15,7 +15,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.errors import InputError
 from lungsyn.provenance import note
-from lungsyn.volume.files import open_case, read_json, read_volume, write_case, write_text
+from lungsyn.volume.files import open_case, read_json, read_volume, write_case, write_json, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
@@ -372,7 +372,7 @@ def audit_membership(args) -> None:
 
 
 def _verdict_arguments(parser):
-    add_section(parser, audit=config.Audit)
+    add_section(parser, audit=config.Thresholds)
     add_numbers(parser, "seed", "size")
     parser.add_argument("--set", required=True, help="name of the synthetic set")
     parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
@@ -420,6 +420,70 @@ def audit_plot_nearest(args) -> None:
         read_table(args.neighbours), places, cutters, args.audit.max_shift_voxels, args.study.name, args.set,
         args.figures, args.out,
     )  # fmt: skip
+
+
+def _fidelity_arguments(parser):
+    add(parser, "real-train", "real-held-out", "synthetic", nargs="+")
+    parser.add_argument("--set", required=True, help="name of the synthetic set")
+    add_section(parser, fidelity=config.Fidelity)
+    add_numbers(parser, "size", "seed")
+    add(parser, "out")
+
+
+@verb("audit", "fidelity", _fidelity_arguments)
+def audit_fidelity(args) -> None:
+    """Measure how far a synthetic set is from the train cases, beside how far held-out real cases are."""
+    from lungsyn.audit import features, floor
+
+    extract, about = features.choose(args.fidelity.weights)
+    openers = _specimens(*(case_folders(paths) for paths in (args.real_train, args.real_held_out, args.synthetic)))
+    measured = floor.measure_sets(openers, args.fidelity.slices_per_case, extract)
+    found = floor.audit(*measured, args.seed)
+    print(floor.summary(found))
+    made = note(fidelity=args.fidelity, seed=args.seed, extractor=about)
+    write_json(args.out, {"set": args.set, "size": args.size, "made": made} | found)
+
+
+def _specimens(train: list[Path], held_out: list[Path], synthetic: list[Path]) -> dict:
+    """Per set and case, a function that opens it. If any set is inpainted, only what was made anew counts, in all."""
+    from dataclasses import replace
+    from functools import partial
+
+    import numpy as np
+
+    from lungsyn.audit.specimens import specimen
+    from lungsyn.generation.conditions import region_to_make
+
+    sources = {folder.name: folder for folder in train}
+    inpainted = any(read_json(f / "case.json")["made"]["row"]["why"] == "inpainted" for f in synthetic)
+
+    def made(case, kept):
+        return region_to_make(case.nodules, replace(case, nodules=kept)) > 0 if inpainted else None
+
+    def real(folder):
+        case = open_case(folder)
+        return specimen(case, case.about["patient"], made(case, np.zeros_like(case.nodules)))
+
+    def fake(folder):
+        case = open_case(folder)
+        before = open_case(sources[case.about["made"]["row"]["body_case"]]).nodules if inpainted else case.nodules
+        return specimen(case, folder.name, made(case, before), int(before.max()) + 1 if inpainted else 1)
+
+    sets = {"train": (real, train), "held_out": (real, held_out), "synthetic": (fake, synthetic)}
+    return {name: [partial(opener, folder) for folder in folders] for name, (opener, folders) in sets.items()}
+
+
+def _plot_fidelity_arguments(parser):
+    add(parser, "fidelity", "out")
+    add_section(parser, study=config.Study, figures=config.Figures)
+
+
+@verb("audit", "plot-fidelity", _plot_fidelity_arguments)
+def audit_plot_fidelity(args) -> None:
+    """Draw each measure of a synthetic set beside its real-vs-real floor."""
+    from lungsyn.audit.figures import plot_fidelity
+
+    plot_fidelity(read_json(args.fidelity), args.study.name, args.figures.dpi, args.out)
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation

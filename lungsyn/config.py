@@ -256,8 +256,8 @@ class Probing(Section):
     window_hu: tuple[float, float] = Field(default=(-1000, 400), description="HU are clipped to it before comparison")
 
 
-class Audit(Probing):
-    """Can it be shared? What a synthetic set may give away."""
+class Thresholds(Probing):
+    """The part of ``audit`` that the verdict needs: what a synthetic set may give away."""
 
     alpha: float = Field(default=0.01, gt=0, le=0.1, description="A finding is one when p is below it")
     largest_fraction_beyond: Fraction = Field(
@@ -266,6 +266,21 @@ class Audit(Probing):
     largest_membership_auc: float = Field(
         default=0.6, ge=0.5, le=1, description="Allowed success of telling learned from unseen cases by the loss"
     )
+
+
+class Fidelity(Section):
+    """How real is a synthetic set?"""
+
+    slices_per_case: int = Field(default=8, ge=1, le=200, description="Slices of each case in each plane")
+    weights: Path | None = Field(
+        default=None, description="TorchScript file of another feature extractor; default: the built-in scattering"
+    )
+
+
+class Audit(Thresholds):
+    """Can a synthetic set be shared, and how real is it?"""
+
+    fidelity: Fidelity = Fidelity()
 
 
 class Figures(Section):

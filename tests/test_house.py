@@ -10,7 +10,8 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "lungsyn"
 PURE = ["volume", "generation/schedule.py", "generation/prediction.py", "generation/samplers.py", "evaluation/dice.py",
-        "evaluation/lesions.py", "evaluation/paired.py", "audit/memorisation.py", "audit/chance.py"]  # fmt: skip
+        "evaluation/lesions.py", "evaluation/paired.py", "audit/memorisation.py", "audit/chance.py",
+        "audit/features.py", "audit/fidelity.py"]  # fmt: skip
 ALLOWED_IN_PURE = {"numpy", "scipy", "torch", "nibabel", "lungsyn"}
 
 
@@ -69,7 +70,7 @@ def test_pure_modules_import_only_numbers():
 @pytest.mark.parametrize(
     "module",
     ["lungsyn.cli", "lungsyn.config", "lungsyn.volume.files", "lungsyn.cohort.table", "lungsyn.evaluation.scores",
-     "lungsyn.evaluation.figures", "lungsyn.evaluation.report", "lungsyn.provenance"],
+     "lungsyn.evaluation.figures", "lungsyn.audit.figures", "lungsyn.evaluation.report", "lungsyn.provenance"],
 )  # fmt: skip
 def test_a_per_case_job_does_not_wait_for_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"

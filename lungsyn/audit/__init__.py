@@ -1,1 +1,2 @@
-"""Can it be shared? What a synthetic set, or the generator itself, gives away about the patients it was trained on."""
+"""Can it be shared, and how real is it? What a synthetic set, or its generator, gives away about the train patients, and
+how far it is from real CT."""

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from lungsyn.audit.chance import Beyond, Separation, beyond, false_alarms, preference, separation
-from lungsyn.config import Audit
+from lungsyn.config import Thresholds
 
 PASS, FAIL, BLIND = "pass", "fail", "blind"
 LEAST_RECALL = 0.95  # of planted copies
@@ -66,7 +66,7 @@ def verdict(
     neighbours: Sequence[Mapping],
     losses: Sequence[Mapping],
     other_checks: Sequence[Mapping],
-    settings: Audit,
+    settings: Thresholds,
     seed: int,
 ) -> dict:
     """The verdict as JSON: ``result``, ``checks``, ``controls``.
@@ -85,7 +85,9 @@ def verdict(
     return {"result": overall(checks), "checks": checks, "controls": controls}
 
 
-def neighbour_checks(kind: str, rows: Sequence[Mapping], settings: Audit, seed: int) -> tuple[Control, list[Check]]:
+def neighbour_checks(
+    kind: str, rows: Sequence[Mapping], settings: Thresholds, seed: int
+) -> tuple[Control, list[Check]]:
     """The control and the three checks of one kind of cubes."""
     groups = {
         name: [row for row in rows if row["group"] == name] for name in ("synthetic", "held-out", "planted", "train")
@@ -149,7 +151,7 @@ def _copies(kind: str, synthetic: np.ndarray, control: Control) -> Check:
     return Check(f"{kind}: copies", count, None, None, 0, result, sentence)
 
 
-def _beyond(kind: str, tail: Beyond, control: Control, settings: Audit) -> Check:
+def _beyond(kind: str, tail: Beyond, control: Control, settings: Thresholds) -> Check:
     allowed = settings.largest_fraction_beyond
     failed = tail.fraction > allowed and tail.p < settings.alpha
     # The p of all of them: what so few cases could show at most.
@@ -165,7 +167,7 @@ def _beyond(kind: str, tail: Beyond, control: Control, settings: Audit) -> Check
     return Check(f"{kind}: beyond", tail.fraction, tail.low, tail.high, allowed, result, blind + sentence)
 
 
-def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, settings: Audit, seed: int) -> Check:
+def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, settings: Thresholds, seed: int) -> Check:
     found = separation(values["synthetic"], values["held-out"], CONFIDENCE)
     is_train = {row["patient"]: group == "train" for group in ("held-out", "train") for row in groups[group]}
     owner = {row["place"]: row["patient"] for group in ("held-out", "train") for row in groups[group]}
@@ -189,7 +191,7 @@ def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, setti
     return Check(f"{kind}: closer", p, None, None, settings.alpha, result, blind + sentence)
 
 
-def membership_check(losses: Sequence[Mapping], settings: Audit) -> Check:
+def membership_check(losses: Sequence[Mapping], settings: Thresholds) -> Check:
     """Lower loss on learned cases: an AUC above what is allowed, and not by chance."""
     learned, unseen = ([-float(r["log_loss"]) for r in losses if r["group"] == g] for g in ("learned", "unseen"))
     found: Separation = separation(learned, unseen, CONFIDENCE)

@@ -8,7 +8,7 @@ import torch
 
 from lungsyn.audit import membership
 from lungsyn.audit.verdict import membership_check
-from lungsyn.config import Audit
+from lungsyn.config import Thresholds
 from lungsyn.errors import InputError
 from lungsyn.generation.cases import LoadedGenerator
 from lungsyn.generation.patches import TrainingPatches, collate
@@ -70,7 +70,7 @@ def test_a_model_that_knows_its_cases_is_caught(case_folders, generator_settings
     groups = {"learned": case_folders[:2], "unseen": case_folders[2:]}
     rows = membership.attack(loaded(Knowing(known), generator_settings), groups, seed=0)
     assert [row["group"] for row in rows] == ["learned"] * 2 + ["unseen"] * 3
-    assert membership_check(rows, Audit(alpha=0.1)).value == 1.0
+    assert membership_check(rows, Thresholds(alpha=0.1)).value == 1.0
 
 
 def test_cases_that_only_watched_are_left_out(case_folders, generator_settings):

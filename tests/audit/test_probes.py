@@ -8,14 +8,14 @@ from PIL import Image
 from lungsyn import checkpoint, cli
 from lungsyn.audit.probes import COLUMNS, probe
 from lungsyn.audit.verdict import verdict
-from lungsyn.config import Audit, Probing, as_json
+from lungsyn.config import Thresholds, Probing, as_json
 from lungsyn.errors import InputError
 from lungsyn.generation.network import build
 from lungsyn.volume.files import open_case, write_case
 from lungsyn.volume.tables import read_table
 from tests.conftest import make_case
 
-SETTINGS = Audit(patch_mm=24.0)
+SETTINGS = Thresholds(patch_mm=24.0)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ from scipy import stats
 from lungsyn import cli
 from lungsyn.audit.verdict import membership_check, overall, verdict
 from lungsyn.cohort.export import refuse_unless_passed
-from lungsyn.config import Audit
+from lungsyn.config import Thresholds
 from lungsyn.errors import InputError
 from lungsyn.volume.files import read_json, write_case, write_json
 from lungsyn.volume.tables import write_table
 from tests.conftest import make_case
 
-SETTINGS = Audit()
+SETTINGS = Thresholds()
 
 
 def neighbours(synthetic, held_out, planted, elsewhere=None, right=True, kind="nodule", train=60) -> list[dict]:

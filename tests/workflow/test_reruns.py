@@ -206,6 +206,8 @@ CONTRACT = {
     "audit.alpha": (0.05, VERDICTS),
     "audit.largest_fraction_beyond": (0.1, VERDICTS),
     "audit.largest_membership_auc": (0.7, VERDICTS),
+    "audit.fidelity.slices_per_case": (4, REPORT),
+    "audit.fidelity.weights": ("network.pt", REPORT),
     "figures.dpi": (80, PICTURES),
     "figures.window_hu": ([-1000, 400], PICTURES),
     "figures.contact_cases": (1, PICTURES),
