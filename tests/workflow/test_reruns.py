@@ -49,12 +49,13 @@ def arms(*names: str) -> set[str]:
 ALL_ARMS = arms("real", "synthetic", "real+synthetic", "real+untargeted", "real-reseeded")
 NOTHING: set[str] = set()
 REPORT = {"report"}  # it shows the config, so every key but those of compute reaches it
-COMPARISON = {"compare", "plot_difference", "report"}
-PICTURES = {
-    "plot_difference", "plot_case", "plot_training", "contact_sheet targeted", "contact_sheet untargeted", "report",
+SUMMARIES = {"plot_difference", "plot_ladder", "plot_froc"}
+COMPARISON = {"compare", "froc", "strata", "report"} | SUMMARIES
+CASE_PICTURE = {"plot_cases", "plot_turned"}  # where one of their two arms is touched: real, real+synthetic
+PICTURES = SUMMARIES | CASE_PICTURE | {
+    "plot_training", "contact_sheet targeted", "contact_sheet untargeted", "report",
 }  # fmt: skip
 AFTER_ARMS = COMPARISON | {"plot_training"}
-CASE_PICTURE = {"plot_case"}  # where one of its two arms is touched: real, real+synthetic
 TARGETED_VOLUMES = {"synthesise targeted", "contact_sheet targeted"} | arms("real+synthetic") | CASE_PICTURE
 UNTARGETED_VOLUMES = {"synthesise untargeted", "contact_sheet untargeted"} | arms("synthetic", "real+untargeted")
 TARGETED = {"conditions targeted"} | TARGETED_VOLUMES  # what follows the benchmark's scores
@@ -415,7 +416,7 @@ def test_a_changed_case_reruns_its_dependants_only(study):
     path.write_text("another content")
     os.utime(path, (time.time() + 10, time.time() + 10))
     found = {label(job) for job in to_run(study)}
-    assert {"predict real", "score real", "plot_case", "compare", "report"} <= found
+    assert {"predict real", "score real", "plot_cases", "compare", "report"} <= found
     assert not found & {"prepare", "train_generator", "train_segmenter real", "synthesise untargeted"}
 
 
