@@ -155,7 +155,8 @@ CONTRACT = {
     "segmenters.unet.arms": (["real", "real+synthetic", "synthetic", "real-reseeded"], AFTER_ARMS),
     "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
     "training_percent": (
-        [34, 100], {"train_generator", "conditions untargeted"} | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
+        [34, 100],
+        {"train_generator", "conditions untargeted", "plot_learning"} | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
     "arms.real.real": (False, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}}),
