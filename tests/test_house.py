@@ -10,8 +10,8 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "lungsyn"
 PURE = ["volume", "generation/schedule.py", "generation/prediction.py", "generation/samplers.py", "evaluation/dice.py",
-        "evaluation/lesions.py", "evaluation/paired.py", "audit/memorisation.py", "audit/chance.py",
-        "audit/features.py", "audit/fidelity.py"]  # fmt: skip
+        "evaluation/lesions.py", "evaluation/paired.py", "evaluation/froc.py", "evaluation/strata.py",
+        "audit/memorisation.py", "audit/chance.py", "audit/features.py", "audit/fidelity.py"]  # fmt: skip
 ALLOWED_IN_PURE = {"numpy", "scipy", "torch", "nibabel", "lungsyn"}
 
 

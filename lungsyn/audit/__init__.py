@@ -1,2 +1,1 @@
-"""Can it be shared, and how real is it? What a synthetic set, or its generator, gives away about the train patients, and
-how far it is from real CT."""
+"""Can it be shared, and how real is it? What a synthetic set, or its generator, gives away, and how far it is from CT."""

@@ -38,7 +38,12 @@ def headline(rows: Sequence[Mapping], config: Mapping) -> str:
 
 
 def _chance(rows: Sequence[Mapping], config: Mapping) -> str:
-    null = [signed(row["mean_difference"]) for row in _test_rows(rows) if _is_null(config, row["arm"])]
+    """The noise floor: how far the null arms moved, and how far they might have."""
+    null = [
+        signed(row["mean_difference"]) + (f" (interval {interval_text(row)})" if row["ci_low"] is not None else "")
+        for row in _test_rows(rows)
+        if _is_null(config, row["arm"])
+    ]
     return f" Other random seeds alone moved the mean by {', '.join(null)}." if null else ""
 
 

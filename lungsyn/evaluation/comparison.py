@@ -10,12 +10,12 @@ import numpy as np
 from lungsyn.config import Evaluation
 from lungsyn.errors import InputError
 from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_of
-from lungsyn.evaluation.paired import holm, paired_difference
+from lungsyn.evaluation.paired import bootstrap_interval, by_patient, holm, paired_difference
 
 _DIFFERENCE = ["mean_difference", "ci_low", "ci_high", "p", "p_holm", "smallest_resolvable"]
 COMPARISON_COLUMNS = [
-    "size", "arm", "group", "n_cases", "n_patients", "n_empty", "mean_dice", "median_dice", *_DIFFERENCE,
-    "replicate_sd", "ensemble_dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "sensitivity",
+    "size", "arm", "group", "n_cases", "n_patients", "n_empty", "mean_dice", "dice_low", "dice_high", "median_dice",
+    *_DIFFERENCE, "replicate_sd", "ensemble_dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "sensitivity",
     "false_positives", "lesion_dice",
 ]  # fmt: skip
 
@@ -42,9 +42,13 @@ def compare(
         benchmark = case_means(members[benchmark_arm], "dice")
         group_rows = []
         for arm in scores:
+            means = case_means(members[arm], "dice")
             row = {"size": size, "arm": arm, "group": group, **_summary(members[arm])} | dict.fromkeys(_DIFFERENCE)
+            row["dice_low"], row["dice_high"] = bootstrap_interval(
+                *by_patient(list(means.values()), [patient[case] for case in means]),
+                settings.bootstrap, settings.confidence, seed,
+            )  # fmt: skip
             if arm != benchmark_arm:
-                means = case_means(members[arm], "dice")
                 result = paired_difference(
                     list(means.values()), list(benchmark.values()), [patient[case] for case in benchmark],
                     settings.bootstrap, settings.confidence, seed,
@@ -147,7 +151,12 @@ def signed(value: float | None) -> str:
 
 
 def interval_text(row: Mapping) -> str:
-    return "" if row["ci_low"] is None else f"{row['ci_low']:+.3f} to {row['ci_high']:+.3f}"
+    return ends_text(row["ci_low"], row["ci_high"])
+
+
+def ends_text(low: float | None, high: float | None) -> str:
+    """Both ends of an interval, or nothing."""
+    return "" if low is None else f"{low:+.3f} to {high:+.3f}"
 
 
 def p_text(p: float | None) -> str:

@@ -4,7 +4,7 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers; grey is 
 pyplot: a figure is an object, so nothing is global and nothing needs a display.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -43,6 +43,19 @@ def headline(figure: Figure, words: str, study_name: str) -> None:
     figure.suptitle(f"{words}   study: {study_name}", fontsize=14, fontweight="bold", parse_math=False)
 
 
+def in_order(arms: Iterable[str], benchmark_arm: str, null_arms: Collection[str]) -> list[str]:
+    """The benchmark first, the null arms last, the others as they come."""
+    others = [arm for arm in arms if arm != benchmark_arm and arm not in null_arms]
+    return [benchmark_arm, *others, *(arm for arm in arms if arm in null_arms and arm != benchmark_arm)]
+
+
+def arm_colours(arms: Iterable[str], benchmark_arm: str, null_arms: Collection[str]) -> dict[str, str]:
+    """One colour per arm in every figure: ink for the benchmark, grey for the null arms."""
+    fixed = dict.fromkeys(null_arms, NULL_COLOUR) | {benchmark_arm: INK}
+    others = (arm for arm in arms if arm not in fixed)
+    return fixed | {arm: COLOURS[k % len(COLOURS)] for k, arm in enumerate(others)}
+
+
 def plot_dice_difference(
     scores: Scores, comparison: Sequence[Mapping], worst: Collection[str], benchmark_arm: str,
     null_arms: Collection[str], study_name: str, dpi: int, out: Path,
@@ -54,9 +67,8 @@ def plot_dice_difference(
     interval as a band.
     """
     null_arms = [arm for arm in scores if arm in null_arms]
-    arms = [arm for arm in scores if arm != benchmark_arm and arm not in null_arms] + null_arms
-    colours = {arm: COLOURS[k % len(COLOURS)] for k, arm in enumerate(arms)}
-    colours |= dict.fromkeys(null_arms, NULL_COLOUR)
+    arms = in_order(scores, benchmark_arm, null_arms)[1:]
+    colours = arm_colours(arms, benchmark_arm, null_arms)
     rows = {(row["group"], row["arm"]): row for row in comparison}
     groups = [group for group in GROUPS if (group, benchmark_arm) in rows]
     key = [

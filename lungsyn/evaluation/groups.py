@@ -43,13 +43,17 @@ def group_of(case: str, split: str, worst: Collection[str]) -> str | None:
     return TEST if split == "test" else None
 
 
-def median_change(scores: Mapping[str, Iterable[Mapping]], arm: str, benchmark_arm: str) -> str:
-    """The test case whose Dice changed by the median amount from the benchmark arm to ``arm``.
+def chosen_changes(scores: Mapping[str, Iterable[Mapping]], arm: str, benchmark_arm: str) -> dict[str, str]:
+    """The test cases to draw, ``{case: rule}``: those whose Dice changed best, by the median amount, and worst.
 
-    The rule that chooses the case to draw, so that nobody picks it. Of two in the middle, the lower one.
+    From the benchmark arm to ``arm``. A rule chooses them, so that nobody picks. Ties are in order of their
+    names; of two in the middle it is the lower one; with fewer than three cases each is there once.
     """
     before, after = (
-        case_means((row for row in scores[name] if row["split"] == "test"), "dice") for name in (benchmark_arm, arm)
+        case_means((row for row in scores[name] if row["split"] == TEST), "dice") for name in (benchmark_arm, arm)
     )
     change = {case: after[case] - before[case] for case in before}
-    return sorted(change, key=lambda case: (change[case], case))[(len(change) - 1) // 2]
+    ordered = sorted(change, key=lambda case: (change[case], case))
+    rules = {"median change": (len(ordered) - 1) // 2, "best change": len(ordered) - 1, "worst change": 0}
+    taken = {ordered[place]: rule for rule, place in reversed(rules.items())}
+    return {case: taken[case] for case in reversed(ordered) if case in taken}

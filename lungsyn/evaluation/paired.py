@@ -37,14 +37,18 @@ def paired_difference(a, b, patients, samples: int, confidence: float, seed: int
         raise ValueError(f"{difference.shape} values for {len(patients)} cases: give one of each arm per case")
     if not np.isfinite(difference).all():
         raise ValueError("a value is not finite: a case without a number would silently leave the mean")
-    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    cases = np.bincount(owner).astype(np.float64)  # [p] cases of each patient
-    sums = np.bincount(owner, weights=difference)  # [p]
+    sums, cases = by_patient(difference, patients)
     low, high = bootstrap_interval(sums, cases, samples, confidence, seed)
     return Difference(
         n_cases=len(difference), n_patients=len(cases), mean=float(difference.mean()), low=low, high=high,
         p=wilcoxon_p(sums / cases), smallest_resolvable=smallest_resolvable(sums, cases, confidence),
     )  # fmt: skip
+
+
+def by_patient(values, patients) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the values and number of cases of each patient, in the order of their names: ``[p]``, ``[p]``."""
+    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    return np.bincount(owner, weights=values), np.bincount(owner).astype(np.float64)
 
 
 def bootstrap_interval(sums, cases, samples: int, confidence: float, seed: int) -> tuple[float | None, float | None]:
@@ -54,14 +58,22 @@ def bootstrap_interval(sums, cases, samples: int, confidence: float, seed: int) 
     percentile") does, because the plain ones are too narrow for few patients: 90 % instead of 95 % at ten of
     them. Below about five no bootstrap can be trusted: it never leaves the range of what it saw.
     """
-    n = len(sums)
-    if n < 2:
+    if len(sums) < 2:
         return None, None
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=samples)  # [s p]
-    means = (drawn @ sums) / (drawn @ cases)
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1))
-    low, high = np.quantile(means, (tail, 1 - tail))
+    drawn = draw_patients(len(sums), samples, seed)
+    low, high = expanded_quantiles((drawn @ sums) / (drawn @ cases), len(sums), confidence)
     return float(low), float(high)
+
+
+def draw_patients(n: int, samples: int, seed: int) -> np.ndarray:
+    """How often each of ``n`` patients is in each bootstrap sample: ``[samples n]``, rows sum to ``n``."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=samples)
+
+
+def expanded_quantiles(estimates: np.ndarray, n: int, confidence: float) -> np.ndarray:
+    """Both ends ``[2 ...]`` of the interval from bootstrap estimates ``[samples ...]`` over ``n`` > 1 patients."""
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1))
+    return np.quantile(estimates, (tail, 1 - tail), axis=0)
 
 
 def wilcoxon_p(difference: np.ndarray) -> float:

@@ -6,6 +6,7 @@ is its two axes in order, the first mirrored, the second upwards.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from matplotlib.lines import Line2D
 
 from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
+from lungsyn.evaluation.scores import nodule_mask
 from lungsyn.volume.files import Case
 from lungsyn.volume.space import bounding_box
 
 TRUTH_COLOUR = "#F0E442"
 ARM_COLOURS = ("#56B4E9", "#FF8A3D")  # lighter than on white: these lie on black
+MOST_TURNED = 6  # nodules in a row of thumbnails
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis across
 
 
@@ -71,49 +74,112 @@ def crop_around(mask: np.ndarray, spacing_mm, margin_mm: float, least_mm: float)
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
 
-def plot_case(case: Case, predictions: Mapping[str, Sequence[np.ndarray]], dice: Mapping[str, float],
-              study_name: str, words: str, settings: Figures, out: Path) -> None:  # fmt: skip
-    """One case, a row per arm: three planes through its largest nodule, truth and every replicate's contour.
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A case to draw: ``{arm: [prediction of each replicate]}`` (percent ``[x y z]``), words beside it."""
 
-    ``predictions``: ``{arm: [mask of each replicate]}``; ``dice``: each arm's mean Dice on the case;
-    ``words``: its name and the rule that chose it. A case without nodules is drawn through its middle.
+    case: Case
+    predictions: Mapping[str, Sequence[np.ndarray]]
+    words: str
+
+
+def plot_cases(
+    drawn: Sequence[Drawn], dice: Sequence[Mapping[str, float]], study_name: str, settings: Figures, out: Path
+) -> None:
+    """A row per case, a block of three planes per arm: the largest nodule, its truth and every replicate's contour.
+
+    ``dice``: each arm's mean Dice on each case. A case without nodules is drawn through its middle.
     """
-    nodule = largest_nodule(case.nodules)
-    spacing_mm = case.space.spacing_mm
-    focus = np.ones(case.ct.shape, dtype=bool) if nodule is None else nodule
-    box = crop_around(focus, spacing_mm, margin_mm=10.0, least_mm=45.0)
-    ct, truth = np.asarray(case.ct[box]), np.asarray(case.nodules[box]) != 0
-    slices = widest_slices(focus[box])
+    arms = list(drawn[0].predictions)
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(predictions), 3, squeeze=False)
-        for row, (arm, masks) in enumerate(predictions.items()):
-            for column, (plane, across) in enumerate(PLANES.items()):
-                axis = axes[row, column]
-                draw_slice(axis, ct, across, slices[across], spacing_mm, settings.window_hu)
-                draw_contour(axis, truth, across, slices[across], TRUTH_COLOUR, 2.6)
-                for mask in masks:
-                    draw_contour(axis, np.asarray(mask[box]) != 0, across, slices[across], ARM_COLOURS[row % 2], 1.3)
-                if row == 0:
-                    axis.set_title(plane, fontsize=11)
-                    draw_scale(axis, spacing_mm[1 if across == 0 else 0])
-            axes[row, 0].set_ylabel(f"{arm}\nDice {dice[arm]:.2f}", fontsize=12)
-        names = [(TRUTH_COLOUR, 2.6, "truth"), *[
-            (ARM_COLOURS[row % 2], 1.3, f"{arm}: {_replicates(masks)}")
-            for row, (arm, masks) in enumerate(predictions.items())
-        ]]  # fmt: skip
-        lines = [Line2D([], [], color=colour, lw=width) for colour, width, _ in names]
-        figure.legend(lines, [name for _, _, name in names], loc="outside lower center", ncols=len(names),
-                      labelcolor="white", facecolor="black", framealpha=1, fontsize=10.5)  # fmt: skip
-        headline(figure, words, study_name)
+        widths = [1, 1, 1, *[0.1, 1, 1, 1] * (len(arms) - 1)]  # a gap between the blocks
+        axes = figure.subplots(len(drawn), len(widths), squeeze=False, width_ratios=widths)
+        for gap in axes[:, 3::4].ravel():
+            gap.set_axis_off()
+        for row, item, values in zip(axes, drawn, dice, strict=True):
+            for k, arm in enumerate(arms):
+                _planes(row[4 * k : 4 * k + 3], item, arm, ARM_COLOURS[k % 2], settings.window_hu)
+                row[4 * k + 1].set_title(
+                    f"{arm}:  Dice {values[arm]:.2f}{_empty(item.predictions[arm])}", fontsize=10.5
+                )
+            row[0].set_ylabel(item.words, fontsize=10.5)
+        for axis, plane in zip(np.delete(axes[-1], np.s_[3::4]), list(PLANES) * len(arms), strict=True):
+            axis.set_xlabel(plane, fontsize=9.5)
+        _legend(figure, [f"{arm}, {len(drawn[0].predictions[arm])} replicates" for arm in arms])
+        headline(figure, f"Test cases, chosen by rule: from “{arms[0]}” to “{arms[-1]}”", study_name)
 
-    save(10, 3.35 * len(predictions) + 1.0, settings.dpi, out, draw)
+    save(1 + 2.1 * 3 * len(arms), 2.35 * len(drawn) + 1.0, settings.dpi, out, draw)
 
 
-def _replicates(masks: Sequence[np.ndarray]) -> str:
-    """How many contours to expect: a replicate that found nothing in the case has none."""
-    empty = sum(not np.any(mask) for mask in masks)
-    return f"{len(masks)} replicates" + (f", {empty} found nothing" if empty else "")
+def _planes(axes, item: Drawn, arm: str, colour: str, window_hu) -> None:
+    case, spacing_mm = item.case, item.case.space.spacing_mm
+    nodule = largest_nodule(case.nodules)
+    focus = np.ones(case.ct.shape, dtype=bool) if nodule is None else nodule
+    box = crop_around(focus, spacing_mm, margin_mm=10.0, least_mm=45.0)
+    slices = widest_slices(focus[box])
+    for axis, across in zip(axes, PLANES.values(), strict=True):
+        draw_slice(axis, case.ct[box], across, slices[across], spacing_mm, window_hu)
+        draw_contour(axis, case.nodules[box] != 0, across, slices[across], TRUTH_COLOUR, 2.6)
+        for percent in item.predictions[arm]:
+            draw_contour(axis, nodule_mask(percent[box]), across, slices[across], colour, 1.3)
+    draw_scale(axes[0], spacing_mm[0])
+
+
+def _empty(predictions: Sequence[np.ndarray]) -> str:
+    """How many contours are missing: a replicate that found nothing in the case has none."""
+    empty = sum(not nodule_mask(percent).any() for percent in predictions)
+    return f"  ({empty} of {len(predictions)} found nothing)" if empty else ""
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    lines = [Line2D([], [], color=TRUTH_COLOUR, lw=2.6)]
+    lines += [Line2D([], [], color=ARM_COLOURS[k % 2], lw=1.6) for k in range(len(names))]
+    figure.legend(lines, ["truth", *names], loc="outside lower center", ncols=len(lines), labelcolor="white",
+                  facecolor="black", framealpha=1, fontsize=10.5)  # fmt: skip
+
+
+def plot_turned(
+    gained: Sequence[tuple[Drawn, int]], lost: Sequence[tuple[Drawn, int]], totals: tuple[int, int],
+    arms: tuple[str, str], study_name: str, settings: Figures, out: Path,
+) -> None:  # fmt: skip
+    """Nodules that only one of two arms found, a thumbnail each: found by the second arm only, and by the first only.
+
+    Each is a case and the index of the nodule; ``totals``: how many there are of either kind, drawn or not.
+    """
+    halves = [
+        (f"found with “{arms[1]}”, missed with “{arms[0]}”", gained, totals[0]),
+        (f"found with “{arms[0]}”, missed with “{arms[1]}”", lost, totals[1]),
+    ]
+    columns = max(len(gained), len(lost), 3)
+
+    def draw(figure: Figure) -> None:
+        for half, (words, nodules, total) in zip(figure.subfigures(2, 1), halves, strict=True):
+            half.suptitle(f"{words}:  {total}" + (f", drawn: {len(nodules)}" if total > len(nodules) else ""),
+                          x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)  # fmt: skip
+            axes = half.subplots(1, columns, squeeze=False)[0]
+            for axis in axes[len(nodules) :]:
+                axis.set_axis_off()
+            for axis, (item, index) in zip(axes, nodules, strict=False):
+                _thumbnail(axis, item, index, arms, settings.window_hu)
+        _legend(figure, [f"{arm}, each replicate" for arm in arms])
+        headline(figure, "Nodules that only one of two arms finds (majority of the replicates)", study_name)
+
+    save(max(2.0 * columns, 11), 5.9, settings.dpi, out, draw)
+
+
+def _thumbnail(axis, item: Drawn, index: int, arms: tuple[str, str], window_hu) -> None:
+    """The axial slice that holds most of the nodule, 30 mm or more of it."""
+    case, across = item.case, PLANES["axial"]
+    nodule = np.asarray(case.nodules) == index
+    box = crop_around(nodule, case.space.spacing_mm, margin_mm=8.0, least_mm=30.0)
+    at = widest_slices(nodule[box])[across]
+    draw_slice(axis, case.ct[box], across, at, case.space.spacing_mm, window_hu)
+    draw_contour(axis, nodule[box], across, at, TRUTH_COLOUR, 2.4)
+    for colour, arm in zip(ARM_COLOURS, arms, strict=True):
+        for percent in item.predictions[arm]:
+            draw_contour(axis, nodule_mask(percent[box]), across, at, colour, 1.3)
+    axis.set_title(item.words, fontsize=9)
 
 
 def choose(names: Sequence[str], count: int, seed: int) -> list[str]:

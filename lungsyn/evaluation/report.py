@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from lungsyn.evaluation.answer import headline, sentences
-from lungsyn.evaluation.comparison import interval_text, p_text, signed
+from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
 
 TEMPLATE = """<!doctype html>
@@ -88,8 +88,9 @@ held-out against {{ control.train }} train; halves of the held-out patients diff
 paired by case, with a bootstrap interval over patients ({{ config.evaluation.bootstrap }} samples); p is
 Wilcoxon's signed-rank test, corrected for the number of arms (Holm). “Could have seen” is the smallest true
 difference that these patients would show with 80 % power. “Replicate SD” is how far the mean Dice of one
-training lies from that of another. An empty reference counts as Dice 1 when the prediction is empty too,
-else 0.</p>
+training lies from that of another. No case is left out: where reference and prediction are both empty they agree (Dice
+and NSD 1, HD95 0 mm), where one of them is they do not (Dice and NSD 0, HD95 the diagonal of the volume); the
+number of cases without a nodule stands above each table.</p>
 {% for segmenter, rows in comparisons.items() %}{% for group in groups %}
 {% set members = rows|selectattr("group", "equalto", group)|list %}{% if members %}
 <h3>{{ group }}{% if comparisons|length > 1 %}, {{ segmenter }}{% endif %}: {{ members[0].n_cases }} cases of
@@ -109,6 +110,22 @@ else 0.</p>
 <td>{{ row.lesion_dice|number(3) }}</td></tr>
 {% endfor %}</table></div>
 {% endif %}{% endfor %}{% endfor %}
+
+<h2>Kinds of nodules</h2>
+<p class="quiet">Nodules of the test cases. Differences are to “{{ config.benchmark.arm }}”, paired by nodule, with
+a bootstrap interval over patients; they are many and nothing is corrected for that, so no claim rests on them.
+Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, below 3.5 part solid.</p>
+{% for segmenter, rows in strata.items() %}{% for size, members in rows|groupby("size") %}
+<details><summary>{{ segmenter }}, {{ size }} % of the train patients</summary><div class="scroll"><table>
+<tr><th>kind</th><th>nodules</th><th>patients</th><th>arm</th><th>sensitivity</th><th>difference</th>
+<th>interval</th><th>lesion Dice</th><th>difference</th><th>interval</th></tr>
+{% for row in members %}{% set first = loop.first or row.stratum != loop.previtem.stratum %}
+<tr><td>{{ row.stratum if first }}</td><td>{{ row.n_nodules if first }}</td><td>{{ row.n_patients if first }}</td>
+<td>{{ row.arm }}</td><td>{{ row.sensitivity|number(2) }}</td><td>{{ signed(row.sensitivity_difference) }}</td>
+<td>{{ ends(row.sensitivity_ci_low, row.sensitivity_ci_high) }}</td><td>{{ row.lesion_dice|number(3) }}</td>
+<td>{{ signed(row.dice_difference) }}</td><td>{{ ends(row.dice_ci_low, row.dice_ci_high) }}</td></tr>
+{% endfor %}</table></div></details>
+{% endfor %}{% endfor %}
 
 {% if pictures[1:] %}<h2>Figures</h2>{% endif %}
 {% for picture in pictures[1:] %}{{ figure_of(picture) }}{% endfor %}
@@ -141,14 +158,15 @@ else 0.</p>
 
 
 def build(
-    title: str, config_json: str, comparisons: Mapping[str, Sequence[Mapping]],
+    title: str, config_json: str, comparisons: Mapping[str, Sequence[Mapping]], strata: Mapping[str, Sequence[Mapping]],
     cohort_rows: Sequence[Mapping], figures: Sequence[tuple[Path, str]], provenance: Mapping,
     verdicts: Sequence[Mapping] = (),
 ) -> str:  # fmt: skip
     """The report as HTML.
 
-    ``config_json``: the whole config (`config.as_json`); ``comparisons``: rows of `comparison.compare` by
-    segmenter; ``cohort_rows``: of ``cohort.tsv``; ``figures``: (PNG, caption), the first one the main figure;
+    ``config_json``: the whole config (`config.as_json`); ``comparisons`` and ``strata``: rows of
+    `comparison.compare` and of `strata.strata_rows` (with their ``size``) by segmenter;
+    ``cohort_rows``: of ``cohort.tsv``; ``figures``: (PNG, caption), the first one the main figure;
     ``provenance``: ``versions`` {package: version} and ``cost`` [{stage, jobs, seconds, peak_memory_mb}],
     each may be missing; ``verdicts``: of the audit, one per synthetic set.
     """
@@ -156,12 +174,12 @@ def build(
     environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
     return environment.from_string(TEMPLATE).render(
-        title=title, config=json.loads(config_json), comparisons=comparisons,
+        title=title, config=json.loads(config_json), comparisons=comparisons, strata=strata,
         cohort=cohort_summary(cohort_rows), verdicts=verdicts,
         pictures=[{"data": _base64(path), "caption": caption} for path, caption in figures],
         provenance={"versions": {}, "cost": []} | dict(provenance),
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
-        sentences=sentences, signed=signed, interval=interval_text, p_text=p_text, pretty=_pretty,
+        sentences=sentences, signed=signed, interval=interval_text, ends=ends_text, p_text=p_text, pretty=_pretty,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
 
 @torch.no_grad()
 def predict(segmenter: LoadedSegmenter, case: Case) -> np.ndarray:
-    """The nodule mask of a case: uint8 ``[x y z]``."""
+    """The probability of nodule in whole percent, rounded down (so 50 says at least one half): uint8 ``[x y z]``."""
     settings, device = segmenter.settings, segmenter.device
     image = torch.from_numpy(to_model_range(case.ct, settings.window_hu))[None, None]
 
@@ -55,10 +55,10 @@ def predict(segmenter: LoadedSegmenter, case: Case) -> np.ndarray:
         image, settings.patch_voxels, 4, forward, overlap=settings.overlap, mode="gaussian", padding_mode="constant",
         cval=-1.0, sw_device=device, device="cpu",
     )  # fmt: skip
-    nodule = logits[0, 0].numpy() > 0
+    percent = logits[0, 0].sigmoid_().mul_(100).to(torch.uint8).numpy()
     if settings.keep_lungs:
-        nodule &= near_lungs(case)
-    return nodule.astype(np.uint8)
+        percent[~near_lungs(case)] = 0
+    return percent
 
 
 def near_lungs(case: Case) -> np.ndarray:

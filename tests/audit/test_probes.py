@@ -8,7 +8,7 @@ from PIL import Image
 from lungsyn import checkpoint, cli
 from lungsyn.audit.probes import COLUMNS, probe
 from lungsyn.audit.verdict import verdict
-from lungsyn.config import Thresholds, Probing, as_json
+from lungsyn.config import Probing, Thresholds, as_json
 from lungsyn.errors import InputError
 from lungsyn.generation.network import build
 from lungsyn.volume.files import open_case, write_case

@@ -3,6 +3,7 @@ import pytest
 
 from lungsyn.errors import InputError
 from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, compare, from_cells
+from lungsyn.evaluation.groups import GROUPS, worst_cases
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -77,3 +78,38 @@ def test_text_starts_with_the_test_group_and_is_aligned(comparison):
     lines = [line for line in text.splitlines() if line.startswith("  ")]
     assert len({len(line) for line in lines[:5]}) == 1
     assert "None" not in text and "nan" not in text
+
+
+def trained_alike(rng, n_validation=30, n_test=60) -> dict[str, list[dict]]:
+    """Scores of two arms that differ by chance alone: the same cases, the same quality, other noise."""
+    cases = [(f"c{k:03}", "validation" if k < n_validation else "test", rng.uniform(0.55, 0.75))
+             for k in range(n_validation + n_test)]  # fmt: skip
+    other = dict.fromkeys(["nsd_1mm", "nsd_2mm", "hd95_mm", "false_positives", "lesion_dice"], 0.0)
+    other |= {"n_nodules": 1, "found_nodules": 1}
+    return {
+        arm: [
+            other | {"case": case, "patient": case, "split": split, "replicate": str(k),
+                     "dice": quality + rng.normal(0, 0.25)}
+            for case, split, quality in cases for k in range(3)
+        ]
+        for arm in ("real", "real-reseeded")
+    }  # fmt: skip
+
+
+def test_the_worst_group_improves_with_no_intervention_and_the_test_group_does_not(evaluation):
+    """Regression to the mean, through the study's own choice of the worst and its own comparison.
+
+    In most of 40 studies in which nothing was done, the worst cases are 'significantly better', the others worse.
+    The test group says so as often as an interval of 95 % may.
+    """
+    rng = np.random.default_rng(6)
+    settings, claims = evaluation.model_copy(update={"bootstrap": 300}), {group: [] for group in GROUPS}
+    for study in range(40):
+        scores = trained_alike(rng)
+        for row in compare(scores, "real", worst_cases(scores["real"], 12), settings, seed=study):
+            if row["arm"] != "real":
+                claims[row["group"]].append(np.sign(row["ci_low"]) + np.sign(row["ci_high"]))  # 2, 0 or -2
+    worst, others, test = (np.array(claims[group]) for group in GROUPS)
+    assert (worst == 2).mean() > 0.5 and not (worst == -2).any()
+    assert others.mean() < 0
+    assert (test != 0).mean() <= 0.15

@@ -7,14 +7,16 @@ import pytest
 from matplotlib.image import imread
 
 from lungsyn.config import Figures
-from lungsyn.evaluation import figures, pictures
+from lungsyn.evaluation import figures, pictures, summaries
 from lungsyn.evaluation.comparison import compare
+from lungsyn.evaluation.froc import froc_rows
+from tests.evaluation.conftest import N_TRAIN
 
 SETTINGS = Figures(dpi=60, window_hu=(-1200, 400), contact_cases=3, case_arms=("real", "real+synthetic"))
 
 
 def check(path, width_in: float):
-    assert struct.unpack(">I", path.read_bytes()[16:20])[0] == width_in * 60  # the width in a PNG's header
+    assert struct.unpack(">I", path.read_bytes()[16:20])[0] == round(width_in * 60)  # the width in a PNG's header
     assert imread(path)[..., :3].std() > 0.05
 
 
@@ -49,15 +51,86 @@ def test_training(tmp_path):
     check(tmp_path / "a.png", 11)
 
 
-@pytest.mark.parametrize("nodule", [True, False])
-def test_case(drawable, tmp_path, nodule):
-    case = drawable(1, nodule)
-    moved = np.roll(case.nodules, 1, axis=0)
-    predictions = {"real": [moved, case.nodules], "real+synthetic": [np.zeros_like(moved)]}
-    pictures.plot_case(
-        case, predictions, dict.fromkeys(predictions, 0.5), "phantom", "a case", SETTINGS, tmp_path / "a.png"
-    )
-    check(tmp_path / "a.png", 10)
+def drawn(case, arms=("real", "real+synthetic")) -> pictures.Drawn:
+    sure = np.where(case.nodules, 90, 0).astype(np.uint8)
+    predictions = {arms[0]: [np.roll(sure, 1, axis=0), sure], arms[1]: [np.zeros_like(sure)]}
+    return pictures.Drawn(case, predictions, "best change\na $case$")
+
+
+def test_cases(drawable, tmp_path):
+    """Three cases, one of them without a nodule, one arm with a replicate that found nothing."""
+    several = [drawn(drawable(k, nodule=k > 0)) for k in range(3)]
+    dice = [dict.fromkeys(several[0].predictions, 0.5)] * 3
+    pictures.plot_cases(several, dice, "phantom", SETTINGS, tmp_path / "a.png")
+    check(tmp_path / "a.png", 13.6)
+
+
+def test_a_prediction_is_drawn_where_it_says_nodule(drawable, tmp_path):
+    """49 % everywhere is the same picture as nothing; 50 % of the nodule is not."""
+    case = drawable(1)
+    images = []
+    for k, percent in enumerate((np.zeros_like(case.nodules), np.full_like(case.nodules, 49), case.nodules * 50)):
+        item = pictures.Drawn(case, {"real": [percent]}, "a case")
+        pictures.plot_cases([item], [{"real": 0.5}], "phantom", SETTINGS, tmp_path / f"{k}.png")
+        images.append((tmp_path / f"{k}.png").read_bytes())
+    assert images[0] == images[1] != images[2]
+
+
+@pytest.mark.parametrize(("n_gained", "n_lost"), [(6, 1), (0, 0)])
+def test_turned(drawable, tmp_path, n_gained, n_lost):
+    arms = ("real", "real+synthetic")
+    gained, lost = ([(drawn(drawable(k), arms), 1) for k in range(n)] for n in (n_gained, n_lost))
+    pictures.plot_turned(gained, lost, (9, n_lost), arms, "phantom", SETTINGS, tmp_path / "a.png")
+    check(tmp_path / "a.png", 12 if n_gained else 11)
+
+
+ARMS = ("real", ["real-reseeded"])
+
+
+def test_ladder(big_study, tmp_path):
+    summaries.plot_ladder(big_study["comparison"], N_TRAIN, *ARMS, 0.95, "a $tudy", 60, tmp_path / "a.png")
+    check(tmp_path / "a.png", 2.6 + 3 * 4.2)
+
+
+def test_a_claim_fills_its_diamond(big_study, tmp_path):
+    """The same numbers with a p that is too large make another picture: hollow."""
+    rows = [row | {"p_holm": None if row["p_holm"] is None else 0.5} for row in big_study["comparison"]]
+    summaries.plot_ladder(big_study["comparison"], N_TRAIN, *ARMS, 0.95, "a", 60, tmp_path / "a.png")
+    summaries.plot_ladder(rows, N_TRAIN, *ARMS, 0.95, "a", 60, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_learning_curves(big_study, tmp_path):
+    """An arm may be missing at a size."""
+    rows = [row for row in big_study["comparison"] if (row["arm"], row["size"]) != ("real+copy-paste", 50)]
+    summaries.plot_learning(rows, N_TRAIN, *ARMS, "phantom", 60, tmp_path / "a.png")
+    check(tmp_path / "a.png", 12)
+
+
+def test_froc(big_study, tmp_path):
+    summaries.plot_froc(big_study["froc"], N_TRAIN, *ARMS, "phantom", 60, tmp_path / "a.png")
+    check(tmp_path / "a.png", 1.2 + 5 * 2.5)
+
+
+def test_summaries_of_a_tiny_study(scores, evaluation, tmp_path):
+    """Two arms, one patient, no null arm: no intervals, still figures."""
+    tiny = {arm: [row for row in scores[arm] if row["case"] in ("case00", "case20")] for arm in ("real", "synthetic")}
+    rows = [row | {"size": 100} for row in compare(tiny, "real", ["case00"], evaluation, seed=1)]
+    summaries.plot_ladder(rows, {100: 3}, "real", [], 0.95, "tiny", 60, tmp_path / "a.png")
+    point = {"case": "a", "patient": "a", "replicate": "0", "n_nodules": 1, "threshold": 101, "found_nodules": 0,
+             "false_positives": 0}  # fmt: skip
+    froc = [row | {"size": 100} for row in froc_rows({"real": [point], "synthetic": [point]}, "real", 10, 0.95, 1)]
+    summaries.plot_froc(froc, {100: 3}, "real", [], "tiny", 60, tmp_path / "b.png")
+    check(tmp_path / "a.png", 9)
+    check(tmp_path / "b.png", 9)
+
+
+def test_an_arm_has_one_colour_and_the_null_arm_is_grey():
+    arms = ["a", "real", "null", "b"]
+    assert figures.in_order(arms, "real", ["null"]) == ["real", "a", "b", "null"]
+    colours = figures.arm_colours(arms, "real", ["null"])
+    assert (colours["real"], colours["null"]) == (figures.INK, figures.NULL_COLOUR)
+    assert (colours["a"], colours["b"]) == figures.COLOURS[:2]
 
 
 def test_contact_sheet(drawable, tmp_path):

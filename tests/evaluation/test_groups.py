@@ -1,7 +1,7 @@
 import pytest
 
 from lungsyn.errors import InputError
-from lungsyn.evaluation.groups import case_means, group_of, median_change, worst_cases
+from lungsyn.evaluation.groups import case_means, chosen_changes, group_of, worst_cases
 
 
 def row(case, dice, split="validation", replicate="0"):
@@ -39,7 +39,18 @@ def test_groups():
     assert group_of("b", "validation", ["a"]) == "other validation"
 
 
-def test_median_change_is_a_rule():
-    real = [row(case, 0.5, "test") for case in "abcd"] + [row("v", 0.0)]
-    more = [row(case, dice, "test") for case, dice in zip("abcd", (0.9, 0.4, 0.6, 0.55), strict=True)] + [row("v", 1.0)]
-    assert median_change({"real": real, "more": more}, "more", "real") == "d"
+def changed(changes: dict[str, float]) -> dict[str, str]:
+    real = [row(case, 0.5, "test") for case in changes] + [row("v", 0.0)]
+    more = [row(case, 0.5 + change, "test") for case, change in changes.items()] + [row("v", 1.0)]
+    return chosen_changes({"real": real, "more": more}, "more", "real")
+
+
+def test_the_cases_to_draw_follow_a_rule():
+    assert list(changed({"a": 0.4, "b": -0.1, "c": 0.1, "d": 0.05}).items()) == [
+        ("a", "best change"), ("d", "median change"), ("b", "worst change"),
+    ]  # fmt: skip
+
+
+def test_few_cases_to_draw():
+    assert changed({"a": 0.4, "b": -0.1}) == {"a": "best change", "b": "median change"}
+    assert changed({"a": 0.4}) == {"a": "median change"}

@@ -47,7 +47,7 @@ class Parser(HTMLParser):
 
 
 @pytest.fixture
-def html(comparison, tmp_path):
+def html(comparison, big_study, tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
     config = CONFIG | {"study": {"name": HOSTILE, "seed": 1}}
     provenance = {
@@ -55,7 +55,9 @@ def html(comparison, tmp_path):
         "cost": [{"stage": "s", "jobs": 1, "seconds": 3, "peak_memory_mb": None}],
     }
     figures = [(tmp_path / "a.png", f"first {HOSTILE}"), (tmp_path / "a.png", "second")]
-    return report.build(HOSTILE, json.dumps(config), {"unet": comparison}, COHORT, figures, provenance)
+    return report.build(
+        HOSTILE, json.dumps(config), {"unet": comparison}, {"unet": big_study["strata"]}, COHORT, figures, provenance
+    )
 
 
 def test_one_file_that_loads_nothing_and_runs_nothing(html):
@@ -73,7 +75,7 @@ def test_names_are_escaped(html):
 
 
 def test_without_provenance_or_pictures(comparison):
-    html = report.build("t", json.dumps(CONFIG), {"unet": comparison, "swin": comparison}, [], [], {})
+    html = report.build("t", json.dumps(CONFIG), {"unet": comparison, "swin": comparison}, {}, [], [], {})
     assert "Segmenter: swin" in html and "No case was excluded." in html
 
 
@@ -87,7 +89,7 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
          "checks": [check, check | {"low": None}], "controls": [control]}
         for name, result in (("good", "pass"), ("bad", "fail"), ("unknown", "blind"))
     ]  # fmt: skip
-    html = report.build("t", json.dumps(CONFIG), {"unet": comparison}, [], [], {}, verdicts)
+    html = report.build("t", json.dumps(CONFIG), {"unet": comparison}, {}, [], [], {}, verdicts)
     parser = Parser()
     parser.feed(html)
     assert not parser.open
@@ -96,6 +98,15 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
                   "1.2 % of random splits"):  # fmt: skip
         assert words in html, words
     assert "validation and test cases" in html
+
+
+def test_kinds_of_nodules_are_told_per_size(html):
+    assert html.count("<summary>unet, ") == 3 and "unet, 25 % of the train patients" in html
+    assert "ground glass" in html and "at the pleura" in html
+
+
+def test_the_policy_for_empty_masks_is_stated(html):
+    assert "both empty they agree (Dice" in html and "patients, 0 without a nodule" in html
 
 
 def test_cohort_counts():
@@ -108,6 +119,8 @@ def test_an_effect_is_named(comparison):
     assert "“real+synthetic” raised the mean Dice of the test cases by 0." in answer.headline(comparison, CONFIG)
     lines = answer.sentences(comparison, CONFIG)
     assert lines[0].startswith("“real”, the benchmark: mean Dice 0.")
+    assert "Other random seeds alone moved the mean by" in answer.headline(comparison, CONFIG)
+    assert "(interval " in answer.headline(comparison, CONFIG).split("seeds alone")[1]
     assert "worse" in lines[1] and "% of the benchmark's Dice" in lines[1]
     assert "null arm" in lines[-1] and "chance alone" in lines[-1]
 

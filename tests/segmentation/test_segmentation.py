@@ -76,7 +76,7 @@ def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
     checkpoint.save(tmp_path / "model.safetensors", weights, {"segmenter": long.model_dump(mode="json")})
     segmenter = prediction.load_segmenter(tmp_path / "model.safetensors", CPU)
     case = open_case(case_folders[4])
-    mask, truth = prediction.predict(segmenter, case) > 0, np.asarray(case.nodules) > 0
+    mask, truth = prediction.predict(segmenter, case) >= 50, np.asarray(case.nodules) > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
     assert records[-1]["loss"] < records[0]["loss"]
     assert facts["cost"]["host_mb"] > 0
@@ -107,6 +107,27 @@ def test_augmentation_moves_image_and_nodule_together():
 def test_no_cases_is_an_error_in_words(settings):
     with pytest.raises(InputError, match="neither real cases nor a synthetic set"):
         TrainingPatches([], [], None, settings, seed=0)
+
+
+class Constant(torch.nn.Module):
+    """A network that is as sure everywhere as it was told: the logit of ``probability``."""
+
+    def __init__(self, probability):
+        super().__init__()
+        self.logit = torch.logit(torch.tensor(probability, dtype=torch.float64)).item()
+
+    def forward(self, patches):
+        return torch.full_like(patches, self.logit)
+
+
+@pytest.mark.parametrize(("probability", "percent"), [(0.5, 50), (0.499, 49), (0.129, 12), (0.0, 0), (1.0, 100)])
+def test_predictions_are_whole_percent_rounded_down(case_folders, settings, probability, percent):
+    case = open_case(case_folders[0])
+    network = prediction.LoadedSegmenter(Constant(probability), settings, torch.device("cpu"), torch.float32)
+    found = prediction.predict(network, case)
+    near = prediction.near_lungs(case)
+    assert found.dtype == np.uint8 and found.shape == case.ct.shape
+    assert (found[near] == percent).all() and (found[~near] == 0).all()
 
 
 def test_predictions_stay_near_the_lungs(case_folders):

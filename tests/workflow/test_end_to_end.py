@@ -157,8 +157,9 @@ def test_the_comparison_has_every_arm_in_every_group(results):
 def test_pictures_are_not_blank(results):
     pictures = sorted((results / "figures").glob("*.png"))
     assert {path.stem for path in pictures} >= {
-        "dice_difference", "dice_difference-unet-100", "case-unet-100", "contact_sheet-targeted-100",
-        "contact_sheet-untargeted-100", "training", "nearest-targeted-100", "nearest-untargeted-100",
+        "nearest-targeted-100", "nearest-untargeted-100", "fidelity-targeted-100", "fidelity-untargeted-100",
+        "dice_difference", "dice_difference-unet-100", "ladder-unet", "froc-unet", "cases-unet-100", "turned-unet-100",
+        "contact_sheet-targeted-100", "contact_sheet-untargeted-100", "training",
     }  # fmt: skip
     for path in pictures:
         grey = np.asarray(Image.open(path).convert("L"), dtype=float)

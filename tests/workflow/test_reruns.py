@@ -49,24 +49,27 @@ def arms(*names: str) -> set[str]:
 ALL_ARMS = arms("real", "synthetic", "real+synthetic", "real+untargeted", "real-reseeded")
 NOTHING: set[str] = set()
 REPORT = {"report"}  # it shows the config, so every key but those of compute reaches it
-COMPARISON = {"compare", "plot_difference", "report"}
-PICTURES = {
-    "plot_difference", "plot_case", "plot_training", "contact_sheet targeted", "contact_sheet untargeted", "report",
-    "plot_nearest targeted", "plot_nearest untargeted",
-}  # fmt: skip
+SUMMARIES = {"plot_difference", "plot_ladder", "plot_froc"}
+COMPARISON = {"compare", "froc", "strata", "report"} | SUMMARIES
+CASE_PICTURE = {"plot_cases", "plot_turned"}  # where one of their two arms is touched: real, real+synthetic
+SETS = ("targeted", "untargeted")
+
+
+def of_sets(*rules: str, sets=SETS) -> set[str]:
+    return {f"{rule} {name}" for rule in rules for name in sets}
+
+
+PICTURES = SUMMARIES | CASE_PICTURE | {"plot_training", "report"} | of_sets(
+    "contact_sheet", "plot_nearest", "plot_fidelity"
+)  # fmt: skip
 AFTER_ARMS = COMPARISON | {"plot_training"}
-CASE_PICTURE = {"plot_case"}  # where one of its two arms is touched: real, real+synthetic
-VERDICTS = {"verdict targeted", "verdict untargeted", "report"}
-AUDITED = {f"{rule} {name}" for name in ("targeted", "untargeted") for rule in ("memorisation", "plot_nearest")}
-TARGETED_AUDIT, UNTARGETED_AUDIT = (
-    {f"{rule} {name}" for rule in ("memorisation", "plot_nearest", "verdict")} for name in ("targeted", "untargeted")
-)
-TARGETED_VOLUMES = (
-    {"synthesise targeted", "contact_sheet targeted"} | TARGETED_AUDIT | arms("real+synthetic") | CASE_PICTURE
-)
-UNTARGETED_VOLUMES = (
-    {"synthesise untargeted", "contact_sheet untargeted"} | UNTARGETED_AUDIT | arms("synthetic", "real+untargeted")
-)
+VERDICTS = of_sets("verdict") | REPORT
+PROBED = of_sets("memorisation", "plot_nearest")
+FIDELITY = of_sets("fidelity", "plot_fidelity")
+AUDIT = ("memorisation", "plot_nearest", "verdict", "fidelity", "plot_fidelity")
+VOLUMES = ("synthesise", "contact_sheet", *AUDIT)
+TARGETED_VOLUMES = of_sets(*VOLUMES, sets=["targeted"]) | arms("real+synthetic") | CASE_PICTURE
+UNTARGETED_VOLUMES = of_sets(*VOLUMES, sets=["untargeted"]) | arms("synthetic", "real+untargeted")
 TARGETED = {"conditions targeted"} | TARGETED_VOLUMES  # what follows the benchmark's scores
 SYNTHESIS = TARGETED_VOLUMES | UNTARGETED_VOLUMES | AFTER_ARMS
 GENERATOR = {"train_generator", "membership"} | SYNTHESIS
@@ -165,7 +168,8 @@ CONTRACT = {
     "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
     "training_percent": (
         [34, 100],
-        {"train_generator", "membership", "conditions untargeted"} | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
+        {"train_generator", "membership", "conditions untargeted", "plot_learning"}
+        | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
     "arms.real.real": (False, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}}),
@@ -200,14 +204,14 @@ CONTRACT = {
     "arms.real-reseeded.reseeded": (False, arms("real-reseeded") | AFTER_ARMS),
     "evaluation.bootstrap": (300, COMPARISON),
     "evaluation.confidence": (0.9, COMPARISON),
-    "audit.patch_mm": (40, AUDITED | VERDICTS),
-    "audit.max_shift_voxels": (0, AUDITED | VERDICTS),
-    "audit.window_hu": ([-1000, 300], AUDITED | VERDICTS),
+    "audit.patch_mm": (40, PROBED | VERDICTS),
+    "audit.max_shift_voxels": (0, PROBED | VERDICTS),
+    "audit.window_hu": ([-1000, 300], PROBED | VERDICTS),
     "audit.alpha": (0.05, VERDICTS),
     "audit.largest_fraction_beyond": (0.1, VERDICTS),
     "audit.largest_membership_auc": (0.7, VERDICTS),
-    "audit.fidelity.slices_per_case": (4, REPORT),
-    "audit.fidelity.weights": ("network.pt", REPORT),
+    "audit.fidelity.slices_per_case": (4, FIDELITY),
+    "audit.fidelity.weights": ("network.pt", FIDELITY),
     "figures.dpi": (80, PICTURES),
     "figures.window_hu": ([-1000, 400], PICTURES),
     "figures.contact_cases": (1, PICTURES),
@@ -435,7 +439,7 @@ def test_a_changed_case_reruns_its_dependants_only(study):
     path.write_text("another content")
     os.utime(path, (time.time() + 10, time.time() + 10))
     found = {label(job) for job in to_run(study)}
-    assert {"predict real", "score real", "plot_case", "compare", "report"} <= found
+    assert {"predict real", "score real", "plot_cases", "compare", "report"} <= found
     assert not found & {"prepare", "train_generator", "train_segmenter real", "synthesise untargeted"}
 
 

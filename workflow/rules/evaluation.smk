@@ -4,18 +4,23 @@
 
 
 rule score:
-    """Measure every prediction of an arm: one row per case and replicate."""
+    """Measure every prediction of an arm: tables of cases, of nodules and of the FROC's points, for each replicate."""
     input:
         predictions="results/predictions/{segmenter}/{arm}/{size}",
         cohort="results/cohort.tsv",
         cases=cases("validation", "test"),
     output:
-        "results/scores/{segmenter}/{arm}/{size}.tsv",
+        cases="results/scores/{segmenter}/{arm}/{size}.tsv",
+        nodules="results/scores/{segmenter}/{arm}/{size}.nodules.tsv",
+        points="results/scores/{segmenter}/{arm}/{size}.points.tsv",
     log:
         "results/logs/score/{segmenter}/{arm}/{size}.log",
     shell:
         "lungsyn evaluation score --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
-        " --out {output} > {log} 2>&1"
+        " --out {output.cases} --nodules {output.nodules} --points {output.points} > {log} 2>&1"
+
+
+NULL_ARMS = [name for name, arm in STUDY.arms.items() if arm.reseeded]
 
 
 def scores(wildcards):
@@ -24,11 +29,11 @@ def scores(wildcards):
     return [f"results/scores/{segmenter}/{arm}/{size}.tsv" for arm in STUDY.arms_of(segmenter)]
 
 
-def all_scores(wildcards):
-    """The score tables of a segmenter's arms at every size."""
+def all_scores(wildcards, kind=""):
+    """The score tables of a segmenter's arms at every size; ``kind``: .nodules, .points."""
     segmenter = wildcards.segmenter
     return [
-        f"results/scores/{segmenter}/{arm}/{size}.tsv"
+        f"results/scores/{segmenter}/{arm}/{size}{kind}.tsv"
         for size in STUDY.sizes_of(segmenter)
         for arm in STUDY.arms_of(segmenter)
     ]
@@ -58,6 +63,40 @@ rule compare:
         " > {log} 2>&1"
 
 
+rule froc:
+    """Every arm's FROC on the test nodules, read at LUNA16's seven rates, with intervals."""
+    input:
+        lambda w: all_scores(w, ".points"),
+    output:
+        "results/comparison/{segmenter}.froc.tsv",
+    log:
+        "results/logs/froc/{segmenter}.log",
+    params:
+        evaluation=settings(STUDY.evaluation),
+        benchmark=settings(STUDY.benchmark),
+        seed=SEED,
+    shell:
+        "lungsyn evaluation froc --points {input} --benchmark '{params.benchmark}'"
+        " --evaluation '{params.evaluation}' --seed {params.seed} --out {output} > {log} 2>&1"
+
+
+rule strata:
+    """The arms on the test nodules of each kind: by diameter, texture and place."""
+    input:
+        lambda w: all_scores(w, ".nodules"),
+    output:
+        "results/comparison/{segmenter}.strata.tsv",
+    log:
+        "results/logs/strata/{segmenter}.log",
+    params:
+        evaluation=settings(STUDY.evaluation),
+        benchmark=settings(STUDY.benchmark),
+        seed=SEED,
+    shell:
+        "lungsyn evaluation strata --nodules {input} --benchmark '{params.benchmark}'"
+        " --evaluation '{params.evaluation}' --seed {params.seed} --out {output} > {log} 2>&1"
+
+
 rule plot_difference:
     """THE figure: per-case Dice difference to the benchmark arm."""
     input:
@@ -70,7 +109,7 @@ rule plot_difference:
         "results/logs/plot_difference/{segmenter}/{size}.log",
     params:
         benchmark=settings(STUDY.benchmark),
-        null_arms=[name for name, arm in STUDY.arms.items() if arm.reseeded],
+        null_arms=NULL_ARMS,
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -79,22 +118,110 @@ rule plot_difference:
         " --study '{params.study}' --figures '{params.figures}' --out {output} > {log} 2>&1"
 
 
-rule plot_case:
-    """One test case, chosen by rule, with every replicate's contour for two arms."""
+rule plot_ladder:
+    """Mean difference of every arm to the benchmark arm, per training-set size."""
     input:
-        scores=lambda w: [f"results/scores/{w.segmenter}/{arm}/{w.size}.tsv" for arm in STUDY.figures.case_arms],
-        predictions=lambda w: [f"results/predictions/{w.segmenter}/{arm}/{w.size}" for arm in STUDY.figures.case_arms],
+        table="results/comparison/{segmenter}.tsv",
+        cohort="results/cohort.tsv",
+    output:
+        "results/figures/ladder-{segmenter}.png",
+    log:
+        "results/logs/plot_ladder/{segmenter}.log",
+    params:
+        benchmark=settings(STUDY.benchmark),
+        evaluation=settings(STUDY.evaluation),
+        null_arms=NULL_ARMS,
+        study=settings(STUDY.study),
+        figures=settings(STUDY.figures),
+    shell:
+        "lungsyn evaluation plot-ladder --table {input.table} --cohort {input.cohort} --null-arms {params.null_arms}"
+        " --benchmark '{params.benchmark}' --evaluation '{params.evaluation}' --study '{params.study}'"
+        " --figures '{params.figures}' --out {output} > {log} 2>&1"
+
+
+rule plot_learning:
+    """Mean Dice of every arm over the number of training patients."""
+    input:
+        table="results/comparison/{segmenter}.tsv",
+        cohort="results/cohort.tsv",
+    output:
+        "results/figures/learning-{segmenter}.png",
+    log:
+        "results/logs/plot_learning/{segmenter}.log",
+    params:
+        benchmark=settings(STUDY.benchmark),
+        evaluation=settings(STUDY.evaluation),
+        null_arms=NULL_ARMS,
+        study=settings(STUDY.study),
+        figures=settings(STUDY.figures),
+    shell:
+        "lungsyn evaluation plot-learning --table {input.table} --cohort {input.cohort} --null-arms {params.null_arms}"
+        " --benchmark '{params.benchmark}' --evaluation '{params.evaluation}' --study '{params.study}'"
+        " --figures '{params.figures}' --out {output} > {log} 2>&1"
+
+
+rule plot_froc:
+    """FROC of every arm beside the benchmark's."""
+    input:
+        table="results/comparison/{segmenter}.froc.tsv",
+        cohort="results/cohort.tsv",
+    output:
+        "results/figures/froc-{segmenter}.png",
+    log:
+        "results/logs/plot_froc/{segmenter}.log",
+    params:
+        benchmark=settings(STUDY.benchmark),
+        evaluation=settings(STUDY.evaluation),
+        null_arms=NULL_ARMS,
+        study=settings(STUDY.study),
+        figures=settings(STUDY.figures),
+    shell:
+        "lungsyn evaluation plot-froc --table {input.table} --cohort {input.cohort} --null-arms {params.null_arms}"
+        " --benchmark '{params.benchmark}' --evaluation '{params.evaluation}' --study '{params.study}'"
+        " --figures '{params.figures}' --out {output} > {log} 2>&1"
+
+
+def case_arms(wildcards, place):
+    """A file or folder of each of the two arms that are drawn."""
+    return [
+        place.format(segmenter=wildcards.segmenter, arm=arm, size=wildcards.size) for arm in STUDY.figures.case_arms
+    ]
+
+
+rule plot_cases:
+    """Test cases of best, median and worst change with every replicate's contour for two arms."""
+    input:
+        scores=lambda w: case_arms(w, "results/scores/{segmenter}/{arm}/{size}.tsv"),
+        predictions=lambda w: case_arms(w, "results/predictions/{segmenter}/{arm}/{size}"),
         cases=cases("test"),
     output:
-        "results/figures/case-{segmenter}-{size}.png",
+        "results/figures/cases-{segmenter}-{size}.png",
     log:
-        "results/logs/plot_case/{segmenter}/{size}.log",
+        "results/logs/plot_cases/{segmenter}/{size}.log",
     params:
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
-        "lungsyn evaluation plot-case --scores {input.scores} --predictions {input.predictions} --cases {input.cases}"
+        "lungsyn evaluation plot-cases --scores {input.scores} --predictions {input.predictions} --cases {input.cases}"
         " --study '{params.study}' --figures '{params.figures}' --out {output} > {log} 2>&1"
+
+
+rule plot_turned:
+    """Test nodules that one of two arms found and the other missed."""
+    input:
+        nodules=lambda w: case_arms(w, "results/scores/{segmenter}/{arm}/{size}.nodules.tsv"),
+        predictions=lambda w: case_arms(w, "results/predictions/{segmenter}/{arm}/{size}"),
+        cases=cases("test"),
+    output:
+        "results/figures/turned-{segmenter}-{size}.png",
+    log:
+        "results/logs/plot_turned/{segmenter}/{size}.log",
+    params:
+        study=settings(STUDY.study),
+        figures=settings(STUDY.figures),
+    shell:
+        "lungsyn evaluation plot-turned --nodules {input.nodules} --predictions {input.predictions}"
+        " --cases {input.cases} --study '{params.study}' --figures '{params.figures}' --out {output} > {log} 2>&1"
 
 
 rule contact_sheet:
@@ -143,11 +270,9 @@ rule plot_training:
 
 # The main figure comes first: the benchmark's segmenter, trained on all there is.
 MAIN_FIRST = sorted(COMPARED, key=lambda pair: (pair[0] != STUDY.benchmark.segmenter, -pair[1]))
-CASE_PICTURES = [
-    f"results/figures/case-{segmenter}-{size}.png"
-    for segmenter, size in MAIN_FIRST
-    if set(STUDY.figures.case_arms) <= set(STUDY.arms_of(segmenter))
-]
+# Cases are drawn where both arms are; learning curves where there is more than one size.
+DRAWN = [pair for pair in MAIN_FIRST if set(STUDY.figures.case_arms) <= set(STUDY.arms_of(pair[0]))]
+SEVERAL_SIZES = [segmenter for segmenter in STUDY.segmenters if len(STUDY.sizes_of(segmenter)) > 1]
 
 
 rule report:
@@ -155,12 +280,18 @@ rule report:
     input:
         cohort="results/cohort.tsv",
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
+        strata=expand("results/comparison/{segmenter}.strata.tsv", segmenter=STUDY.segmenters),
         differences=[f"results/figures/dice_difference-{segmenter}-{size}.png" for segmenter, size in MAIN_FIRST],
-        case_pictures=CASE_PICTURES,
+        ladders=expand("results/figures/ladder-{segmenter}.png", segmenter=STUDY.segmenters),
+        learning=expand("results/figures/learning-{segmenter}.png", segmenter=SEVERAL_SIZES),
+        frocs=expand("results/figures/froc-{segmenter}.png", segmenter=STUDY.segmenters),
+        case_pictures=[f"results/figures/cases-{segmenter}-{size}.png" for segmenter, size in DRAWN],
+        turned=[f"results/figures/turned-{segmenter}-{size}.png" for segmenter, size in DRAWN],
         sheets=[f"results/figures/contact_sheet-{name}-{size}.png" for name, size in USED_SETS],
         training="results/figures/training.png",
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
         nearest=[f"results/figures/nearest-{name}-{size}.png" for name, size in USED_SETS],
+        fidelity=[f"results/figures/fidelity-{name}-{size}.png" for name, size in USED_SETS],
     output:
         report="results/report.html",
         figure="results/figures/dice_difference.png",
@@ -170,6 +301,8 @@ rule report:
         config=study_config.as_json(STUDY, without={"compute"}),
     shell:
         "lungsyn evaluation report --config '{params.config}' --cohort {input.cohort} --comparisons {input.comparisons}"
-        " --differences {input.differences} --case-pictures {input.case_pictures} --sheets {input.sheets}"
-        " --training {input.training} --verdicts {input.verdicts} --nearest {input.nearest}"
-        " --main-figure {output.figure} --out {output.report} > {log} 2>&1"
+        " --strata {input.strata} --differences {input.differences} --ladders {input.ladders}"
+        " --learning {input.learning} --frocs {input.frocs} --case-pictures {input.case_pictures}"
+        " --turned {input.turned} --sheets {input.sheets} --training {input.training} --verdicts {input.verdicts}"
+        " --nearest {input.nearest} --fidelity {input.fidelity} --main-figure {output.figure} --out {output.report}"
+        " > {log} 2>&1"
