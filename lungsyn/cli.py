@@ -15,7 +15,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.errors import InputError
 from lungsyn.provenance import note
-from lungsyn.volume.files import open_case, read_json, read_volume, write_case, write_text
+from lungsyn.volume.files import open_case, read_json, read_volume, write_case, write_json_lines, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
@@ -210,7 +210,7 @@ def generation_train(args) -> None:
     weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints)
     made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
     checkpoint.save(args.model, weights, made)
-    write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
+    write_json_lines(args.curve, records)
 
 
 def _conditions_arguments(parser):
@@ -299,7 +299,7 @@ def segmentation_train(args) -> None:
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
     ) | facts  # fmt: skip
     checkpoint.save(args.model, weights, made)
-    write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
+    write_json_lines(args.curve, records)
 
 
 def _predict_arguments(parser):

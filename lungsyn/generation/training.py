@@ -1,7 +1,6 @@
 """Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact."""
 
 import itertools
-import json
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from lungsyn.config import Compute, Generator
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.progress import Progress
-from lungsyn.volume.files import data_digests, write_text
+from lungsyn.volume.files import data_digests, write_json_lines
 
 NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
 
@@ -51,7 +50,7 @@ def train(
 
     def save() -> None:
         checkpoint.save(saved, checkpoint.training_state(network, optimizer, averages), about)
-        write_text(saved.with_name("training.jsonl"), "".join(json.dumps(r) + "\n" for r in about["records"]))
+        write_json_lines(saved.with_name("training.jsonl"), about["records"])
 
     forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
     stop, progress = checkpoint.StopRequest(), Progress("generator", settings.images, "patches", about["images_seen"])

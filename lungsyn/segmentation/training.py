@@ -1,6 +1,5 @@
 """Training of a segmenter: one loop for every arm, its clock is optimiser steps, its restart is exact."""
 
-import json
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from lungsyn.config import Compute, Segmenter
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
-from lungsyn.volume.files import data_digests, write_text
+from lungsyn.volume.files import data_digests, write_json_lines
 
 RECORDS = 20  # points on the loss curve
 
@@ -53,7 +52,7 @@ def train(
 
     def save() -> None:
         checkpoint.save(saved, checkpoint.training_state(network, optimizer, {}), about)
-        write_text(saved.with_name("training.jsonl"), "".join(json.dumps(r) + "\n" for r in about["records"]))
+        write_json_lines(saved.with_name("training.jsonl"), about["records"])
 
     processes = compute.loader_processes
     batches = DataLoader(
