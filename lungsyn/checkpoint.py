@@ -9,6 +9,7 @@ import hashlib
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import safetensors.torch
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lungsyn.errors import InputError
-from lungsyn.volume.files import whole_file
+from lungsyn.volume.files import whole_file, write_json_lines
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
@@ -82,6 +83,53 @@ def _part(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
 def digest(*parts) -> str:
     """Twelve hex digits that name any JSON-able content."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Restart:
+    """From where one training goes on: its checkpoint, its clock, and its end by a signal.
+
+    ``about`` is the training's own state beside the tensors (JSON-able): ``seconds`` of work over all its runs and the
+    ``records`` of its curve are here, the rest is the training's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        averages: dict[str, dict[str, Tensor]],
+        about: dict,
+        every_seconds: float,
+    ):
+        """Puts the state of a stopped training back, in place, where ``folder`` holds one."""
+        self.path, self.every_seconds = folder / "checkpoint.safetensors", every_seconds
+        self.parts = (model, optimizer, averages)
+        self.about = {"seconds": 0.0, "records": []} | about
+        if self.path.exists():
+            state, self.about = load(self.path)
+            restore(state, *self.parts)
+        self.stop = StopRequest()
+        self.saved = self.tick = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds of work so far, this run's and those before it."""
+        now = time.monotonic()
+        self.about["seconds"] += now - self.tick
+        self.tick = now
+        return self.about["seconds"]
+
+    def save(self) -> None:
+        self.seconds()
+        save(self.path, training_state(*self.parts), self.about)
+        write_json_lines(self.path.with_name("training.jsonl"), self.about["records"])
+        self.saved = time.monotonic()
+
+    def between_steps(self, done: str) -> None:
+        """Save when it is time to; at a signal save and end the process, saying what is ``done``."""
+        if self.stop.received or time.monotonic() - self.saved > self.every_seconds:
+            self.save()
+        if self.stop.received:
+            self.stop.leave(f"{done} are saved")
 
 
 class StopRequest:

@@ -1,7 +1,6 @@
 """Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact."""
 
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from lungsyn.config import Compute, Generator
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.progress import Progress
-from lungsyn.volume.files import data_digests, write_json_lines
+from lungsyn.volume.files import data_digests
 
 NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
 
@@ -40,21 +39,17 @@ def train(
     learned, held_out = hold_out(folders, settings, seed)
     patches = TrainingPatches(learned, settings, seed)
     watched = list(held_out_batches(held_out, settings, seed)) if held_out else []
-    about = {"images_seen": 0, "seconds": 0.0, "best_loss": None, "checks_without_gain": 0, "records": []}
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data_digests(folders))
-    saved = checkpoints / f"generator-{key}" / "checkpoint.safetensors"
-    if saved.exists():
-        state, about = checkpoint.load(saved)
-        checkpoint.restore(state, network, optimizer, averages)
+    restart = checkpoint.Restart(
+        checkpoints / f"generator-{key}", network, optimizer, averages,
+        {"images_seen": 0, "best_loss": None, "checks_without_gain": 0}, compute.checkpoint_seconds,
+    )  # fmt: skip
+    about = restart.about
+    if about["images_seen"]:
         print(f"continuing at {about['images_seen']} of {settings.images} patches", flush=True)
 
-    def save() -> None:
-        checkpoint.save(saved, checkpoint.training_state(network, optimizer, averages), about)
-        write_json_lines(saved.with_name("training.jsonl"), about["records"])
-
     forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
-    stop, progress = checkpoint.StopRequest(), Progress("generator", settings.images, "patches", about["images_seen"])
-    last_save, tick, recent = time.monotonic(), time.monotonic(), []
+    progress, recent = Progress("generator", settings.images, "patches", about["images_seen"]), []
     for batch in loader(patches, range(about["images_seen"], settings.images), settings, compute, device):
         network.train()
         loss = weighted_loss(forward, batch, settings, device, precision)
@@ -77,22 +72,16 @@ def train(
         recent.append(value)
         progress.update(about["images_seen"], loss=float(np.mean(recent[-50:])))
         if due(about["images_seen"], len(batch["cases"]), settings):
-            about["seconds"] += time.monotonic() - tick
-            tick = time.monotonic()
+            restart.seconds()  # of learning: the check's own come after
             losses = held_out_losses(network, average, watched, settings, device, precision)
             record(about, recent, losses, average, best)
             recent = []
-        if stop.received or time.monotonic() - last_save > compute.checkpoint_seconds:
-            about["seconds"] += time.monotonic() - tick
-            last_save = tick = time.monotonic()
-            save()
-            if stop.received:
-                stop.leave(f"{about['images_seen']} of {settings.images} patches are saved")
+        restart.between_steps(f"{about['images_seen']} of {settings.images} patches")
         if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
             print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)
             break
-    save()
-    cost = {"seconds": round(about["seconds"] + time.monotonic() - tick, 1), **peak_memory_mb(device)}
+    restart.save()
+    cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
     facts = {"images_seen": about["images_seen"], "best_loss": about["best_loss"], "cost": cost}
     return best, facts | {"ran_on": describe(device, precision)}, about["records"]
 

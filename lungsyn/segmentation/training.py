@@ -1,6 +1,5 @@
 """Training of a segmenter: one loop for every arm, its clock is optimiser steps, its restart is exact."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from lungsyn.config import Compute, Segmenter
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
-from lungsyn.volume.files import data_digests, write_json_lines
+from lungsyn.volume.files import data_digests
 
 RECORDS = 20  # points on the loss curve
 
@@ -41,18 +40,14 @@ def train(
     network = build(settings).to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
-    about = {"steps": 0, "seconds": 0.0, "records": []}
     data = data_digests(real), data_digests(synthetic), synthetic_share
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)
-    saved = checkpoints / f"segmenter-{key}" / "checkpoint.safetensors"
-    if saved.exists():
-        state, about = checkpoint.load(saved)
-        checkpoint.restore(state, network, optimizer, {})
+    restart = checkpoint.Restart(
+        checkpoints / f"segmenter-{key}", network, optimizer, {}, {"steps": 0}, compute.checkpoint_seconds
+    )
+    about = restart.about
+    if about["steps"]:
         print(f"continuing at step {about['steps']} of {settings.steps}", flush=True)
-
-    def save() -> None:
-        checkpoint.save(saved, checkpoint.training_state(network, optimizer, {}), about)
-        write_json_lines(saved.with_name("training.jsonl"), about["records"])
 
     processes = compute.loader_processes
     batches = DataLoader(
@@ -65,9 +60,7 @@ def train(
     )
     forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
     network.train()
-    stop, progress = checkpoint.StopRequest(), Progress("segmenter", settings.steps, "steps", about["steps"])
-    last_save = tick = time.monotonic()
-    recent = []
+    progress, recent = Progress("segmenter", settings.steps, "steps", about["steps"]), []
     for images, nodules in batches:
         images = images.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
@@ -86,23 +79,16 @@ def train(
         recent.append(value)
         progress.update(about["steps"], loss=float(np.mean(recent[-20:])))
         if about["steps"] % max(settings.steps // RECORDS, 1) == 0 or about["steps"] == settings.steps:
-            about["seconds"] += time.monotonic() - tick
-            tick = time.monotonic()
             about["records"].append(
                 {
                     "images_seen": about["steps"] * settings.batch_patches,
-                    "seconds": round(about["seconds"], 1),
+                    "seconds": round(restart.seconds(), 1),
                     "loss": float(np.mean(recent)),
                 }
             )
             recent = []
-        if stop.received or time.monotonic() - last_save > compute.checkpoint_seconds:
-            about["seconds"] += time.monotonic() - tick
-            last_save = tick = time.monotonic()
-            save()
-            if stop.received:
-                stop.leave(f"step {about['steps']} of {settings.steps} is saved")
-    save()
-    cost = {"seconds": round(about["seconds"] + time.monotonic() - tick, 1), **peak_memory_mb(device)}
+        restart.between_steps(f"{about['steps']} of {settings.steps} steps")
+    restart.save()
+    cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
     facts = {"steps": about["steps"], "cost": cost, "ran_on": describe(device, precision)}
     return network.state_dict(), facts, about["records"]
