@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lungsyn.errors import InputError
+from lungsyn.processes import ALONE, Team
 from lungsyn.volume.files import whole_file, write_json_lines
 
 
@@ -100,9 +101,10 @@ class Restart:
         averages: dict[str, dict[str, Tensor]],
         about: dict,
         every_seconds: float,
+        team: Team = ALONE,
     ):
         """Puts the state of a stopped training back, in place, where ``folder`` holds one."""
-        self.path, self.every_seconds = folder / "checkpoint.safetensors", every_seconds
+        self.path, self.every_seconds, self.team = folder / "checkpoint.safetensors", every_seconds, team
         self.parts = (model, optimizer, averages)
         self.about = {"seconds": 0.0, "records": []} | about
         if self.path.exists():
@@ -119,16 +121,20 @@ class Restart:
         return self.about["seconds"]
 
     def save(self) -> None:
+        """Write the checkpoint and the curve so far; one process does."""
+        if not self.team.leads:
+            return
         self.seconds()
         save(self.path, training_state(*self.parts), self.about)
         write_json_lines(self.path.with_name("training.jsonl"), self.about["records"])
         self.saved = time.monotonic()
 
     def between_steps(self, done: str) -> None:
-        """Save when it is time to; at a signal save and end the process, saying what is ``done``."""
-        if self.stop.received or time.monotonic() - self.saved > self.every_seconds:
+        """Save when it is time to; at a signal to any process save and end them all, saying what is ``done``."""
+        stopped = self.team.any(self.stop.received is not None)
+        if stopped or time.monotonic() - self.saved > self.every_seconds:
             self.save()
-        if self.stop.received:
+        if stopped:
             self.stop.leave(f"{done} are saved")
 
 
@@ -145,7 +151,6 @@ class StopRequest:
 
     def leave(self, what: str) -> None:
         """End the process as the signal would have, after saying that the work is saved."""
-        print(
-            f"stopped by {signal.Signals(self.received).name}: {what}; the same command goes on from there", flush=True
-        )
-        sys.exit(128 + self.received)
+        number = signal.Signals(self.received or signal.SIGTERM)  # none here: another process of the team has it
+        print(f"stopped by {number.name}: {what}; the same command goes on from there", flush=True)
+        sys.exit(128 + number)

@@ -204,13 +204,17 @@ def _train_arguments(parser):
 def generation_train(args) -> None:
     """Train a generator on the patches of the given cases (the train split)."""
     from lungsyn import checkpoint
+    from lungsyn.compute import choose_device
     from lungsyn.generation.training import train
+    from lungsyn.processes import team
 
     folders = case_folders(args.cases)
-    weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints)
-    made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
-    checkpoint.save(args.model, weights, made)
-    write_json_lines(args.curve, records)
+    with team(choose_device(args.compute)) as processes:
+        weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints, processes)
+    if processes.leads:
+        made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
+        checkpoint.save(args.model, weights, made)
+        write_json_lines(args.curve, records)
 
 
 def _conditions_arguments(parser):
