@@ -65,7 +65,7 @@ def test_a_signal_to_one_process_ends_both_and_they_go_on_exactly(together):
     out, said = together
     assert said.count("of 38 patches are saved") == 2
     assert said.count("left with 143") == 2
-    assert said.count("continuing at 24 of 38") == 1
+    assert said.count("from 24 of 38 patches") == 1
     whole, resumed = (checkpoint.load(out / f"{which}-0") for which in ("whole", "resumed"))
     assert all(torch.equal(whole[0][name], resumed[0][name]) for name in whole[0])
     assert [r["validation"] for r in whole[1]["records"]] == [r["validation"] for r in resumed[1]["records"]]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
-from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
+from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Generator
 from lungsyn.errors import InputError
 from lungsyn.generation.network import build
@@ -31,11 +31,7 @@ def train(
     Each process of the ``team`` calls it alike, takes its share of every batch, and returns the same."""
     check_shares(settings, team)
     device = choose_device(compute)
-    precision = choose_precision(compute, device)
     set_up(compute.generator_threads, device)
-    ran_on = describe(device, precision) + (f", {team.size} processes" if team.size > 1 else "")
-    if team.leads:
-        print(f"generator training on {ran_on}", flush=True)
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device)
@@ -53,8 +49,11 @@ def train(
         {"images_seen": 0, "best_loss": None, "checks_without_gain": 0}, compute.checkpoint_seconds, team,
     )  # fmt: skip
     about = restart.about
-    if about["images_seen"] and team.leads:
-        print(f"continuing at {about['images_seen']} of {settings.images} patches", flush=True)
+    precision = choose_precision(compute, device, about.get("precision"), checkpoints)
+    about["precision"] = name_of(precision)
+    ran_on = describe(device, precision) + (f", {team.size} processes" if team.size > 1 else "")
+    if team.leads:
+        print(f"generator training on {ran_on}, from {about['images_seen']} of {settings.images} patches", flush=True)
 
     forward = team.parallel(network)
     forward = torch.compile(forward) if compute.compile and device.type == "cuda" else forward
@@ -94,8 +93,8 @@ def train(
             break
     restart.save()
     cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
-    facts = {"images_seen": about["images_seen"], "best_loss": about["best_loss"], "cost": cost}
-    return best, facts | {"ran_on": ran_on}, about["records"]
+    facts = {key: about[key] for key in ("images_seen", "best_loss", "precision")}
+    return best, facts | {"cost": cost, "ran_on": ran_on}, about["records"]
 
 
 def check_shares(settings: Generator, team: Team) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
-from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
+from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Segmenter
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
@@ -32,9 +32,7 @@ def train(
     weights, what made them, and the records of the curve. Continues from ``checkpoints`` if the same training was
     stopped there."""
     device = choose_device(compute)
-    precision = choose_precision(compute, device)
     set_up(compute.segmenter_threads, device)
-    print(f"segmenter training on {describe(device, precision)}", flush=True)
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device, memory_format=torch.channels_last_3d)
@@ -46,8 +44,10 @@ def train(
         checkpoints / f"segmenter-{key}", network, optimizer, {}, {"steps": 0}, compute.checkpoint_seconds
     )
     about = restart.about
-    if about["steps"]:
-        print(f"continuing at step {about['steps']} of {settings.steps}", flush=True)
+    precision = choose_precision(compute, device, about.get("precision"), checkpoints)
+    about["precision"] = name_of(precision)
+    ran_on = describe(device, precision)
+    print(f"segmenter training on {ran_on}, from {about['steps']} of {settings.steps} steps", flush=True)
 
     processes = compute.loader_processes
     batches = DataLoader(
@@ -90,5 +90,5 @@ def train(
         restart.between_steps(f"{about['steps']} of {settings.steps} steps")
     restart.save()
     cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
-    facts = {"steps": about["steps"], "cost": cost, "ran_on": describe(device, precision)}
+    facts = {"steps": about["steps"], "precision": about["precision"], "cost": cost, "ran_on": ran_on}
     return network.state_dict(), facts, about["records"]
