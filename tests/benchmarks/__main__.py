@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--voxels", type=int, default=128, help="edge of the timed volume")
     parser.add_argument("--step-counts", type=int, nargs="+", default=[5, 10, 20, 50, 250, 1000])
     if "--quick" in sys.argv:
-        parser.set_defaults(images=240, rounds=1, voxels=64, step_counts=[5, 10, 20, 50])
+        parser.set_defaults(images=160, rounds=1, voxels=64, step_counts=[5, 10, 20, 50])
     parser.add_argument("--threads", type=int, help="CPU threads; default: the config's")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a busy machine, 1 thread")
     told = parser.parse_args()

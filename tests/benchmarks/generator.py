@@ -12,7 +12,7 @@ from lungsyn.compute import choose_precision, has_bfloat16
 from lungsyn.config import Generator
 from lungsyn.generation.network import build, coarse_channels
 from lungsyn.generation.synthesis import Canvas, make_canvas, synthesise
-from lungsyn.generation.training import update_average, weighted_loss
+from lungsyn.generation.training import hold_out, update_average, weighted_loss
 from tests.benchmarks import peers, quality
 from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped
 
@@ -120,8 +120,12 @@ def _held_out_losses(bench: Bench, theirs: Generator) -> list[Claim]:
     """The best held-out loss of both networks after equal images on the same patches."""
     name = "train-vs-monai held-out loss"
     folders = quality.train_folders(bench)
-    if not (folders and bench.images):
-        return [skipped(name, "give --results (prepared cases) and --images (length of two trainings)")]
+    if not (bench.images and folders and hold_out(folders, bench.generator, 0)[1]):
+        return [
+            skipped(
+                name, "give --results (prepared cases, enough to hold one out) and --images (length of two trainings)"
+            )
+        ]
     ours, peer = (quality.trained(bench, settings).loss for settings in (bench.generator, theirs))
     measured = f"lowest held-out loss within {bench.images} patches of {len(folders)} train cases, one seed"
     return [Claim(name, ours, peer, peer / ours, measured, ">= 1x", ours <= peer)]

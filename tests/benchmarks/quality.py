@@ -45,8 +45,11 @@ class Trained:
 
     network: torch.nn.Module
     settings: Generator
-    loss: float  # lowest held-out loss
+    loss: float | None  # lowest held-out loss; None: no case was held out
     origin: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}, held-out loss {self.loss:.4g}" if self.loss is not None else self.origin
 
 
 def folders_of(bench: Bench, *splits: str) -> list[Path]:
@@ -164,7 +167,7 @@ def seam_claim(name: str, model: Trained, cases: list[Case], mode: str, bench: B
     measured = (
         f"gradient across patch borders / the same planes of a volume without borders there: +- {error:.4f} (standard "
         f"error), {planes} planes of {len(cases)} cases; peer: planes without borders in both, +- {control_error:.4f}; "
-        f"{model.origin}, held-out loss {model.loss:.4g}"
+        f"{model}"
     )
     if mode != bench.synthesis.mode:
         return Claim(name, ours, control, ours / control, measured)
@@ -277,7 +280,7 @@ def steps_claim(count: int, distances: dict[int, list[float]], floor: float, mod
     measured = (
         f"sliced Wasserstein distance of {CUBE_VOXELS}^3 cubes to the real CT of the same masks, {len(worse)} cases; "
         f"worse than {most} steps by {statistics.mean(worse):.4f} +- {error:.4f} (standard error, paired); "
-        f"peer: between real CTs; {model.origin}"
+        f"peer: between real CTs; {model}"
     )
     ours = statistics.mean(distances[count])
     default = " (default)" if count == bench.synthesis.steps else ""
