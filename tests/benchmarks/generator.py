@@ -121,11 +121,7 @@ def _held_out_losses(bench: Bench, theirs: Generator) -> list[Claim]:
     name = "train-vs-monai held-out loss"
     folders = quality.train_folders(bench)
     if not (bench.images and folders and hold_out(folders, bench.generator, 0)[1]):
-        return [
-            skipped(
-                name, "give --results (prepared cases, enough to hold one out) and --images (length of two trainings)"
-            )
-        ]
+        return [skipped(name, "give --results (train cases, one to hold out) and --images (length of two trainings)")]
     ours, peer = (quality.trained(bench, settings).loss for settings in (bench.generator, theirs))
     measured = f"lowest held-out loss within {bench.images} patches of {len(folders)} train cases, one seed"
     return [Claim(name, ours, peer, peer / ours, measured, ">= 1x", ours <= peer)]
