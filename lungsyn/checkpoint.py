@@ -9,6 +9,7 @@ import hashlib
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import safetensors.torch
@@ -17,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lungsyn.errors import InputError
-from lungsyn.volume.files import whole_file
+from lungsyn.processes import ALONE, Team
+from lungsyn.volume.files import whole_file, write_json_lines
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
@@ -84,6 +86,58 @@ def digest(*parts) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+class Restart:
+    """From where one training goes on: its checkpoint, its clock, and its end by a signal.
+
+    ``about`` is the training's own state beside the tensors (JSON-able): ``seconds`` of work over all its runs and the
+    ``records`` of its curve are here, the rest is the training's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        averages: dict[str, dict[str, Tensor]],
+        about: dict,
+        every_seconds: float,
+        team: Team = ALONE,
+    ):
+        """Puts the state of a stopped training back, in place, where ``folder`` holds one."""
+        self.path, self.every_seconds, self.team = folder / "checkpoint.safetensors", every_seconds, team
+        self.parts = (model, optimizer, averages)
+        self.about = {"seconds": 0.0, "records": []} | about
+        if self.path.exists():
+            state, self.about = load(self.path)
+            restore(state, *self.parts)
+        self.stop = StopRequest()
+        self.saved = self.tick = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds of work so far, this run's and those before it."""
+        now = time.monotonic()
+        self.about["seconds"] += now - self.tick
+        self.tick = now
+        return self.about["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint and the curve so far; one process does."""
+        if not self.team.leads:
+            return
+        self.seconds()
+        save(self.path, training_state(*self.parts), self.about)
+        write_json_lines(self.path.with_name("training.jsonl"), self.about["records"])
+        self.saved = time.monotonic()
+
+    def between_steps(self, done: str) -> None:
+        """Save when it is time to; at a signal to any process save and end them all, saying what is ``done``."""
+        stopped = self.team.any(self.stop.received is not None)
+        if stopped or time.monotonic() - self.saved > self.every_seconds:
+            self.save()
+        if stopped:
+            self.stop.leave(f"{done} are saved")
+
+
 class StopRequest:
     """Turns SIGTERM and SIGUSR1 (a batch system's warnings) into a flag that a loop looks at between two steps."""
 
@@ -97,7 +151,6 @@ class StopRequest:
 
     def leave(self, what: str) -> None:
         """End the process as the signal would have, after saying that the work is saved."""
-        print(
-            f"stopped by {signal.Signals(self.received).name}: {what}; the same command goes on from there", flush=True
-        )
-        sys.exit(128 + self.received)
+        number = signal.Signals(self.received or signal.SIGTERM)  # none here: another process of the team has it
+        print(f"stopped by {number.name}: {what}; the same command goes on from there", flush=True)
+        sys.exit(128 + number)

@@ -15,7 +15,16 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.errors import InputError
 from lungsyn.provenance import note
-from lungsyn.volume.files import map_volume, open_case, read_json, read_volume, write_case, write_json, write_text
+from lungsyn.volume.files import (
+    map_volume,
+    open_case,
+    read_json,
+    read_volume,
+    write_case,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
@@ -207,13 +216,17 @@ def _train_arguments(parser):
 def generation_train(args) -> None:
     """Train a generator on the patches of the given cases (the train split)."""
     from lungsyn import checkpoint
+    from lungsyn.compute import choose_device
     from lungsyn.generation.training import train
+    from lungsyn.processes import team
 
     folders = case_folders(args.cases)
-    weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints)
-    made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
-    checkpoint.save(args.model, weights, made)
-    write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
+    with team(choose_device(args.compute)) as processes:
+        weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints, processes)
+    if processes.leads:
+        made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
+        checkpoint.save(args.model, weights, made)
+        write_json_lines(args.curve, records)
 
 
 def _conditions_arguments(parser):
@@ -302,7 +315,7 @@ def segmentation_train(args) -> None:
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
     ) | facts  # fmt: skip
     checkpoint.save(args.model, weights, made)
-    write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
+    write_json_lines(args.curve, records)
 
 
 def _predict_arguments(parser):

@@ -295,14 +295,22 @@ class Compute(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto", description="auto: bfloat16 where the processor has instructions for it"
+        default="auto",
+        description="auto: bfloat16 where the device has it; on a CPU, where it is measured to be faster",
     )
+    gpus: Count = Field(default=1, description="GPUs that train one generator together, a process for each")
     generator_threads: Count = Field(default=2, description="CPU threads of generator training and synthesis")
     segmenter_threads: Count = Field(default=1, description="CPU threads of one segmenter's training")
     loader_processes: int = Field(default=0, ge=0, description="Processes that read patches; 0: the training one")
     patches_per_batch: Count = Field(default=4, description="Patches the generator sees at once in synthesis")
     checkpoint_seconds: Count = Field(default=60, description="Time between two checkpoints of a training")
     compile: bool = Field(default=False, description="torch.compile the networks (CUDA)")
+
+    @model_validator(mode="after")
+    def _gpus_exist(self):
+        if self.gpus > 1 and self.device in ("cpu", "mps"):
+            raise ValueError(f"gpus is {self.gpus}, but device is {self.device!r}: set gpus to 1, or device to cuda")
+        return self
 
 
 class Config(Section):

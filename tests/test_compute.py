@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -17,12 +19,48 @@ def test_a_named_device_is_taken_and_auto_is_what_is_there(monkeypatch):
     assert compute.choose_device(Compute(device="auto")).type == "mps"
 
 
-@pytest.mark.parametrize(("instructions", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_precision_follows_the_processor(monkeypatch, instructions, expected):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+@pytest.fixture
+def times_ms(monkeypatch):
+    """A processor with bfloat16 whose two precisions take as long as this dict says."""
+    told = {torch.float32: 3.0, torch.bfloat16: 1.0}
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(compute, "convolution", lambda precision: lambda: time.sleep(told[precision] / 1000))
+    return told
+
+
+CPU = torch.device("cpu")
+
+
+def test_bfloat16_is_taken_where_it_is_clearly_faster(times_ms, capsys):
+    assert compute.choose_precision(Compute(), CPU) == torch.bfloat16
+    assert re.search(r"3\.\d ms in float32, 1\.\d ms in bfloat16: bfloat16", capsys.readouterr().out)
+    times_ms[torch.bfloat16] = 2.5
+    assert compute.choose_precision(Compute(), CPU) == torch.float32
+    assert compute.choose_precision(Compute(precision="bfloat16"), CPU) == torch.bfloat16
+
+
+def test_a_processor_without_instructions_is_not_measured(times_ms, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert compute.choose_precision(Compute(), torch.device("cpu")) == expected
-    assert compute.choose_precision(Compute(precision="float32"), torch.device("cpu")) == torch.float32
+    assert compute.choose_precision(Compute(), CPU, before="bfloat16") == torch.float32
+    assert capsys.readouterr().out == ""
+
+
+def test_what_was_measured_or_trained_in_holds_whatever_a_new_measurement_says(times_ms, tmp_path, monkeypatch):
+    assert compute.choose_precision(Compute(), CPU, notes=tmp_path) == torch.bfloat16
+    times_ms[torch.bfloat16] = 9.0
+    assert compute.choose_precision(Compute(), CPU, notes=tmp_path) == torch.bfloat16
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(compute, "processor", lambda: "another one")
+    assert compute.choose_precision(Compute(), CPU, notes=tmp_path) == torch.float32
+    assert compute.choose_precision(Compute(), CPU, "bfloat16", tmp_path) == torch.bfloat16
+
+
+def test_the_measured_convolution_runs_in_both_precisions_without_a_random_draw():
+    state = torch.get_rng_state()
+    for precision in (torch.float32, torch.bfloat16):
+        compute.convolution(precision, edge=2)()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_job_does_not_report_the_memory_of_what_started_it():

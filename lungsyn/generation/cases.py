@@ -35,9 +35,9 @@ class LoadedGenerator:
 def load_generator(path: Path, compute: Compute) -> LoadedGenerator:
     """Load a model file; its own settings travel with it."""
     device = choose_device(compute)
-    precision = choose_precision(compute, device)
     set_up(compute.generator_threads, device)
     weights, about = checkpoint.load(path)
+    precision = choose_precision(compute, device, about.get("precision"))
     settings = Generator.model_validate(about["generator"])
     network = build(settings)
     network.load_state_dict(weights)

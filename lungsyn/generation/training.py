@@ -1,8 +1,6 @@
 """Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact."""
 
-import itertools
-import json
-import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +9,29 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
-from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
+from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Generator
+from lungsyn.errors import InputError
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.processes import ALONE, Team
 from lungsyn.progress import Progress
-from lungsyn.volume.files import data_digests, write_text
+from lungsyn.volume.files import data_digests
+from lungsyn.volume.patches import batches
 
 NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
 
 
 def train(
-    folders: list[Path], settings: Generator, compute: Compute, seed: int, checkpoints: Path
+    folders: list[Path], settings: Generator, compute: Compute, seed: int, checkpoints: Path, team: Team = ALONE
 ) -> tuple[dict[str, Tensor], dict, list[dict]]:
     """Train on the cases in ``folders`` (train split only). Returns the best averaged weights, what made them, and the
-    records of the curve. Continues from ``checkpoints`` if the same training was stopped there."""
+    records of the curve. Continues from ``checkpoints`` if the same training was stopped there.
+
+    Each process of the ``team`` calls it alike, takes its share of every batch, and returns the same."""
+    check_shares(settings, team)
     device = choose_device(compute)
-    precision = choose_precision(compute, device)
     set_up(compute.generator_threads, device)
-    print(f"generator training on {describe(device, precision)}", flush=True)
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device)
@@ -40,31 +42,32 @@ def train(
 
     learned, held_out = hold_out(folders, settings, seed)
     patches = TrainingPatches(learned, settings, seed)
-    watched = list(held_out_batches(held_out, settings, seed)) if held_out else []
-    about = {"images_seen": 0, "seconds": 0.0, "best_loss": None, "checks_without_gain": 0, "records": []}
+    watched = list(held_out_batches(held_out, settings, seed, team)) if held_out else []
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data_digests(folders))
-    saved = checkpoints / f"generator-{key}" / "checkpoint.safetensors"
-    if saved.exists():
-        state, about = checkpoint.load(saved)
-        checkpoint.restore(state, network, optimizer, averages)
-        print(f"continuing at {about['images_seen']} of {settings.images} patches", flush=True)
+    restart = checkpoint.Restart(
+        checkpoints / f"generator-{key}", network, optimizer, averages,
+        {"images_seen": 0, "best_loss": None, "checks_without_gain": 0}, compute.checkpoint_seconds, team,
+    )  # fmt: skip
+    about = restart.about
+    precision = choose_precision(compute, device, about.get("precision"), checkpoints)
+    about["precision"] = name_of(precision)
+    ran_on = describe(device, precision) + (f", {team.size} processes" if team.size > 1 else "")
+    if team.leads:
+        print(f"generator training on {ran_on}, from {about['images_seen']} of {settings.images} patches", flush=True)
 
-    def save() -> None:
-        checkpoint.save(saved, checkpoint.training_state(network, optimizer, averages), about)
-        write_text(saved.with_name("training.jsonl"), "".join(json.dumps(r) + "\n" for r in about["records"]))
-
-    forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
-    stop, progress = checkpoint.StopRequest(), Progress("generator", settings.images, "patches", about["images_seen"])
-    last_save, tick, recent = time.monotonic(), time.monotonic(), []
-    for batch in loader(patches, range(about["images_seen"], settings.images), settings, compute, device):
+    forward = team.parallel(network)
+    forward = torch.compile(forward) if compute.compile and device.type == "cuda" else forward
+    progress, recent = Progress("generator", settings.images, "patches", about["images_seen"]), []
+    numbers = batches(range(about["images_seen"], settings.images), settings.batch_patches)
+    for batch in loader(patches, map(team.share, numbers), compute, device):
         network.train()
-        loss = weighted_loss(forward, batch, settings, device, precision)
+        loss = weighted_loss(forward, batch, settings, device, precision, team)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, about["images_seen"])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
-        value = float(loss.detach())
+        value = float(team.total(loss)) / team.size
         if not np.isfinite(value) or not torch.isfinite(norm):
             names = sorted({learned[i].name for i in batch["cases"]})
             raise FloatingPointError(
@@ -72,30 +75,36 @@ def train(
                 f"{', '.join(names)}. Look at them, or lower generators.*.learning_rate"
             )
         optimizer.step()
-        about["images_seen"] += len(batch["cases"])
-        update_average(average, network, settings, about["images_seen"], len(batch["cases"]))
+        seen = min(settings.batch_patches, settings.images - about["images_seen"])  # by all processes
+        about["images_seen"] += seen
+        update_average(average, network, settings, about["images_seen"], seen)
 
         recent.append(value)
-        progress.update(about["images_seen"], loss=float(np.mean(recent[-50:])))
-        if due(about["images_seen"], len(batch["cases"]), settings):
-            about["seconds"] += time.monotonic() - tick
-            tick = time.monotonic()
-            losses = held_out_losses(network, average, watched, settings, device, precision)
+        if team.leads:
+            progress.update(about["images_seen"], loss=float(np.mean(recent[-50:])))
+        if due(about["images_seen"], seen, settings):
+            restart.seconds()  # of learning: the check's own come after
+            losses = held_out_losses(network, average, watched, settings, device, precision, team)
             record(about, recent, losses, average, best)
             recent = []
-        if stop.received or time.monotonic() - last_save > compute.checkpoint_seconds:
-            about["seconds"] += time.monotonic() - tick
-            last_save = tick = time.monotonic()
-            save()
-            if stop.received:
-                stop.leave(f"{about['images_seen']} of {settings.images} patches are saved")
+        restart.between_steps(f"{about['images_seen']} of {settings.images} patches")
         if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
             print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)
             break
-    save()
-    cost = {"seconds": round(about["seconds"] + time.monotonic() - tick, 1), **peak_memory_mb(device)}
-    facts = {"images_seen": about["images_seen"], "best_loss": about["best_loss"], "cost": cost}
-    return best, facts | {"ran_on": describe(device, precision)}, about["records"]
+    restart.save()
+    cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
+    facts = {key: about[key] for key in ("images_seen", "best_loss", "precision")}
+    return best, facts | {"cost": cost, "ran_on": ran_on}, about["records"]
+
+
+def check_shares(settings: Generator, team: Team) -> None:
+    """Every process needs a patch of every batch. Raises InputError."""
+    smallest = settings.images % settings.batch_patches or settings.batch_patches
+    if smallest < team.size:
+        raise InputError(
+            f"a batch of {smallest} patches is too small for {team.size} processes: lower compute.gpus to {smallest}, "
+            f"or change generators.*.batch_patches ({settings.batch_patches}) or images ({settings.images})"
+        )
 
 
 def hold_out(folders: list[Path], settings: Generator, seed: int) -> tuple[list[Path], list[Path]]:
@@ -106,13 +115,14 @@ def hold_out(folders: list[Path], settings: Generator, seed: int) -> tuple[list[
     return [f for i, f in enumerate(folders) if i not in held_out], [f for i, f in enumerate(folders) if i in held_out]
 
 
-def loader(patches: TrainingPatches, numbers: range, settings: Generator, compute: Compute, device) -> DataLoader:
+def loader(
+    patches: TrainingPatches, numbers: Iterable[Sequence[int]], compute: Compute, device: torch.device
+) -> DataLoader:
     """Batches of the patches with these numbers, in order; read ahead by processes and into pinned memory on CUDA."""
     processes = compute.loader_processes
     return DataLoader(
         patches,
-        batch_size=settings.batch_patches,
-        sampler=numbers,
+        batch_sampler=numbers,
         num_workers=processes,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
@@ -128,11 +138,16 @@ def predict(network: nn.Module, batch: dict, device: torch.device, precision: to
         return network(*inputs).float()
 
 
-def weighted_loss(network: nn.Module, batch: dict, settings: Generator, device, precision) -> Tensor:
-    """Mean squared error over the body's voxels, nodule voxels weighted; air is set analytically and not learned."""
+def weighted_loss(
+    network: nn.Module, batch: dict, settings: Generator, device, precision, team: Team = ALONE
+) -> Tensor:
+    """Mean squared error over the body's voxels, nodule voxels weighted; air is set analytically and not learned.
+
+    Weights are relative to their sum over the whole batch, of which each process of the ``team`` has a share: the mean
+    of the processes' losses is the loss of the batch, and likewise of their gradients."""
     error = (predict(network, batch, device, precision) - batch["target"].to(device, non_blocking=True)).square()
     weight = loss_weight(batch["masks"].to(device, non_blocking=True), settings)
-    return (weight * error).sum() / weight.sum().clamp(min=1)
+    return team.size * (weight * error).sum() / team.total(weight.sum()).clamp(min=1)
 
 
 def loss_weight(masks: Tensor, settings: Generator) -> Tensor:
@@ -163,30 +178,31 @@ def due(images_seen: int, batch: int, settings: Generator) -> bool:
     return images_seen // every > (images_seen - batch) // every or images_seen >= settings.images
 
 
-def held_out_batches(folders: list[Path], settings: Generator, seed: int):
+def held_out_batches(folders: list[Path], settings: Generator, seed: int, team: Team = ALONE) -> Iterator[dict]:
     """The same patches, noise and evenly spaced timesteps at every check; no flips, no dropout."""
     plain = settings.model_copy(update={"flips": False, "nodule_dropout": 0.0})
     patches = TrainingPatches(folders, plain, seed + 1, stratified=settings.validation_patches)
-    numbers = iter(range(settings.validation_patches))
-    while chunk := list(itertools.islice(numbers, settings.batch_patches)):
-        yield collate([patches[i] for i in chunk])
+    for numbers in batches(team.share(range(settings.validation_patches)), settings.batch_patches):
+        yield collate([patches[i] for i in numbers])
 
 
 @torch.no_grad()
-def held_out_losses(network, average, batches: list[dict], settings: Generator, device, precision) -> list[float]:
+def held_out_losses(
+    network: nn.Module, average: dict, watched: list[dict], settings: Generator, device, precision, team: Team
+) -> list[float]:
     """The averaged weights' loss on the held-out patches, per quarter of the timesteps from clean to noisy."""
     current = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.load_state_dict(average)
     network.eval()
     sums = torch.zeros(2, NOISE_BINS, dtype=torch.float64)
-    for batch in batches:
+    for batch in watched:
         error = (predict(network, batch, device, precision).cpu() - batch["target"]).square()
         weight = loss_weight(batch["masks"], settings)
         bins = ((batch["t"] - 1) * NOISE_BINS) // settings.timesteps
         sums[0].index_add_(0, bins, (weight * error).sum(dim=(1, 2, 3, 4)).double())
         sums[1].index_add_(0, bins, weight.sum(dim=(1, 2, 3, 4)).double())
     network.load_state_dict(current)
-    return [float(s / w) for s, w in sums.T if w > 0]
+    return [float(s / w) for s, w in team.total(sums).T if w > 0]
 
 
 def record(about: dict, recent: list[float], losses: list[float], average: dict, best: dict) -> None:

@@ -31,9 +31,9 @@ class LoadedSegmenter:
 def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
     """Load a model file; its own settings travel with it."""
     device = choose_device(compute)
-    precision = choose_precision(compute, device)
     set_up(compute.segmenter_threads, device)
     weights, about = checkpoint.load(path)
+    precision = choose_precision(compute, device, about.get("precision"))
     settings = Segmenter.model_validate(about["segmenter"])
     network = build(settings)
     network.load_state_dict(weights)

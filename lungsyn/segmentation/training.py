@@ -1,7 +1,5 @@
 """Training of a segmenter: one loop for every arm, its clock is optimiser steps, its restart is exact."""
 
-import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +9,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
-from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
+from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Segmenter
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
-from lungsyn.volume.files import data_digests, write_text
+from lungsyn.volume.files import data_digests
 
 RECORDS = 20  # points on the loss curve
 
@@ -34,26 +32,22 @@ def train(
     weights, what made them, and the records of the curve. Continues from ``checkpoints`` if the same training was
     stopped there."""
     device = choose_device(compute)
-    precision = choose_precision(compute, device)
     set_up(compute.segmenter_threads, device)
-    print(f"segmenter training on {describe(device, precision)}", flush=True)
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device, memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
-    about = {"steps": 0, "seconds": 0.0, "records": []}
     data = data_digests(real), data_digests(synthetic), synthetic_share
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)
-    saved = checkpoints / f"segmenter-{key}" / "checkpoint.safetensors"
-    if saved.exists():
-        state, about = checkpoint.load(saved)
-        checkpoint.restore(state, network, optimizer, {})
-        print(f"continuing at step {about['steps']} of {settings.steps}", flush=True)
-
-    def save() -> None:
-        checkpoint.save(saved, checkpoint.training_state(network, optimizer, {}), about)
-        write_text(saved.with_name("training.jsonl"), "".join(json.dumps(r) + "\n" for r in about["records"]))
+    restart = checkpoint.Restart(
+        checkpoints / f"segmenter-{key}", network, optimizer, {}, {"steps": 0}, compute.checkpoint_seconds
+    )
+    about = restart.about
+    precision = choose_precision(compute, device, about.get("precision"), checkpoints)
+    about["precision"] = name_of(precision)
+    ran_on = describe(device, precision)
+    print(f"segmenter training on {ran_on}, from {about['steps']} of {settings.steps} steps", flush=True)
 
     processes = compute.loader_processes
     batches = DataLoader(
@@ -66,9 +60,7 @@ def train(
     )
     forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
     network.train()
-    stop, progress = checkpoint.StopRequest(), Progress("segmenter", settings.steps, "steps", about["steps"])
-    last_save = tick = time.monotonic()
-    recent = []
+    progress, recent = Progress("segmenter", settings.steps, "steps", about["steps"]), []
     for images, nodules in batches:
         images = images.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
@@ -87,23 +79,16 @@ def train(
         recent.append(value)
         progress.update(about["steps"], loss=float(np.mean(recent[-20:])))
         if about["steps"] % max(settings.steps // RECORDS, 1) == 0 or about["steps"] == settings.steps:
-            about["seconds"] += time.monotonic() - tick
-            tick = time.monotonic()
             about["records"].append(
                 {
                     "images_seen": about["steps"] * settings.batch_patches,
-                    "seconds": round(about["seconds"], 1),
+                    "seconds": round(restart.seconds(), 1),
                     "loss": float(np.mean(recent)),
                 }
             )
             recent = []
-        if stop.received or time.monotonic() - last_save > compute.checkpoint_seconds:
-            about["seconds"] += time.monotonic() - tick
-            last_save = tick = time.monotonic()
-            save()
-            if stop.received:
-                stop.leave(f"step {about['steps']} of {settings.steps} is saved")
-    save()
-    cost = {"seconds": round(about["seconds"] + time.monotonic() - tick, 1), **peak_memory_mb(device)}
-    facts = {"steps": about["steps"], "cost": cost, "ran_on": describe(device, precision)}
+        restart.between_steps(f"{about['steps']} of {settings.steps} steps")
+    restart.save()
+    cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
+    facts = {"steps": about["steps"], "precision": about["precision"], "cost": cost, "ran_on": ran_on}
     return network.state_dict(), facts, about["records"]

@@ -8,6 +8,7 @@ grid. Real and synthetic cases have the same layout. Files are uncompressed, so 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[dict]) -> None:
+    """One record a line, as plots and log readers like it."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_json(path: Path) -> dict:

@@ -1,14 +1,16 @@
 """``python -m tests.benchmarks [NAME ...]``: measure the named claims, or all of them."""
 
 import argparse
+import dataclasses
 import platform
+import sys
 import time
 from pathlib import Path
 
 import torch
 import yaml
 
-from lungsyn.compute import choose_precision, describe, set_up
+from lungsyn.compute import choose_precision, describe, name_of, set_up
 from lungsyn.config import check
 from tests.benchmarks import audit, cohort, generator, memory, quality
 from tests.benchmarks.claims import HEADER, Bench
@@ -36,11 +38,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--config", type=Path, default=ROOT / "config.yaml")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="a study's results, for quality")
+    parser.add_argument("--work", type=Path, help="where long ones go on from; default: benchmarks/ of the results")
+    parser.add_argument("--quick", action="store_true", help="a small network and little of everything: minutes each")
     parser.add_argument("--images", type=int, default=0, help="length of trainings for claims about quality; 0: skip")
     parser.add_argument("--cases", type=int, default=2, help="unseen cases for claims about quality")
     parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the peer")
     parser.add_argument("--voxels", type=int, default=128, help="edge of the timed volume")
     parser.add_argument("--step-counts", type=int, nargs="+", default=[5, 10, 20, 50, 250, 1000])
+    if "--quick" in sys.argv:
+        parser.set_defaults(images=160, rounds=1, voxels=64, step_counts=[5, 10, 20, 50])
     parser.add_argument("--threads", type=int, help="CPU threads; default: the config's")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a busy machine, 1 thread")
     told = parser.parse_args()
@@ -57,9 +63,13 @@ def bench_of(told: argparse.Namespace) -> Bench:
     compute = study.compute.model_copy(update={"device": "cpu"})
     if told.threads:
         compute = compute.model_copy(update={"generator_threads": told.threads})
+    generator = next(iter(study.generators.values()))
+    if told.quick:
+        generator = generator.model_copy(update={"channels": [16, 32]})
     return Bench(
-        next(iter(study.generators.values())), study.synthesis, compute, volume_voxels=told.voxels, rounds=told.rounds,
+        generator, study.synthesis, compute, volume_voxels=told.voxels, rounds=told.rounds,
         images=told.images, cases=told.cases, step_counts=tuple(told.step_counts), results=told.results,
+        work=told.work or told.results / "benchmarks",
         clock=CLOCKS[told.clock],
     )  # fmt: skip
 
@@ -69,7 +79,10 @@ def main() -> None:
     bench = bench_of(told)
     set_up(bench.compute.generator_threads, bench.device)
     torch.manual_seed(0)
-    print(f"# {describe(bench.device, choose_precision(bench.compute, bench.device))}, torch {torch.__version__}, "
+    precision = choose_precision(bench.compute, bench.device, notes=bench.work)  # once, for all of them
+    compute = bench.compute.model_copy(update={"precision": name_of(precision)})
+    bench = dataclasses.replace(bench, compute=compute)
+    print(f"# {describe(bench.device, precision)}, torch {torch.__version__}, "
           f"Python {platform.python_version()}, {told.clock} clock")  # fmt: skip
     print(HEADER, flush=True)
     for name in told.names or BENCHMARKS:

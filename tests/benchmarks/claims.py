@@ -62,6 +62,7 @@ class Bench:
     cases: int = 2
     step_counts: tuple[int, ...] = (5, 10, 20, 50, 250, 1000)
     results: Path | None = None
+    work: Path | None = None  # where trainings and long measurements are kept, to go on from; None: nowhere
     clock: Callable[[], float] = time.perf_counter
 
     @property

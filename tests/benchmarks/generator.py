@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from lungsyn.compute import choose_precision
+from lungsyn.compute import choose_precision, has_bfloat16
 from lungsyn.config import Generator
 from lungsyn.generation.network import build, coarse_channels
 from lungsyn.generation.synthesis import Canvas, make_canvas, synthesise
-from lungsyn.generation.training import update_average, weighted_loss
+from lungsyn.generation.training import hold_out, update_average, weighted_loss
 from tests.benchmarks import peers, quality
 from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped
 
@@ -104,14 +104,14 @@ def train_vs_monai(bench: Bench) -> list[Claim]:
     """Training steps per second, each in its better precision; with ``images`` and cases also what is learned."""
     ours, theirs = bench.generator, peers.equal_settings(bench.generator)
     steps = [training_step(build(ours), ours, choose_precision(bench.compute, bench.device))]
-    unet = build(theirs)
-    steps += [training_step(unet, theirs, precision) for precision in (torch.bfloat16, torch.float32)]
+    unet, names = build(theirs), ["float32", "bfloat16"] if has_bfloat16(bench.device) else ["float32"]
+    steps += [training_step(unet, theirs, getattr(torch, name)) for name in names]
     mine, *others = in_turns(steps, bench)
-    best, name = min(zip(others, ("bfloat16", "float32"), strict=True), key=lambda pair: statistics.median(pair[0]))
+    best, name = min(zip(others, names, strict=True), key=lambda pair: statistics.median(pair[0]))
     per_patch = [[t / ours.batch_patches for t in times] for times in (mine, best)]
     measured = (
         f"forward, backward, AdamW, EMA on {ours.batch_patches} patches of {ours.patch_voxels}^3; "
-        f"MONAI {theirs.channels} in {name}, its better precision"
+        f"MONAI {theirs.channels} in {name}, its better precision here"
     )
     return [compare("train-vs-monai", *per_patch, "s per patch", measured, 3), *_held_out_losses(bench, theirs)]
 
@@ -120,8 +120,8 @@ def _held_out_losses(bench: Bench, theirs: Generator) -> list[Claim]:
     """The best held-out loss of both networks after equal images on the same patches."""
     name = "train-vs-monai held-out loss"
     folders = quality.train_folders(bench)
-    if not (folders and bench.images):
-        return [skipped(name, "give --results (prepared cases) and --images (length of two trainings)")]
+    if not (bench.images and folders and hold_out(folders, bench.generator, 0)[1]):
+        return [skipped(name, "give --results (train cases, one to hold out) and --images (length of two trainings)")]
     ours, peer = (quality.trained(bench, settings).loss for settings in (bench.generator, theirs))
     measured = f"lowest held-out loss within {bench.images} patches of {len(folders)} train cases, one seed"
     return [Claim(name, ours, peer, peer / ours, measured, ">= 1x", ours <= peer)]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lungsyn.compute import choose_precision, set_up
+from lungsyn.compute import choose_precision, name_of, set_up
 from lungsyn.config import Generator, Synthesis
 from lungsyn.generation.network import build
 from lungsyn.generation.synthesis import make_canvas, synthesise
@@ -71,7 +71,7 @@ def peak_bytes(what: str, shape: tuple[int, int, int], bench: Bench) -> int:
             "generator": bench.generator.model_dump(mode="json"),
             "synthesis": bench.synthesis.model_dump(mode="json"),
             "threads": bench.compute.generator_threads,
-            "precision": str(choose_precision(bench.compute, bench.device)).removeprefix("torch."),
+            "precision": name_of(choose_precision(bench.compute, bench.device)),
         }
     )
     command = [sys.executable, "-m", "tests.benchmarks.memory", what, *map(str, shape)]

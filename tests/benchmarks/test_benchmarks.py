@@ -34,7 +34,7 @@ def with_results(bench, case_folders, tmp_path_factory) -> Bench:
     splits = ["train", "train", "train", "validation", "test"]
     rows = [{"case": folder.name, "split": split} for folder, split in zip(case_folders, splits, strict=True)]
     write_table(results / "cohort.tsv", rows, ["case", "split"])
-    return dataclasses.replace(bench, results=results, images=8)
+    return dataclasses.replace(bench, results=results, work=results / "benchmarks", images=8)
 
 
 OF_ONE_SIZE = {"memory-volume", "prepare-vs-plain", "index"}  # too long for a test
@@ -100,18 +100,67 @@ def test_saved_bytes_of_a_known_layer(bench, monkeypatch):
     assert memory.saved_bytes_per_voxel(bench.generator, torch.float32) == pytest.approx(8)
 
 
-def test_a_planted_seam_is_seen_and_its_absence_too(generator_settings, study):
-    volume, body = np.random.default_rng(0).normal(0, 0.1, (64, 64, 64)), np.ones((64, 64, 64), bool)
-    ratio = lambda: np.exp(np.mean(quality.seam_logs(volume, body, generator_settings, study.synthesis)))  # noqa: E731
-    assert ratio() == pytest.approx(1, abs=0.02)
-    patch = generator_settings.patch_voxels
-    starts = quality.axis_starts(64, patch, quality.stride_voxels(generator_settings, study.synthesis))
-    planes = quality.border_planes(starts, patch, 64)
-    assert {p for p, *_ in planes} <= {p + k for p in starts for k in (0, patch)}
-    for plane, *far in planes:
-        assert not {p for p, *_ in planes} & set(far)
-        volume[plane:] += 0.5
-    assert ratio() > 1.3
+def planes_of_noise(settings, study, step: float, smoother: float = 1.0):
+    """Logs for two volumes of the same anatomy and noise of their own, with ``step`` added behind every border."""
+    rng, shape = np.random.default_rng(0), (64, 64, 64)
+    anatomy = rng.normal(0, 0.5, (64, 1, 1)).cumsum(axis=0)
+    grids = [quality.border_planes(shape, offset, settings, study.synthesis) for offset in ((4, 8, 0), (8, 0, 4))]
+    volumes = [anatomy + rng.normal(0, noise, shape) for noise in (1.0, smoother)]
+    for volume, grid in zip(volumes, grids, strict=True):
+        for axis, planes in enumerate(grid):
+            for plane in planes:
+                np.moveaxis(volume, axis, 0)[plane:] += step
+    return quality.plane_logs(volumes, grids, np.ones(shape, bool))
+
+
+def test_a_planted_seam_is_seen_and_anatomy_or_a_smoother_volume_is_not(generator_settings, study):
+    for smoother in (1.0, 0.8):
+        logs = planes_of_noise(generator_settings, study, 0.0, smoother)
+        value, error = quality.ratio([logs["border"]])
+        assert abs(value - 1) < 3 * error < 0.03
+    seen = planes_of_noise(generator_settings, study, 1.0)
+    value, error = quality.ratio([seen["border"]])
+    assert value > 1 + 5 * error
+    assert quality.ratio([seen["control"]])[0] == pytest.approx(1, abs=0.01)
+
+
+def test_the_standard_error_of_a_seam_ratio_is_that_of_repeated_draws():
+    rng = np.random.default_rng(0)
+    draws = [
+        quality.ratio([(rng.normal(0.3, 0.1, 8).tolist(), rng.normal(-0.3, 0.2, 12).tolist()) for _ in range(2)])
+        for _ in range(400)
+    ]
+    values, errors = np.array(draws).T
+    assert values.mean() == pytest.approx(1, abs=0.01)
+    assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.1)
+
+
+def test_a_grid_at_an_offset_still_tells_the_network_where_it_is_in_the_case(with_results, generator_settings):
+    """A network that answers with the coordinates: the volume is the same wherever the grid begins."""
+
+    class Place(torch.nn.Module):
+        def forward(self, x, masks, coarse, t, spacing_mm):
+            place = coarse[:, :1].repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+            return place.expand(-1, 1, -1, -1, -1)
+
+    settings = generator_settings.model_copy(update={"prediction": "sample"})
+    model = quality.Trained(Place(), settings, 0.0, "a test")
+    case = quality.unseen_cases(with_results)[0]
+    synthesis = with_results.synthesis.model_copy(update={"sampler": "ddim", "mode": "fused", "eta": 0.0})
+    plain, moved = (
+        quality.make_volume(model, case, synthesis, 0, with_results, offset) for offset in ((0, 0, 0), (8, 4, 12))
+    )
+    assert plain.shape == moved.shape == case.ct.shape
+    assert np.abs(plain - moved)[np.asarray(case.body) > 0].max() < 0.05
+
+
+def test_a_bench_that_was_broken_off_measures_only_what_is_missing(with_results, monkeypatch, tmp_path):
+    import dataclasses
+
+    bench = dataclasses.replace(with_results, work=tmp_path)
+    whole = quality.steps(bench)
+    monkeypatch.setattr(quality, "synthesise", None)  # no volume is made again
+    assert [claim.ours for claim in quality.steps(bench)] == [claim.ours for claim in whole]
 
 
 def test_the_distance_of_volumes_is_zero_to_itself_and_grows():

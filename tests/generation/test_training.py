@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsyn import checkpoint
+from lungsyn import checkpoint, compute
 from lungsyn.config import Compute
 from lungsyn.generation import training
 from lungsyn.generation.patches import TrainingPatches
@@ -35,6 +35,21 @@ def test_a_killed_training_ends_bit_equal(case_folders, generator_settings, tmp_
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert facts["best_loss"] == facts_again["best_loss"]
     assert [r["validation"] for r in records] == [r["validation"] for r in records_again]
+
+
+def test_a_training_goes_on_in_its_precision_whatever_is_measured_then(
+    case_folders, generator_settings, tmp_path, monkeypatch
+):
+    """As if the first run had measured for bfloat16, and the machine were another one afterwards."""
+    auto, settings = CPU.model_copy(update={"precision": "auto"}), generator_settings.model_copy(update={"images": 8})
+    monkeypatch.setattr(compute, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(compute, "measured_precision", lambda notes: torch.bfloat16)
+    _, facts, _ = training.train(case_folders, settings, auto, 7, tmp_path)
+    monkeypatch.setattr(compute, "measured_precision", lambda notes: torch.float32)
+    _, again, _ = training.train(case_folders, settings, auto, 7, tmp_path)
+    _, fresh, _ = training.train(case_folders, settings, auto, 8, tmp_path)
+    assert [f["precision"] for f in (facts, again, fresh)] == ["bfloat16", "bfloat16", "float32"]
+    assert "bfloat16" in again["ran_on"]
 
 
 def test_the_loss_falls_and_the_best_is_kept(case_folders, generator_settings, tmp_path):

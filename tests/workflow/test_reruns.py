@@ -218,6 +218,7 @@ CONTRACT = {
     "figures.case_arms": (["real", "synthetic"], PICTURES),
     "compute.device": ("cpu", NOTHING),
     "compute.precision": ("float32", NOTHING),
+    "compute.gpus": (2, NOTHING),
     "compute.generator_threads": (2, NOTHING),
     "compute.segmenter_threads": (2, NOTHING),
     "compute.loader_processes": (1, NOTHING),
@@ -401,6 +402,20 @@ def test_the_contract_s_promises():
 def test_threads_cores_and_resources_rerun_nothing(finished):
     assert to_run(finished, cores=8, overwrite_threads={"train_generator": 4}) == []
     assert to_run(finished, cores=1, overwrite_resources={"train_generator": {"gpu": 1, "mem_mb": 9000}}) == []
+
+
+def test_one_number_puts_a_generator_on_several_gpus(finished):
+    """The command and what it asks for; where a profile has a single lock for all GPUs the job takes that."""
+
+    def training(gpus: int, **limits):
+        overlay = {"generators": {"patch_ddpm": {"images": 44}}, "compute": {"gpus": gpus}}
+        return next(job for job in to_run(finished, overlay, **limits) if job.rule.name == "train_generator")
+
+    four = training(4)
+    assert four.shellcmd.startswith("torchrun --standalone --nproc-per-node 4 --no-python lungsyn generation train ")
+    assert four.resources["gpu"] == 4
+    assert training(4, resources={"gpu": 1}).resources["gpu"] == 1
+    assert training(1).shellcmd.startswith("lungsyn generation train ")
 
 
 def cases_of(jobs) -> set[str]:

@@ -31,6 +31,10 @@ GPU = int(
     STUDY.compute.device in ("cuda", "mps") or (STUDY.compute.device == "auto" and bool(glob("/dev/nvidia[0-9]*")))
 )
 
+# Several GPUs train one generator as one process each; the job asks for all of them, as far as the profile has them.
+GPUS = STUDY.compute.gpus if STUDY.compute.gpus > 1 else GPU
+TOGETHER = f"torchrun --standalone --nproc-per-node {GPUS} --no-python " if STUDY.compute.gpus > 1 else ""
+
 # Where and how it runs: not a parameter, so that changing it reruns nothing.
 COMPUTE = f"--compute '{study_config.as_json(STUDY.compute)}'"
 

@@ -12,14 +12,14 @@ rule train_generator:
         curve="results/generator/{generator}/{size}/training.jsonl",
     log:
         "results/logs/train_generator/{generator}/{size}.log",
-    threads: STUDY.compute.generator_threads
+    threads: STUDY.compute.generator_threads * STUDY.compute.gpus
     resources:
-        gpu=GPU,
+        gpu=GPUS,
     params:
         generator=lambda w: settings(STUDY.generators[w.generator]),
         seed=SEED,
     shell:
-        "lungsyn generation train --generator '{params.generator}' --seed {params.seed} --cases {input.cases}"
+        "{TOGETHER}lungsyn generation train --generator '{params.generator}' --seed {params.seed} --cases {input.cases}"
         " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} > {log} 2>&1"
 
 

@@ -1,0 +1,89 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lungsyn import checkpoint, processes
+from lungsyn.config import Compute
+from lungsyn.errors import InputError
+from lungsyn.generation import training
+from tests.conftest import ROOT
+
+CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
+
+
+@pytest.fixture(scope="module")
+def settings(generator_settings):
+    """Batches of three and a last one of two, so that the two processes' shares are unequal."""
+    return generator_settings.model_copy(update={"images": 38, "batch_patches": 3, "held_out": 0.4})
+
+
+@pytest.fixture(scope="module")
+def together(case_folders, settings, tmp_path_factory):
+    """The folder in which two processes left what they trained, and what they said."""
+    out = tmp_path_factory.mktemp("together")
+    told = {"generator": settings.model_dump(mode="json"), "compute": CPU.model_dump(mode="json"), "seed": 7,
+            "folders": [str(folder) for folder in case_folders]}  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+               "tests.generation.in_two_processes", json.dumps(told), str(out)]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+@pytest.fixture(scope="module")
+def alone(case_folders, settings, tmp_path_factory):
+    return training.train(case_folders, settings, CPU, 7, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_at_the_same_global_batch(together, alone):
+    """Unequal shares, nodule weights that differ between them: sums in another order are all that may differ."""
+    weights, _, records = alone
+    found, about = checkpoint.load(together[0] / "whole-0")
+    for mine, theirs in zip(records, about["records"], strict=True):
+        assert theirs["images_seen"] == mine["images_seen"]
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-4)
+        assert theirs["validation"] == pytest.approx(mine["validation"], rel=1e-4)
+        assert theirs["validation_per_noise"] == pytest.approx(mine["validation_per_noise"], rel=1e-3)
+    for name, tensor in weights.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-3, atol=2e-5), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["whole", "resumed"])
+def test_both_processes_end_with_the_same_weights(together, which):
+    first, second = (checkpoint.load(together[0] / f"{which}-{rank}")[0] for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_both_and_they_go_on_exactly(together):
+    out, said = together
+    assert said.count("of 38 patches are saved") == 2
+    assert said.count("left with 143") == 2
+    assert said.count("from 24 of 38 patches") == 1
+    whole, resumed = (checkpoint.load(out / f"{which}-0") for which in ("whole", "resumed"))
+    assert all(torch.equal(whole[0][name], resumed[0][name]) for name in whole[0])
+    assert [r["validation"] for r in whole[1]["records"]] == [r["validation"] for r in resumed[1]["records"]]
+
+
+def test_shares_are_disjoint_and_make_up_the_batch():
+    shares = [processes.Team(rank, 3).share(range(10, 18)) for rank in range(3)]
+    assert sorted(i for share in shares for i in share) == list(range(10, 18))
+
+
+def test_a_batch_too_small_for_the_processes_is_refused(case_folders, settings, tmp_path):
+    with pytest.raises(InputError, match=r"a batch of 2 patches is too small for 3 processes: lower compute.gpus to 2"):
+        training.train(case_folders, settings, CPU, 0, tmp_path, processes.Team(0, 3))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=r"process 2 .* finds 1 CUDA devices"), processes.team(torch.device("cuda")):
+        pass
