@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lungsyn import config
+from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
-from lungsyn.provenance import note
-from lungsyn.volume.files import open_case, read_json, read_volume, write_case, write_text
+from lungsyn.provenance import file_digest, note
+from lungsyn.volume.files import data_digests, open_case, read_json, read_volume, write_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         summary = run.__doc__.splitlines()[0]
         child = groups[stage].add_parser(name, help=summary, description=summary)
         arguments(child)
-        child.set_defaults(run=run)
+        child.set_defaults(run=run, rule=(stage, name))
     arguments = parser.parse_args(argv)
     started = time.monotonic()
     try:
@@ -192,6 +193,11 @@ def cohort_export(args) -> None:
 # -------------------------------------------------------------------------------------------------------- generation
 
 
+def _checkpoints(args) -> Path:
+    """A training goes on from a checkpoint of the same code only; settings, seed and cases name the folder within."""
+    return args.checkpoints / of_verb(*args.rule)
+
+
 def _train_arguments(parser):
     add_section(parser, generator=config.Generator)
     add_numbers(parser, "seed")
@@ -207,8 +213,11 @@ def generation_train(args) -> None:
     from lungsyn.generation.training import train
 
     folders = case_folders(args.cases)
-    weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints)
-    made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
+    weights, facts, records = train(folders, args.generator, args.compute, args.seed, _checkpoints(args))
+    made = note(
+        args.rule, generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],
+        inputs=dict(data_digests(folders)),
+    ) | facts  # fmt: skip
     checkpoint.save(args.model, weights, made)
     write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))
 
@@ -217,7 +226,7 @@ def _conditions_arguments(parser):
     parser.add_argument("--kind", required=True, choices=["untargeted", "targeted", "inpainted"])
     add_numbers(parser, "volumes", "worst-cases", "seed")
     add(parser, "cases", nargs="+")
-    parser.add_argument("--scores", type=Path, nargs="*", help="the benchmark arm's score table (targeted)")
+    parser.add_argument("--predictions", type=Path, nargs="*", help="the benchmark arm's for these cases (targeted)")
     add(parser, "out")
 
 
@@ -225,17 +234,33 @@ def _conditions_arguments(parser):
 def generation_conditions(args) -> None:
     """Decide which masks to synthesise: one row per volume."""
     from lungsyn.evaluation.groups import worst_cases
-    from lungsyn.evaluation.scores import read_scores
     from lungsyn.generation import conditions
 
     if args.kind == "targeted":
-        if not args.scores:
-            raise InputError("--scores is missing: targeted masks come from the benchmark's worst validation cases")
-        rows = conditions.targeted(worst_cases(read_scores(args.scores[0]), args.worst_cases), args.volumes, args.seed)
+        if not args.predictions:
+            raise InputError("--predictions is missing: targeted masks come from the benchmark's worst cases")
+        worst = worst_cases(_benchmark_dice(args.predictions[0], case_folders(args.cases)), args.worst_cases)
+        rows = conditions.targeted(worst, args.volumes, args.seed)
     else:
         names = [folder.name for folder in case_folders(args.cases)]
         rows = conditions.untargeted(names, args.volumes, args.seed, args.kind)
     write_table(args.out, rows, conditions.COLUMNS)
+
+
+def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
+    """Dice of every validation case and replicate, as in the benchmark arm's score table."""
+    from lungsyn.evaluation.dice import dice
+
+    return [
+        {
+            "case": folder.name,
+            "split": "validation",
+            "replicate": path.parent.name,
+            "dice": dice(read_volume(path).data != 0, open_case(folder).nodules != 0),
+        }
+        for folder in validation
+        for path in sorted(predictions.glob(f"*/{folder.name}.nii"))
+    ]
 
 
 def _synthesise_arguments(parser):
@@ -252,12 +277,16 @@ def _synthesise_arguments(parser):
 @verb("generation", "synthesise", _synthesise_arguments)
 def generation_synthesise(args) -> None:
     """Make one batch of a set's volumes and write them in the layout of a real case."""
+    from lungsyn.compute import describe
     from lungsyn.generation.cases import load_generator, pasted_case, synthetic_case
 
     sources = {folder.name: folder for folder in case_folders(args.cases)}
     size = args.synthesis.volumes_per_job
     rows = read_table(args.conditions)[args.batch * size : (args.batch + 1) * size]
     generator = load_generator(args.model, args.compute) if args.model else None
+    made = note(args.rule, synthesis=args.synthesis)
+    made |= {"ran_on": describe(generator.device, generator.precision)} if generator else {}
+    model = {"model": file_digest(args.model)} if args.model else {}
     args.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
         name = f"{args.set}-{row['volume']}"
@@ -265,7 +294,8 @@ def generation_synthesise(args) -> None:
             case = synthetic_case(generator, row, args.synthesis, lambda name: open_case(sources[name]))
         else:
             case = pasted_case(row, lambda name: open_case(sources[name]))
-        case.about.update(case=name, set=args.set, made=note(synthesis=args.synthesis, row=row))
+        inputs = model | dict(data_digests({sources[row["nodule_case"]], sources[row["body_case"]]}))
+        case.about.update(case=name, set=args.set, made=made | {"row": row, "inputs": inputs})
         write_case(args.out / name, case)
 
 
@@ -292,11 +322,12 @@ def segmentation_train(args) -> None:
     real, synthetic = case_folders(args.cases), case_folders(args.synthetic)
     seed = replicate_seed(args.seed, args.replicate, args.reseeded)
     weights, facts, records = train(
-        real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, args.checkpoints
+        real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, _checkpoints(args)
     )
     made = note(
-        segmenter=args.segmenter, seed=seed, synthetic_share=args.synthetic_share,
+        args.rule, segmenter=args.segmenter, seed=seed, synthetic_share=args.synthetic_share,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
+        inputs=dict(data_digests([*real, *synthetic])),
     ) | facts  # fmt: skip
     checkpoint.save(args.model, weights, made)
     write_text(args.curve, "".join(json.dumps(record) + "\n" for record in records))

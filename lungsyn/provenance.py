@@ -8,18 +8,18 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import lungsyn
+from lungsyn.codedigest import of_verb
 from lungsyn.config import Section
 
 PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "nibabel", "numpy", "scipy", "matplotlib")
 
 
-def note(**inputs) -> dict:
-    """``inputs`` (sections of the config become dicts), the versions and the digest of the code."""
+def note(verb: tuple[str, str], **facts) -> dict:
+    """``facts`` (sections of the config become dicts), the versions and the digest of the code of ``stage verb``."""
     plain = {
-        key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in inputs.items()
+        key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in facts.items()
     }
-    return plain | {"versions": versions(), "code": code_digest()}
+    return plain | {"versions": versions(), "code": of_verb(*verb)}
 
 
 @cache
@@ -34,14 +34,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-@cache
-def code_digest() -> str:
-    """Twelve hex digits over every source file of the package."""
-    root = Path(lungsyn.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+def file_digest(path: Path) -> str:
+    """Twelve hex digits over a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def costs(results: Path) -> list[dict]:

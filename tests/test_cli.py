@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from lungsyn import cli
-from lungsyn.provenance import code_digest, note, versions
+from lungsyn import cli, codedigest
+from lungsyn.provenance import note, versions
 
 
 def test_every_verb_has_help(capsys):
@@ -35,7 +35,7 @@ def test_case_folders_are_found_in_order(case_folders, tmp_path):
 
 
 def test_provenance_is_json_and_names_versions(study):
-    text = json.dumps(note(generator=study.generators["patch_ddpm"], seed=1))
+    text = json.dumps(note(("generation", "train"), generator=study.generators["patch_ddpm"], seed=1))
     assert '"torch"' in text
     assert versions()["python"].count(".") == 2
-    assert len(code_digest()) == 12
+    assert json.loads(text)["code"] == codedigest.of_verb("generation", "train")

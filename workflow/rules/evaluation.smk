@@ -12,6 +12,8 @@ rule score:
         "results/scores/{segmenter}/{arm}/{size}.tsv",
     log:
         "results/logs/score/{segmenter}/{arm}/{size}.log",
+    params:
+        code=code_of("evaluation", "score"),
     shell:
         "lungsyn evaluation score --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
         " --out {output} > {log} 2>&1"
@@ -48,6 +50,7 @@ rule compare:
     log:
         "results/logs/compare/{segmenter}.log",
     params:
+        code=code_of("evaluation", "compare"),
         evaluation=settings(STUDY.evaluation),
         benchmark=settings(STUDY.benchmark),
         seed=SEED,
@@ -68,6 +71,7 @@ rule plot_difference:
     log:
         "results/logs/plot_difference/{segmenter}/{size}.log",
     params:
+        code=code_of("evaluation", "plot-difference"),
         benchmark=settings(STUDY.benchmark),
         null_arms=[name for name, arm in STUDY.arms.items() if arm.reseeded],
         study=settings(STUDY.study),
@@ -89,6 +93,7 @@ rule plot_case:
     log:
         "results/logs/plot_case/{segmenter}/{size}.log",
     params:
+        code=code_of("evaluation", "plot-case"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -106,6 +111,7 @@ rule contact_sheet:
     log:
         "results/logs/contact_sheet/{set}/{size}.log",
     params:
+        code=code_of("evaluation", "contact-sheet"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -133,6 +139,7 @@ rule plot_training:
     log:
         "results/logs/plot_training.log",
     params:
+        code=code_of("evaluation", "plot-training"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -164,6 +171,7 @@ rule report:
     log:
         "results/logs/report.log",
     params:
+        code=code_of("evaluation", "report"),
         config=study_config.as_json(STUDY, without={"compute"}),
     shell:
         "lungsyn evaluation report --config '{params.config}' --cohort {input.cohort} --comparisons {input.comparisons}"
