@@ -15,15 +15,16 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
-from lungsyn.provenance import file_digest, note
+from lungsyn.provenance import file_digest, note, peak_host_mb, versions
 from lungsyn.volume.files import data_digests, open_case, read_json, read_volume, write_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
+NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}
 
 
 def verb(stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]) -> Callable:
-    """Register the decorated function as ``lungsyn stage name``."""
+    """Register the decorated function as ``lungsyn stage name``; verbs of ``study`` are called by their name alone."""
 
     def register(run: Callable) -> Callable:
         VERBS[stage, name] = (run, arguments)
@@ -37,25 +38,36 @@ def main(argv: list[str] | None = None) -> int:
     # OpenMP threads that spin while they wait starve whatever else runs here, such as another job of the same run.
     # It has to be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = make_parser().parse_args(argv)
+    name = f"lungsyn {' '.join(args.rule)}".replace("study ", "")
+    started = time.monotonic()
+    if args.rule not in NO_JOB:
+        print(
+            f"{name}: code {of_verb(*args.rule)}, " + ", ".join(f"{k} {v}" for k, v in versions().items()), flush=True
+        )
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    if args.rule not in NO_JOB:
+        print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One subcommand per stage, one below it per verb."""
     parser = argparse.ArgumentParser(prog="lungsyn", description=__doc__.splitlines()[0])
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="stage")
-    groups = {}
+    stages = parser.add_subparsers(required=True, metavar="stage")
+    groups = {"study": stages}
     for (stage, name), (run, arguments) in VERBS.items():
         if stage not in groups:
-            groups[stage] = stages.add_parser(stage).add_subparsers(dest="verb", required=True, metavar="verb")
+            groups[stage] = stages.add_parser(stage).add_subparsers(required=True, metavar="verb")
         summary = run.__doc__.splitlines()[0]
         child = groups[stage].add_parser(name, help=summary, description=summary)
         arguments(child)
         child.set_defaults(run=run, rule=(stage, name))
-    arguments = parser.parse_args(argv)
-    started = time.monotonic()
-    try:
-        arguments.run(arguments)
-    except InputError as error:
-        print(f"lungsyn {arguments.stage} {arguments.verb}: {error}", file=sys.stderr)
-        return 2
-    print(f"lungsyn {arguments.stage} {arguments.verb}: done in {time.monotonic() - started:.1f} s", flush=True)
-    return 0
+    return parser
 
 
 def section(model: type[config.Section]) -> Callable[[str], config.Section]:
@@ -100,6 +112,21 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name}", required=True, type=int)
+
+
+# ------------------------------------------------------------------------------------------------- the study as a whole
+
+
+def _why_arguments(parser):
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+
+@verb("study", "why", _why_arguments)
+def study_why(args) -> None:
+    """Print what made a file: rule, settings, seed, inputs with their digests, code, versions, device, cost."""
+    from lungsyn.why import explain
+
+    print("\n\n".join(explain(path) for path in args.files))
 
 
 # ------------------------------------------------------------------------------------------------------------ config
@@ -508,7 +535,7 @@ def evaluation_report(args) -> None:
 
     from lungsyn.evaluation.comparison import by_size, from_cells
     from lungsyn.evaluation.report import build
-    from lungsyn.provenance import costs, versions
+    from lungsyn.provenance import costs
     from lungsyn.volume.files import whole_file
 
     study = args.config.study

@@ -2,12 +2,11 @@
 
 import ctypes
 import platform
-import resource
-from pathlib import Path
 
 import torch
 
 from lungsyn.config import Compute
+from lungsyn.provenance import peak_host_mb
 
 
 def choose_device(compute: Compute) -> torch.device:
@@ -64,15 +63,7 @@ def describe(device: torch.device, precision: torch.dtype) -> str:
 
 def peak_memory_mb(device: torch.device) -> dict[str, int]:
     """Highest memory of this process so far, host and (CUDA) device."""
-    peak = {"host_mb": _peak_host_bytes() // 1024**2}
+    peak = {"host_mb": peak_host_mb()}
     if device.type == "cuda":
         peak["device_mb"] = torch.cuda.max_memory_allocated(device) // 1024**2
     return peak
-
-
-def _peak_host_bytes() -> int:
-    """Linux: VmHWM, since ru_maxrss survives exec, so that a job would report the memory of what started it."""
-    if platform.system() != "Linux":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

@@ -9,7 +9,7 @@ from lungsyn.provenance import note, versions
 def test_every_verb_has_help(capsys):
     for stage, verb in cli.VERBS:
         with pytest.raises(SystemExit) as stopped:
-            cli.main([stage, verb, "--help"])
+            cli.main([*[stage][stage == "study" :], verb, "--help"])
         assert stopped.value.code == 0
         assert len(capsys.readouterr().out) > 100
 
