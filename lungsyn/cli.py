@@ -129,6 +129,24 @@ def study_why(args) -> None:
     print("\n\n".join(explain(path) for path in args.files))
 
 
+def _plan_arguments(parser):
+    parser.add_argument("--configfile", type=Path, action="append", default=[], help="overlays of config.yaml")
+    parser.add_argument("--cases", type=int, help="number of cases, where the data are not here")
+
+
+@verb("study", "plan", _plan_arguments)
+def study_plan(args) -> None:
+    """Print what a study will cost: jobs, hours and memory per rule, disk. Run it in the repository's folder."""
+    from lungsyn import planning
+
+    files = [Path("config.yaml"), *args.configfile]
+    study = config.check(config.read(files))
+    n_cases = args.cases or planning.expected_cases(study)
+    if n_cases < 3:
+        raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
+    print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, Path("results")))
+
+
 # ------------------------------------------------------------------------------------------------------------ config
 
 
