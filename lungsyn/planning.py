@@ -84,7 +84,10 @@ def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates:
     if rule == "train_segmenter":
         return rates[rule] * segmenter_work(study.segmenters[wildcards["segmenter"]])
     if rule == "synthesise":
-        work = study.synthesis.steps * voxels * width(study.generators[wildcards["generator"]])
+        settings = study.generators[wildcards["generator"]]
+        if settings.kind == "copy_paste":
+            return SECONDS_PER_JOB["prepare"]
+        work = study.synthesis.steps * voxels * width(settings)
         return rates[rule] * work * min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
     if rule == "predict":
         settings = study.segmenters[wildcards["segmenter"]]
@@ -96,8 +99,10 @@ def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates:
 def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
     """Disk that the results take, by what takes it."""
     megavoxels = case_voxels(study.cohort) / 1e6
-    sets = {arm.synthetic for arm in study.arms.values() if arm.synthetic}
-    volumes = sum(study.sets[name].volumes for name in sets)
+    trained = [(segmenter, arm, size) for segmenter in study.segmenters
+               for arm in study.arms_of(segmenter) for size in study.sizes_of(segmenter)]  # fmt: skip
+    sets = {(study.arms[arm].synthetic, size) for _, arm, size in trained if study.arms[arm].synthetic}
+    volumes = sum(study.sets[name].volumes for name, _ in sets)
     n_scored = n_cases * (study.cohort.split.validation + study.cohort.split.test)
     phantom = study.cohort.phantom
     slice_mb = DICOM_MB * (phantom.matrix / 512) ** 2
@@ -105,7 +110,7 @@ def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
         "phantom": phantom.patients * phantom.max_slices * slice_mb if study.cohort.dataset == "phantom" else 0.0,
         "cases": n_cases * CASE_BYTES * megavoxels,
         "synthetic": volumes * CASE_BYTES * megavoxels,
-        "predictions": n_scored * len(study.segmenters) * len(study.arms) * study.replicates * megavoxels,
+        "predictions": n_scored * len(trained) * study.replicates * megavoxels,
     }
 
 
@@ -154,7 +159,7 @@ def jobs_of(configfiles: Sequence[Path], study: Config, n_cases: int) -> list[tu
         (raw / "case").touch()
         rows = [
             {"case": f"case-{i}", "patient": f"case-{i}", "split": split, "status": "included", "source": "case",
-             "annotation": "case", "reason": ""}
+             "annotation": "case", "reason": "", "train_rank": i + 1}
             for i, split in enumerate(splits(study, n_cases))
         ]  # fmt: skip
         write_table(folder / "results/cohort.tsv", rows, list(rows[0]))
