@@ -452,7 +452,7 @@ def test_an_edit_of_the_evaluation_never_trains_or_samples(finished, package):
 def test_old_results_can_be_accepted_after_a_harmless_edit(study, package):
     """`snakemake --touch` writes the new digest into Snakemake's records and leaves every file's content alone."""
     edit(package / "generation/training.py", "train")
-    model = study / "results/generator/patch_ddpm/model.safetensors"
+    model = study / "results/generator/patch_ddpm/100/model.safetensors"
     before = model.read_text()
     assert "train_generator" in {label(job) for job in to_run(study)}
     snakemake(study, {}, executor="touch")
