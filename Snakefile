@@ -2,10 +2,14 @@
 #   snakemake --cores all --workflow-profile workflow/profiles/default
 # What is studied: config.yaml and the overlays in workflow/experiments. Where it runs: workflow/profiles.
 
+import sys
+from pathlib import Path
+
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from lungsyn import config as study_config
+from lungsyn import failures, planning
 from lungsyn.errors import InputError
 
 min_version("9.0")
@@ -30,6 +34,17 @@ include: "workflow/rules/evaluation.smk"
 
 localrules:
     all,
+
+
+onstart:
+    try:
+        planning.check_disk(STUDY, Path.cwd())
+    except InputError as error:
+        raise WorkflowError(str(error))
+
+
+onerror:
+    print(failures.summary(Path(log[0])), file=sys.stderr)
 
 
 rule all:

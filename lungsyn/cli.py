@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lungsyn import config
+from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
-from lungsyn.provenance import note
+from lungsyn.provenance import file_digest, note, peak_host_mb, versions
 from lungsyn.volume.files import (
+    data_digests,
     map_volume,
     open_case,
     read_json,
@@ -28,10 +30,11 @@ from lungsyn.volume.files import (
 from lungsyn.volume.tables import read_table, write_table
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
+NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}
 
 
 def verb(stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]) -> Callable:
-    """Register the decorated function as ``lungsyn stage name``."""
+    """Register the decorated function as ``lungsyn stage name``; verbs of ``study`` are called by their name alone."""
 
     def register(run: Callable) -> Callable:
         VERBS[stage, name] = (run, arguments)
@@ -45,25 +48,36 @@ def main(argv: list[str] | None = None) -> int:
     # OpenMP threads that spin while they wait starve whatever else runs here, such as another job of the same run.
     # It has to be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = make_parser().parse_args(argv)
+    name = f"lungsyn {' '.join(args.rule)}".replace("study ", "")
+    started = time.monotonic()
+    if args.rule not in NO_JOB:
+        print(
+            f"{name}: code {of_verb(*args.rule)}, " + ", ".join(f"{k} {v}" for k, v in versions().items()), flush=True
+        )
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    if args.rule not in NO_JOB:
+        print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One subcommand per stage, one below it per verb."""
     parser = argparse.ArgumentParser(prog="lungsyn", description=__doc__.splitlines()[0])
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="stage")
-    groups = {}
+    stages = parser.add_subparsers(required=True, metavar="stage")
+    groups = {"study": stages}
     for (stage, name), (run, arguments) in VERBS.items():
         if stage not in groups:
-            groups[stage] = stages.add_parser(stage).add_subparsers(dest="verb", required=True, metavar="verb")
+            groups[stage] = stages.add_parser(stage).add_subparsers(required=True, metavar="verb")
         summary = run.__doc__.splitlines()[0]
         child = groups[stage].add_parser(name, help=summary, description=summary)
         arguments(child)
-        child.set_defaults(run=run)
-    arguments = parser.parse_args(argv)
-    started = time.monotonic()
-    try:
-        arguments.run(arguments)
-    except InputError as error:
-        print(f"lungsyn {arguments.stage} {arguments.verb}: {error}", file=sys.stderr)
-        return 2
-    print(f"lungsyn {arguments.stage} {arguments.verb}: done in {time.monotonic() - started:.1f} s", flush=True)
-    return 0
+        child.set_defaults(run=run, rule=(stage, name))
+    return parser
 
 
 def section(model: type[config.Section]) -> Callable[[str], config.Section]:
@@ -108,6 +122,39 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name}", required=True, type=int)
+
+
+# ------------------------------------------------------------------------------------------------- the study as a whole
+
+
+def _why_arguments(parser):
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+
+@verb("study", "why", _why_arguments)
+def study_why(args) -> None:
+    """Print what made a file: rule, settings, seed, inputs with their digests, code, versions, device, cost."""
+    from lungsyn.why import explain
+
+    print("\n\n".join(explain(path) for path in args.files))
+
+
+def _plan_arguments(parser):
+    parser.add_argument("--configfile", type=Path, action="append", default=[], help="overlays of config.yaml")
+    parser.add_argument("--cases", type=int, help="number of cases, where the data are not here")
+
+
+@verb("study", "plan", _plan_arguments)
+def study_plan(args) -> None:
+    """Print what a study will cost: jobs, hours and memory per rule, disk. Run it in the repository's folder."""
+    from lungsyn import planning
+
+    files = [Path("config.yaml"), *args.configfile]
+    study = config.check(config.read(files))
+    n_cases = args.cases or planning.expected_cases(study)
+    if n_cases < 3:
+        raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
+    print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, Path("results")))
 
 
 # ------------------------------------------------------------------------------------------------------------ config
@@ -204,6 +251,11 @@ def cohort_export(args) -> None:
 # -------------------------------------------------------------------------------------------------------- generation
 
 
+def _checkpoints(args) -> Path:
+    """A training goes on from a checkpoint of the same code only; settings, seed and cases name the folder within."""
+    return args.checkpoints / of_verb(*args.rule)
+
+
 def _train_arguments(parser):
     add_section(parser, generator=config.Generator)
     add_numbers(parser, "seed")
@@ -222,9 +274,12 @@ def generation_train(args) -> None:
 
     folders = case_folders(args.cases)
     with team(choose_device(args.compute)) as processes:
-        weights, facts, records = train(folders, args.generator, args.compute, args.seed, args.checkpoints, processes)
+        weights, facts, records = train(folders, args.generator, args.compute, args.seed, _checkpoints(args), processes)
     if processes.leads:
-        made = note(generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders]) | facts
+        made = note(
+            args.rule, generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],
+            inputs=dict(data_digests(folders)),
+        ) | facts  # fmt: skip
         checkpoint.save(args.model, weights, made)
         write_json_lines(args.curve, records)
 
@@ -233,7 +288,7 @@ def _conditions_arguments(parser):
     parser.add_argument("--kind", required=True, choices=["untargeted", "targeted", "inpainted"])
     add_numbers(parser, "volumes", "worst-cases", "seed")
     add(parser, "cases", nargs="+")
-    parser.add_argument("--scores", type=Path, nargs="*", help="the benchmark arm's score table (targeted)")
+    parser.add_argument("--predictions", type=Path, nargs="*", help="the benchmark arm's for these cases (targeted)")
     add(parser, "out")
 
 
@@ -241,17 +296,34 @@ def _conditions_arguments(parser):
 def generation_conditions(args) -> None:
     """Decide which masks to synthesise: one row per volume."""
     from lungsyn.evaluation.groups import worst_cases
-    from lungsyn.evaluation.scores import read_scores
     from lungsyn.generation import conditions
 
     if args.kind == "targeted":
-        if not args.scores:
-            raise InputError("--scores is missing: targeted masks come from the benchmark's worst validation cases")
-        rows = conditions.targeted(worst_cases(read_scores(args.scores[0]), args.worst_cases), args.volumes, args.seed)
+        if not args.predictions:
+            raise InputError("--predictions is missing: targeted masks come from the benchmark's worst cases")
+        worst = worst_cases(_benchmark_dice(args.predictions[0], case_folders(args.cases)), args.worst_cases)
+        rows = conditions.targeted(worst, args.volumes, args.seed)
     else:
         names = [folder.name for folder in case_folders(args.cases)]
         rows = conditions.untargeted(names, args.volumes, args.seed, args.kind)
     write_table(args.out, rows, conditions.COLUMNS)
+
+
+def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
+    """Dice of every validation case and replicate, as in the benchmark arm's score table."""
+    from lungsyn.evaluation.dice import dice
+    from lungsyn.evaluation.scores import nodule_mask
+
+    return [
+        {
+            "case": folder.name,
+            "split": "validation",
+            "replicate": path.parent.name,
+            "dice": dice(nodule_mask(read_volume(path).data), open_case(folder).nodules != 0),
+        }
+        for folder in validation
+        for path in sorted(predictions.glob(f"*/{folder.name}.nii"))
+    ]
 
 
 def _synthesise_arguments(parser):
@@ -268,12 +340,16 @@ def _synthesise_arguments(parser):
 @verb("generation", "synthesise", _synthesise_arguments)
 def generation_synthesise(args) -> None:
     """Make one batch of a set's volumes and write them in the layout of a real case."""
+    from lungsyn.compute import describe
     from lungsyn.generation.cases import load_generator, pasted_case, synthetic_case
 
     sources = {folder.name: folder for folder in case_folders(args.cases)}
     size = args.synthesis.volumes_per_job
     rows = read_table(args.conditions)[args.batch * size : (args.batch + 1) * size]
     generator = load_generator(args.model, args.compute) if args.model else None
+    made = note(args.rule, synthesis=args.synthesis)
+    made |= {"ran_on": describe(generator.device, generator.precision)} if generator else {}
+    model = {"model": file_digest(args.model)} if args.model else {}
     args.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
         name = f"{args.set}-{row['volume']}"
@@ -281,7 +357,8 @@ def generation_synthesise(args) -> None:
             case = synthetic_case(generator, row, args.synthesis, lambda name: open_case(sources[name]))
         else:
             case = pasted_case(row, lambda name: open_case(sources[name]))
-        case.about.update(case=name, set=args.set, made=note(synthesis=args.synthesis, row=row))
+        inputs = model | dict(data_digests({sources[row["nodule_case"]], sources[row["body_case"]]}))
+        case.about.update(case=name, set=args.set, made=made | {"row": row, "inputs": inputs})
         write_case(args.out / name, case)
 
 
@@ -308,11 +385,12 @@ def segmentation_train(args) -> None:
     real, synthetic = case_folders(args.cases), case_folders(args.synthetic)
     seed = replicate_seed(args.seed, args.replicate, args.reseeded)
     weights, facts, records = train(
-        real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, args.checkpoints
+        real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, _checkpoints(args)
     )
     made = note(
-        segmenter=args.segmenter, seed=seed, synthetic_share=args.synthetic_share,
+        args.rule, segmenter=args.segmenter, seed=seed, synthetic_share=args.synthetic_share,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
+        inputs=dict(data_digests([*real, *synthetic])),
     ) | facts  # fmt: skip
     checkpoint.save(args.model, weights, made)
     write_json_lines(args.curve, records)
@@ -406,7 +484,7 @@ def audit_verdict(args) -> None:
         "set": args.set,
         "size": args.size,
         "held_out_splits": args.held_out_splits,
-        "made": note(audit=args.audit),
+        "made": note(args.rule, audit=args.audit),
     }
     write_json(args.out, about | found)
     print(f"{args.set}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n")
@@ -452,7 +530,7 @@ def audit_fidelity(args) -> None:
     measured = floor.measure_sets(openers, args.fidelity.slices_per_case, extract)
     found = floor.audit(*measured, args.seed)
     print(floor.summary(found))
-    made = note(fidelity=args.fidelity, seed=args.seed, extractor=about)
+    made = note(args.rule, fidelity=args.fidelity, seed=args.seed, extractor=about)
     write_json(args.out, {"set": args.set, "size": args.size, "made": made} | found)
 
 
@@ -820,7 +898,7 @@ def evaluation_report(args) -> None:
     from lungsyn.evaluation.report import build
     from lungsyn.evaluation.scores import read_scores
     from lungsyn.evaluation.strata import STRATA_COLUMNS
-    from lungsyn.provenance import costs, versions
+    from lungsyn.provenance import costs
     from lungsyn.volume.files import whole_file
 
     study = args.config.study

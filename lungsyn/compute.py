@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from lungsyn.config import Compute
+from lungsyn.provenance import peak_host_mb
 from lungsyn.volume.files import read_json, write_json
 
 TURNS = 8  # of the two precisions when they are measured
@@ -148,15 +148,7 @@ def describe(device: torch.device, precision: torch.dtype) -> str:
 
 def peak_memory_mb(device: torch.device) -> dict[str, int]:
     """Highest memory of this process so far, host and (CUDA) device."""
-    peak = {"host_mb": _peak_host_bytes() // 1024**2}
+    peak = {"host_mb": peak_host_mb()}
     if device.type == "cuda":
         peak["device_mb"] = torch.cuda.max_memory_allocated(device) // 1024**2
     return peak
-
-
-def _peak_host_bytes() -> int:
-    """Linux: VmHWM, since ru_maxrss survives exec, so that a job would report the memory of what started it."""
-    if platform.system() != "Linux":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

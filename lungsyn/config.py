@@ -7,7 +7,7 @@ from these models (``lungsyn config schema``), so an editor can check a config w
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -404,6 +404,22 @@ def _known(key: str, name, known: Iterable) -> None:
     if name not in known:
         choices = ", ".join(sorted(map(str, known)))
         raise ValueError(f"{key} is {name!r}, which does not exist: it must be one of {choices}")
+
+
+def read(files: Sequence[Path]) -> dict:
+    """A config and its overlays as Snakemake merges them: dicts key by key, everything else replaced."""
+    merged: dict = {}
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; run this in the folder that holds config.yaml and Snakefile")
+        merged = _merge(merged, yaml.safe_load(file.read_text(encoding="utf-8")))
+    return merged
+
+
+def _merge(base, overlay):
+    if not isinstance(base, dict) or not isinstance(overlay, dict):
+        return overlay
+    return base | {key: _merge(base.get(key), value) for key, value in overlay.items()}
 
 
 def check(raw: dict) -> Config:

@@ -3,23 +3,24 @@
 import hashlib
 import json
 import platform
+import resource
 from collections import defaultdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import lungsyn
+from lungsyn.codedigest import of_verb
 from lungsyn.config import Section
 
 PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "nibabel", "numpy", "scipy", "matplotlib")
 
 
-def note(**inputs) -> dict:
-    """``inputs`` (sections of the config become dicts), the versions and the digest of the code."""
+def note(verb: tuple[str, str], **facts) -> dict:
+    """``facts`` (sections of the config become dicts), the versions and the digest of the code of ``stage verb``."""
     plain = {
-        key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in inputs.items()
+        key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in facts.items()
     }
-    return plain | {"versions": versions(), "code": code_digest()}
+    return plain | {"versions": versions(), "code": of_verb(*verb)}
 
 
 @cache
@@ -34,14 +35,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-@cache
-def code_digest() -> str:
-    """Twelve hex digits over every source file of the package."""
-    root = Path(lungsyn.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+def file_digest(path: Path) -> str:
+    """Twelve hex digits over a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def costs(results: Path) -> list[dict]:
@@ -70,3 +67,14 @@ def model_facts(path: Path) -> dict:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     return json.loads(header["__metadata__"]["about"])
+
+
+def peak_host_mb() -> int:
+    """Highest memory of this process so far, MB.
+
+    Linux: VmHWM, since ru_maxrss survives exec, so that a job would report the memory of what started it.
+    """
+    if platform.system() == "Linux":
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if platform.system() == "Darwin" else 1024)

@@ -1,15 +1,21 @@
 import json
+import re
 
+import numpy as np
 import pytest
 
-from lungsyn import cli
-from lungsyn.provenance import code_digest, note, versions
+from lungsyn import cli, codedigest
+from lungsyn.provenance import note, versions
+from lungsyn.volume.files import open_case, write_volume
+from lungsyn.volume.space import Volume
+from lungsyn.volume.tables import read_table
+from tests.conftest import ROOT
 
 
 def test_every_verb_has_help(capsys):
     for stage, verb in cli.VERBS:
         with pytest.raises(SystemExit) as stopped:
-            cli.main([stage, verb, "--help"])
+            cli.main([*[stage][stage == "study" :], verb, "--help"])
         assert stopped.value.code == 0
         assert len(capsys.readouterr().out) > 100
 
@@ -35,7 +41,33 @@ def test_case_folders_are_found_in_order(case_folders, tmp_path):
 
 
 def test_provenance_is_json_and_names_versions(study):
-    text = json.dumps(note(generator=study.generators["patch_ddpm"], seed=1))
+    text = json.dumps(note(("generation", "train"), generator=study.generators["patch_ddpm"], seed=1))
     assert '"torch"' in text
     assert versions()["python"].count(".") == 2
-    assert len(code_digest()) == 12
+    assert json.loads(text)["code"] == codedigest.of_verb("generation", "train")
+
+
+def test_targeted_masks_come_from_the_cases_that_are_segmented_worst(case_folders, tmp_path):
+    """A faint probability everywhere is no nodule: the case whose prediction is no more than that is the worst."""
+    for folder in case_folders[:3]:
+        case = open_case(folder)
+        percent = np.full(case.ct.shape, 10, np.uint8)
+        if folder != case_folders[1]:
+            percent[np.asarray(case.nodules) > 0] = 90
+        write_volume(tmp_path / "predictions/0" / f"{folder.name}.nii", Volume(percent, case.affine))
+    cases = [str(folder / "case.json") for folder in case_folders[:3]]
+    cli.main(["generation", "conditions", "--kind", "targeted", "--volumes", "2", "--worst-cases", "1", "--seed", "0",
+              "--cases", *cases, "--predictions", str(tmp_path / "predictions"),
+              "--out", str(tmp_path / "rows.tsv")])  # fmt: skip
+    assert {row["body_case"] for row in read_table(tmp_path / "rows.tsv")} == {"case-1"}
+
+
+def test_a_rule_s_code_is_its_verb_s():
+    """Else an edit of the verb would rerun nothing, or another rule."""
+    rules = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    parts = re.split(r"(?m)^(?:rule|checkpoint) (\w+):", rules)[1:]
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        verb = re.search(r"lungsyn (\w+) ([\w-]+) ", body)
+        code = re.search(r'code=code_of\("(\w+)", "([\w-]+)"\)', body)
+        assert verb and code and verb.groups() == code.groups(), name
+        assert verb.groups() in cli.VERBS, name

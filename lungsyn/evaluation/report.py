@@ -35,7 +35,8 @@ th:first-child, td:first-child { text-align: left; }
 td.words { text-align: left; white-space: normal; min-width: 14rem; }
 .quiet, figcaption { color: #555; font-size: .9rem; }
 figure { margin: 1.5rem 0; }
-img { width: 100%; min-width: 40rem; height: auto; display: block; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
+img { width: 100%; height: auto; display: block; }
 pre { overflow-x: auto; background: #f7f7f7; padding: .8rem; font-size: .8rem; line-height: 1.35; }
 summary { cursor: pointer; padding: .2rem 0; }
 </style>

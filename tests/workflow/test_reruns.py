@@ -10,6 +10,7 @@ before) and a second dry run says what follows from it.
 A *label* names what reruns: the rule, and its arm or its synthetic set where it has one.
 """
 
+import ast
 import os
 import shutil
 import time
@@ -28,7 +29,7 @@ from snakemake.settings.types import (
     ResourceSettings,
 )
 
-from lungsyn import config
+from lungsyn import codedigest, config
 from lungsyn.errors import InputError
 from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import ROOT
@@ -47,6 +48,8 @@ def arms(*names: str) -> set[str]:
 
 
 ALL_ARMS = arms("real", "synthetic", "real+synthetic", "real+untargeted", "real-reseeded")
+TRAINED = {name for name in ALL_ARMS if name.startswith("train_segmenter")}
+SCORES = {name for name in ALL_ARMS if name.startswith("score")}
 NOTHING: set[str] = set()
 REPORT = {"report"}  # it shows the config, so every key but those of compute reaches it
 SUMMARIES = {"plot_difference", "plot_ladder", "plot_froc"}
@@ -394,6 +397,95 @@ def test_the_contract_s_promises():
         for section, forbidden in never.items():
             if key.startswith(f"{section}.") and expected != REFUSED:
                 assert not expected & forbidden, key
+
+
+# ------------------------------------------------------------------------------------------------------------ the code
+
+# module and function that is edited: what reruns
+EDITS = {
+    ("cohort/chest.py", "add_noise"): EVERYTHING,
+    ("cohort/split.py", "assign"): {"cohort"},  # and what follows, if the list comes out another
+    ("cohort/preprocess.py", "prepare"): PREPARED,
+    ("generation/training.py", "train"): GENERATOR,
+    ("generation/network.py", "build"): GENERATOR,
+    ("generation/conditions.py", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | TARGETED | AFTER_ARMS,
+    ("generation/synthesis.py", "synthesise"): SYNTHESIS,
+    ("generation/samplers.py", "ddim_step"): SYNTHESIS,
+    ("segmentation/training.py", "train"): SEGMENTATION,
+    ("segmentation/prediction.py", "predict"): SEGMENTATION - TRAINED | {"train_segmenter real+synthetic"},
+    ("evaluation/dice.py", "dice"): SCORES | COMPARISON | CASE_PICTURE,
+    ("evaluation/scores.py", "score_arm"): SCORES | COMPARISON | CASE_PICTURE,
+    ("evaluation/groups.py", "worst_cases"): COMPARISON,
+    ("evaluation/paired.py", "holm"): COMPARISON,
+    ("evaluation/figures.py", "plot_training"): {"plot_training"} | REPORT,
+    ("evaluation/report.py", "build"): REPORT,
+    ("config.py", "check"): NOTHING,
+    ("progress.py", "_clock"): NOTHING,
+}
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path) -> Path:
+    """A copy of the package that the digests are taken from."""
+    copy = shutil.copytree(codedigest.ROOT, tmp_path / "lungsyn", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(codedigest, "ROOT", copy)
+    forget_digests()
+    yield copy
+    forget_digests()
+
+
+def forget_digests() -> None:
+    for function in (codedigest.of_verb, codedigest.uses, codedigest.text, codedigest.read):
+        function.cache_clear()
+
+
+def edit(path: Path, name: str) -> None:
+    """Write the file without comments, in another format, and with one more statement in function ``name``."""
+    tree = ast.parse(path.read_text())
+    next(node for node in tree.body if getattr(node, "name", "") == name).body.append(ast.Pass())
+    path.write_text(ast.unparse(tree))
+
+
+@pytest.mark.parametrize(("module", "function"), EDITS)
+def test_an_edit_reruns_the_stage_whose_code_it_is_and_what_follows(module, function, finished, package, tmp_path):
+    edit(package / module, function)
+    found = reruns(finished, {}, tmp_path / "copy")
+    assert found == EDITS[module, function]
+
+
+def test_comments_docstrings_and_format_are_not_code(finished, package):
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+                node.body[0].value = ast.Constant("Other words.")
+        path.write_text("# a comment\n" + ast.unparse(tree))
+    assert to_run(finished) == []
+
+
+def test_an_edit_of_the_evaluation_never_trains_or_samples(finished, package):
+    for path in (package / "evaluation").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                edit(path, node.name)
+    rules = {job.rule.name for job in to_run(finished)}
+    assert rules == {
+        "score", "compare", "plot_difference", "plot_case", "plot_training", "contact_sheet", "report",
+    }  # fmt: skip
+
+
+def test_old_results_can_be_accepted_after_a_harmless_edit(study, package):
+    """`snakemake --touch` writes the new digest into Snakemake's records and leaves every file's content alone."""
+    edit(package / "generation/training.py", "train")
+    model = study / "results/generator/patch_ddpm/100/model.safetensors"
+    before = model.read_text()
+    assert "train_generator" in {label(job) for job in to_run(study)}
+    snakemake(study, {}, executor="touch")
+    assert to_run(study) == []
+    assert model.read_text() == before
+    edit(package / "generation/training.py", "train")
+    forget_digests()
+    assert "train_generator" in {label(job) for job in to_run(study)}
 
 
 # ------------------------------------------------------------------------------------------------------- other changes

@@ -25,6 +25,7 @@ rule memorisation:
     resources:
         gpu=GPU,
     params:
+        code=code_of("audit", "memorisation"),
         audit=settings(STUDY.audit, study_config.Probing),
         seed=SEED,
     shell:
@@ -46,6 +47,7 @@ rule membership:
     resources:
         gpu=GPU,
     params:
+        code=code_of("audit", "membership"),
         seed=SEED,
     shell:
         "lungsyn audit membership --model {input.model} --seed {params.seed} --train {input.train}"
@@ -69,6 +71,7 @@ rule verdict:
     log:
         "results/logs/verdict/{set}/{size}.log",
     params:
+        code=code_of("audit", "verdict"),
         audit=settings(STUDY.audit, study_config.Thresholds),
         membership=lambda w, input: f"--membership {input.membership}" if input.membership else "",
         splits=held_out_splits,
@@ -91,6 +94,7 @@ rule plot_nearest:
     log:
         "results/logs/plot_nearest/{set}/{size}.log",
     params:
+        code=code_of("audit", "plot-nearest"),
         audit=settings(STUDY.audit, study_config.Probing),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
@@ -112,6 +116,7 @@ rule fidelity:
     log:
         "results/logs/fidelity/{set}/{size}.log",
     params:
+        code=code_of("audit", "fidelity"),
         fidelity=settings(STUDY.audit.fidelity),
         seed=SEED,
     shell:
@@ -129,6 +134,7 @@ rule plot_fidelity:
     log:
         "results/logs/plot_fidelity/{set}/{size}.log",
     params:
+        code=code_of("audit", "plot-fidelity"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:

@@ -10,6 +10,7 @@ rule phantom:
         "results/logs/phantom.log",
     threads: 2
     params:
+        code=code_of("cohort", "phantom"),
         phantom=settings(STUDY.cohort.phantom),
         nodules=settings(STUDY.cohort.nodules),
         seed=SEED,
@@ -28,6 +29,7 @@ checkpoint cohort:
         "results/logs/cohort.log",
     threads: 2
     params:
+        code=code_of("cohort", "index"),
         cohort=settings(STUDY.cohort, study_config.Listing),
         seed=SEED,
     shell:
@@ -64,6 +66,7 @@ rule prepare:
     log:
         "results/logs/prepare/{case}.log",
     params:
+        code=code_of("cohort", "prepare"),
         row=lambda w: json.dumps(case_row(w), sort_keys=True),
         cohort=settings(STUDY.cohort, study_config.Preparation),
         root=RAW,
@@ -80,5 +83,7 @@ rule nodules:
         table="results/nodules.tsv",
     log:
         "results/logs/nodules.log",
+    params:
+        code=code_of("cohort", "nodules"),
     shell:
         "lungsyn cohort nodules --cases {input.cases} --out {output.table} > {log} 2>&1"

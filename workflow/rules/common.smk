@@ -7,6 +7,9 @@ from functools import cache
 from glob import glob
 from pathlib import Path
 
+# A parameter of every rule: an edit reruns the rules whose code it is.
+from lungsyn.codedigest import of_verb as code_of
+
 
 wildcard_constraints:
     case=r"[^/]+",
@@ -22,7 +25,8 @@ wildcard_constraints:
 SEED = STUDY.study.seed
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
 
-# The scores that find the worst validation cases, at each training-set size.
+# What finds the worst validation cases, at each training-set size.
+BENCHMARK_PREDICTIONS = f"results/predictions/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}/{{size}}"
 BENCHMARK_SCORES = f"results/scores/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}/{{size}}.tsv"
 
 # Local GPU jobs never meet (the default profile has one gpu); a machine without one has nothing to share.

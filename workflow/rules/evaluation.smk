@@ -15,6 +15,8 @@ rule score:
         points="results/scores/{segmenter}/{arm}/{size}.points.tsv",
     log:
         "results/logs/score/{segmenter}/{arm}/{size}.log",
+    params:
+        code=code_of("evaluation", "score"),
     shell:
         "lungsyn evaluation score --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
         " --out {output.cases} --nodules {output.nodules} --points {output.points} > {log} 2>&1"
@@ -54,6 +56,7 @@ rule compare:
     log:
         "results/logs/compare/{segmenter}.log",
     params:
+        code=code_of("evaluation", "compare"),
         evaluation=settings(STUDY.evaluation),
         benchmark=settings(STUDY.benchmark),
         seed=SEED,
@@ -72,6 +75,7 @@ rule froc:
     log:
         "results/logs/froc/{segmenter}.log",
     params:
+        code=code_of("evaluation", "froc"),
         evaluation=settings(STUDY.evaluation),
         benchmark=settings(STUDY.benchmark),
         seed=SEED,
@@ -89,6 +93,7 @@ rule strata:
     log:
         "results/logs/strata/{segmenter}.log",
     params:
+        code=code_of("evaluation", "strata"),
         evaluation=settings(STUDY.evaluation),
         benchmark=settings(STUDY.benchmark),
         seed=SEED,
@@ -108,6 +113,7 @@ rule plot_difference:
     log:
         "results/logs/plot_difference/{segmenter}/{size}.log",
     params:
+        code=code_of("evaluation", "plot-difference"),
         benchmark=settings(STUDY.benchmark),
         null_arms=NULL_ARMS,
         study=settings(STUDY.study),
@@ -128,6 +134,7 @@ rule plot_ladder:
     log:
         "results/logs/plot_ladder/{segmenter}.log",
     params:
+        code=code_of("evaluation", "plot-ladder"),
         benchmark=settings(STUDY.benchmark),
         evaluation=settings(STUDY.evaluation),
         null_arms=NULL_ARMS,
@@ -149,6 +156,7 @@ rule plot_learning:
     log:
         "results/logs/plot_learning/{segmenter}.log",
     params:
+        code=code_of("evaluation", "plot-learning"),
         benchmark=settings(STUDY.benchmark),
         evaluation=settings(STUDY.evaluation),
         null_arms=NULL_ARMS,
@@ -170,6 +178,7 @@ rule plot_froc:
     log:
         "results/logs/plot_froc/{segmenter}.log",
     params:
+        code=code_of("evaluation", "plot-froc"),
         benchmark=settings(STUDY.benchmark),
         evaluation=settings(STUDY.evaluation),
         null_arms=NULL_ARMS,
@@ -199,6 +208,7 @@ rule plot_cases:
     log:
         "results/logs/plot_cases/{segmenter}/{size}.log",
     params:
+        code=code_of("evaluation", "plot-cases"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -217,6 +227,7 @@ rule plot_turned:
     log:
         "results/logs/plot_turned/{segmenter}/{size}.log",
     params:
+        code=code_of("evaluation", "plot-turned"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -234,6 +245,7 @@ rule contact_sheet:
     log:
         "results/logs/contact_sheet/{set}/{size}.log",
     params:
+        code=code_of("evaluation", "contact-sheet"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -261,6 +273,7 @@ rule plot_training:
     log:
         "results/logs/plot_training.log",
     params:
+        code=code_of("evaluation", "plot-training"),
         study=settings(STUDY.study),
         figures=settings(STUDY.figures),
     shell:
@@ -298,6 +311,7 @@ rule report:
     log:
         "results/logs/report.log",
     params:
+        code=code_of("evaluation", "report"),
         config=study_config.as_json(STUDY, without={"compute"}),
     shell:
         "lungsyn evaluation report --config '{params.config}' --cohort {input.cohort} --comparisons {input.comparisons}"

@@ -1,4 +1,4 @@
-# REQUIRED INPUTS: results/cases/{case}/ of the train split; for targeted sets the benchmark's scores
+# REQUIRED INPUTS: results/cases/{case}/ of the train split; for targeted sets the benchmark's predictions
 # OUTPUTS:         results/generator/{generator}/{size}/, results/conditions/{set}/{size}.tsv,
 #                  results/synthetic/{generator}/{set}/{size}/; {size}: training-set size, percent of the train patients
 
@@ -16,6 +16,7 @@ rule train_generator:
     resources:
         gpu=GPUS,
     params:
+        code=code_of("generation", "train"),
         generator=lambda w: settings(STUDY.generators[w.generator]),
         seed=SEED,
     shell:
@@ -29,28 +30,34 @@ def condition_cases(wildcards):
     return cases(split)(wildcards)
 
 
-def condition_scores(wildcards):
-    """The scores that find the worst cases, for a targeted set."""
-    return BENCHMARK_SCORES.format(size=wildcards.size) if STUDY.sets[wildcards.set].conditions == "targeted" else []
+def condition_predictions(wildcards):
+    """What the benchmark found, for a targeted set: it shows the worst cases.
+
+    Not the score table: an edit of a measure makes that again and must not aim, synthesise and train anew.
+    """
+    targeted = STUDY.sets[wildcards.set].conditions == "targeted"
+    return BENCHMARK_PREDICTIONS.format(size=wildcards.size) if targeted else []
 
 
 rule conditions:
     """Decide which masks to synthesise: one row per volume."""
     input:
         cases=condition_cases,
-        scores=condition_scores,
+        predictions=condition_predictions,
     output:
         "results/conditions/{set}/{size}.tsv",
     log:
         "results/logs/conditions/{set}/{size}.log",
     params:
+        code=code_of("generation", "conditions"),
         kind=lambda w: STUDY.sets[w.set].conditions,
         volumes=lambda w: STUDY.sets[w.set].volumes,
         worst_cases=lambda w: STUDY.benchmark.worst_cases if STUDY.sets[w.set].conditions == "targeted" else 0,
         seed=SEED,
     shell:
         "lungsyn generation conditions --kind {params.kind} --volumes {params.volumes} --seed {params.seed}"
-        " --worst-cases {params.worst_cases} --cases {input.cases} --scores {input.scores} --out {output} > {log} 2>&1"
+        " --worst-cases {params.worst_cases} --cases {input.cases} --predictions {input.predictions} --out {output}"
+        " > {log} 2>&1"
 
 
 def generator_model(wildcards):
@@ -73,6 +80,7 @@ rule synthesise:
     resources:
         gpu=GPU,
     params:
+        code=code_of("generation", "synthesise"),
         model=lambda w, input: f"--model {input.model}" if input.model else "",
         synthesis=settings(STUDY.synthesis),
     shell:

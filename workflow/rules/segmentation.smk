@@ -33,6 +33,7 @@ rule train_segmenter:
     resources:
         gpu=GPU,
     params:
+        code=code_of("segmentation", "train"),
         segmenter=lambda w: settings(STUDY.segmenters[w.segmenter], study_config.Segmenter),
         share=share,
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
@@ -59,6 +60,8 @@ rule predict:
     threads: STUDY.compute.segmenter_threads
     resources:
         gpu=GPU,
+    params:
+        code=code_of("segmentation", "predict"),
     shell:
         "lungsyn segmentation predict --models {input.models} --cases {input.cases} {COMPUTE} --out {output}"
         " > {log} 2>&1"

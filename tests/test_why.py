@@ -1,0 +1,74 @@
+"""`lungsyn why`: a study of two files and the records that Snakemake would have written."""
+
+import base64
+import json
+import time
+
+import pytest
+
+from lungsyn import cli, codedigest
+from lungsyn.errors import InputError
+from lungsyn.why import explain
+
+CODE = codedigest.of_verb("evaluation", "score")
+
+
+def write_record(folder, name: str, code: str, checksums: dict) -> None:
+    encoded = base64.urlsafe_b64encode(name.encode()).decode()
+    pieces = [encoded[i : i + 254] for i in range(0, len(encoded), 254)]
+    path = folder.joinpath(".snakemake/metadata", *(f"@{piece}" for piece in pieces[:-1]), pieces[-1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    record = {
+        "rule": "score", "starttime": now - 90, "endtime": now, "log": ["results/logs/score.log"],
+        "shellcmd": "lungsyn evaluation score --evaluation '{\"bootstrap\":200}' --seed 7 --out x > log 2>&1",
+        "params": [f"'{code}'", "7"], "input": ["a.tsv", "b.nii"], "input_checksums": checksums,
+    }  # fmt: skip
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "results/logs").mkdir(parents=True)
+    (tmp_path / "results/scores.tsv").write_text("case\n")
+    (tmp_path / "results/logs/score.log").write_text("first line\nsecond\nlungsyn evaluation score: done in 3 s\n")
+    write_record(tmp_path, "results/scores.tsv", CODE, {"a.tsv": "sha256:" + "0123456789abcdef" * 4})
+    return tmp_path
+
+
+def test_a_table_is_explained_from_the_records(study):
+    text = explain(study / "results/scores.tsv")
+    for part in [
+        "rule       score", "after 90 s", "lungsyn evaluation score", 'evaluation  {"bootstrap": 200}', "seed  7",
+        "a.tsv  0123456789ab", "b.nii", f"{CODE}, as it is now", "done in 3 s", "first line",
+    ]:  # fmt: skip
+        assert part in text, text
+    assert "second" not in text
+
+
+def test_code_that_changed_since_is_said(study):
+    write_record(study, "results/scores.tsv", "0" * 12, {})
+    assert f"{'0' * 12}; it is {CODE} now" in explain(study / "results/scores.tsv")
+
+
+def test_a_file_in_a_folder_that_one_job_made(study):
+    name = "results/" + "long/" * 60 + "predictions"  # long enough for Snakemake to cut it
+    (study / name / "0").mkdir(parents=True)
+    (study / name / "0/a.nii").write_text("x")
+    write_record(study, name, CODE, {})
+    assert "rule       score" in explain(study / name / "0/a.nii")
+
+
+def test_a_case_describes_itself(study, case_folders):
+    assert "voxels of case-1" in explain(case_folders[1] / "ct.nii")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("results/other.tsv", "nothing says what made it"), ("results/none.tsv", "no such file")]
+)
+def test_an_unknown_file_is_an_error_with_a_way_out(study, name, message, capsys):
+    (study / "results/other.tsv").write_text("x")
+    with pytest.raises(InputError, match=message):
+        explain(study / name)
+    assert cli.main(["why", str(study / name)]) == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""A failed run ends with the reason and the file to read."""
+
+import pytest
+import yaml
+
+from lungsyn.failures import message, summary
+
+BLOCK = """
+Error in rule prepare:
+    message: None
+    jobid: 5
+    output: results/cases/{case}/case.json
+    log: {log} (check log file(s) for error details)
+    shell:
+        lungsyn cohort prepare
+        (command exited with non-zero exit code)
+"""
+
+
+def test_a_run_with_bad_input_says_why(snakemake, tmp_path):
+    """The real thing: a folder that holds no cases."""
+    (tmp_path / "raw").mkdir()
+    overlay = {"cohort": {"dataset": "nifti", "root": str(tmp_path / "raw")}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(overlay))
+    ended = snakemake(tmp_path, "--configfile", str(tmp_path / "study.yaml"))
+    assert ended.returncode == 1
+    end = ended.stdout[ended.stdout.index("1 job failed.") :]
+    assert f"cohort: lungsyn cohort index: {tmp_path / 'raw'}" in end
+    assert "read: results/logs/cohort.log" in end
+    assert "Traceback" not in ended.stdout
+
+
+def test_every_failed_job_is_named_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.log").write_text("lungsyn cohort prepare: code 1, python 3\nlungsyn cohort prepare: a.dcm: broken\n")
+    (tmp_path / "b.log").write_text("")
+    blocks = [BLOCK.format(case=case, log=f"{case}.log") for case in ("a", "a", "b")]
+    (tmp_path / "snakemake.log").write_text("Select jobs\n".join(blocks))
+    text = summary(tmp_path / "snakemake.log")
+    assert text.startswith("2 jobs failed.")
+    assert text.count("a.dcm: broken") == 1 and "read: a.log" in text
+    assert "memory or time runs out" in text
+
+
+def test_a_thousand_failures_are_not_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "snakemake.log").write_text("".join(BLOCK.format(case=i, log=f"{i}.log") for i in range(1000)))
+    text = summary(tmp_path / "snakemake.log")
+    assert "1000 jobs failed" in text and "and 990 more" in text and len(text.splitlines()) < 30
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("lungsyn cohort index: no case.\n0 of 3\n", "lungsyn cohort index: no case.\n    0 of 3"),
+        ("Traceback (most recent call last):\n  File x\nFloatingPointError: nan\n", "FloatingPointError: nan"),
+        ("generator: 3/10 patches\rgenerator: 4/10 patches\n", "generator: 4/10 patches"),
+        ("\n", "it ended without a word"),
+    ],
+)
+def test_the_reason_is_the_last_thing_said(log, expected):
+    assert message(log) == expected
