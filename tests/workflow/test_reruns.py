@@ -173,7 +173,7 @@ CONTRACT = {
     "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
     "training_percent": (
         [34, 100],
-        {"train_generator", "membership", "conditions untargeted", "plot_learning"}
+        {"train_generator", "membership", "reference", "conditions untargeted", "plot_learning"}
         | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
