@@ -22,6 +22,7 @@ from lungsyn.volume.files import (
     open_case,
     read_json,
     read_volume,
+    write_arrays,
     write_case,
     write_json,
     write_json_lines,
@@ -326,12 +327,28 @@ def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
     ]
 
 
+def _reference_arguments(parser):
+    add_section(parser, grid=config.Grid, quality=config.Quality)
+    add(parser, "cases", nargs="+")
+    add(parser, "out")
+
+
+@verb("generation", "reference", _reference_arguments)
+def generation_reference(args) -> None:
+    """Measure real cases (the train split): the ranges in which a synthetic case must lie."""
+    from lungsyn.generation.quality import measure, reference
+
+    measured = {folder.name: measure(open_case(folder), args.grid) for folder in case_folders(args.cases)}
+    write_json(args.out, reference(measured, args.quality.false_rejections))
+
+
 def _synthesise_arguments(parser):
     parser.add_argument("--model", type=Path, help="the trained generator; without: real nodules are pasted")
+    parser.add_argument("--reference", type=Path, help="ranges of the measures (with --model)")
     add(parser, "conditions")
     add_numbers(parser, "batch")
     parser.add_argument("--set", required=True, help="name of the synthetic set, noted in its cases")
-    add_section(parser, synthesis=config.Synthesis)
+    add_section(parser, synthesis=config.Synthesis, quality=config.Quality)
     add(parser, "cases", nargs="+")
     add_compute(parser)
     add(parser, "out")
@@ -339,27 +356,58 @@ def _synthesise_arguments(parser):
 
 @verb("generation", "synthesise", _synthesise_arguments)
 def generation_synthesise(args) -> None:
-    """Make one batch of a set's volumes and write them in the layout of a real case."""
+    """Make one batch of a set's volumes, check them, and write them in the layout of a real case."""
     from lungsyn.compute import describe
-    from lungsyn.generation.cases import load_generator, pasted_case, synthetic_case
+    from lungsyn.generation import quality
+    from lungsyn.generation.cases import attempts_at, load_generator, pasted_case
 
     sources = {folder.name: folder for folder in case_folders(args.cases)}
     size = args.synthesis.volumes_per_job
     rows = read_table(args.conditions)[args.batch * size : (args.batch + 1) * size]
     generator = load_generator(args.model, args.compute) if args.model else None
-    made = note(args.rule, synthesis=args.synthesis)
+    reference = read_json(args.reference) if args.model else {}
+    tries, records = args.quality.tries, []
+    made = note(args.rule, synthesis=args.synthesis, quality=args.quality)
     made |= {"ran_on": describe(generator.device, generator.precision)} if generator else {}
     model = {"model": file_digest(args.model)} if args.model else {}
+
+    def open_source(name: str):
+        return open_case(sources[name])
+
+    def checked_case(row: dict):
+        for attempt in attempts_at(generator, row, args.synthesis, open_source, reference, tries):
+            records.append(quality.record(row, attempt, tries))
+            if attempt.faults:
+                picture = args.out / "rejected" / f"{row['volume']}-{attempt.number}.npz"
+                write_arrays(picture, quality.middle_slices(attempt.case))
+        attempt.case.about["quality"] = records[-1]
+        return attempt.case
+
     args.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
         name = f"{args.set}-{row['volume']}"
-        if generator:
-            case = synthetic_case(generator, row, args.synthesis, lambda name: open_case(sources[name]))
-        else:
-            case = pasted_case(row, lambda name: open_case(sources[name]))
+        # What is pasted is real, and no other noise could make it another.
+        case = checked_case(row) if generator else pasted_case(row, open_source)
         inputs = model | dict(data_digests({sources[row["nodule_case"]], sources[row["body_case"]]}))
         case.about.update(case=name, set=args.set, made=made | {"row": row, "inputs": inputs})
         write_case(args.out / name, case)
+    if generator:
+        write_json(args.out / "attempts.json", {"attempts": records})
+        write_table(args.out / "rejected.tsv", quality.rejected_rows(records), quality.REJECTED_COLUMNS)
+
+
+def _quality_arguments(parser):
+    add(parser, "synthetic", nargs="+")
+    add(parser, "reference", "out")
+
+
+@verb("generation", "quality", _quality_arguments)
+def generation_quality(args) -> None:
+    """Say how many volumes of a set were made and rejected, and why."""
+    from lungsyn.generation.quality import RATE_COLUMNS, rates
+
+    records = [r for folder in args.synthetic for r in read_json(folder / "attempts.json")["attempts"]]
+    write_table(args.out, rates(records, read_json(args.reference)), RATE_COLUMNS)
 
 
 # ------------------------------------------------------------------------------------------------------ segmentation
@@ -853,6 +901,25 @@ def evaluation_contact_sheet(args) -> None:
     plot_contact_sheet(real, synthetic, args.study.seed, args.study.name, args.figures, args.out)
 
 
+def _plot_quality_arguments(parser):
+    add(parser, "synthetic", nargs="+")
+    add(parser, "reference", "out")
+    parser.add_argument("--set", required=True, help="name of the synthetic set, for the title")
+    add_section(parser, study=config.Study, figures=config.Figures)
+
+
+@verb("evaluation", "plot-quality", _plot_quality_arguments)
+def evaluation_plot_quality(args) -> None:
+    """Draw where the measures of real and synthetic cases lie, and rejected volumes with the reason."""
+    from lungsyn.evaluation.quality import plot_quality
+    from lungsyn.volume.files import read_arrays
+
+    records = [r for folder in args.synthetic for r in read_json(folder / "attempts.json")["attempts"]]
+    pictures = {p.stem: read_arrays(p) for folder in args.synthetic for p in sorted(folder.glob("rejected/*.npz"))}
+    title = f"Quality control of set {args.set}"
+    plot_quality(read_json(args.reference), records, pictures, title, args.study, args.figures, args.out)
+
+
 def _plot_training_arguments(parser):
     add(parser, "curves", nargs="+")
     add_section(parser, study=config.Study, figures=config.Figures)
@@ -887,6 +954,7 @@ def _report_arguments(parser):
     add(parser, "cohort", "training", "main-figure", "out")
     add(parser, "comparisons", "strata", "differences", "ladders", "frocs", nargs="+")
     add(parser, "learning", "case-pictures", "turned", "sheets", "verdicts", "nearest", "fidelity", nargs="*")
+    add(parser, "quality", "quality-pictures", nargs="*")
 
 
 @verb("evaluation", "report", _report_arguments)
@@ -934,6 +1002,10 @@ def evaluation_report(args) -> None:
         ),
         (args.sheets, "Random synthetic cases of set {} with their masks' outlines, beside random real ones."),
         (
+            args.quality_pictures,
+            "Measures of set {}: real train cases, accepted and rejected volumes; grey: the range.",
+        ),
+        (
             args.fidelity,
             "Set {}: how far its cases are from the train cases, beside how far held-out real cases are: the floor.",
         ),
@@ -953,6 +1025,7 @@ def evaluation_report(args) -> None:
     page = build(
         f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons, strata,
         read_table(args.cohort), figures, provenance, [read_json(path) for path in args.verdicts],
+        {f"{path.parent.name}, size {path.stem} %": read_table(path) for path in args.quality},
     )  # fmt: skip
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(args.differences[0], temporary)

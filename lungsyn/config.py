@@ -192,6 +192,25 @@ class Synthesis(Section):
     volumes_per_job: Count = Field(description="Volumes made by one job")
 
 
+class Grid(Section):
+    """The parts of a generator and of ``synthesis`` that say where the patches of the last steps meet."""
+
+    patch_voxels: Count
+    context_factor: Literal[0, 2, 4]
+    overlap: float = Field(ge=0, le=0.75)
+
+
+def grid_of(generator: Generator, synthesis: Synthesis) -> Grid:
+    return Grid(patch_voxels=generator.patch_voxels, context_factor=generator.context_factor, overlap=synthesis.overlap)
+
+
+class Quality(Section):
+    tries: int = Field(ge=0, le=100, description="How often a rejected synthetic case is made again; 0: never")
+    false_rejections: float = Field(
+        gt=0, lt=0.5, description="Share of real cases that the ranges of the measures may reject; it sets their width"
+    )
+
+
 class SyntheticSet(Section):
     generator: Name = Field(description="Which of generators makes it")
     conditions: Literal["untargeted", "targeted", "inpainted"] = Field(
@@ -321,6 +340,7 @@ class Config(Section):
     benchmark: Benchmark
     generators: dict[Name, AnyGenerator] = Field(min_length=1)
     synthesis: Synthesis
+    quality: Quality
     sets: dict[Name, SyntheticSet]
     segmenters: dict[Name, Trial] = Field(min_length=1)
     training_percent: list[Percent] = Field(

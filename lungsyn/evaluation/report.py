@@ -131,6 +131,23 @@ Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, be
 {% if pictures[1:] %}<h2>Figures</h2>{% endif %}
 {% for picture in pictures[1:] %}{{ figure_of(picture) }}{% endfor %}
 
+{% if quality %}<h2>Quality control</h2>
+<p class="quiet">Each synthetic volume's measures must lie where those of the real train cases lie; a rejected one is
+made again with other noise, {{ config.quality.tries }} times at most. The ranges are as wide as it takes to reject
+{{ (config.quality.false_rejections * 100)|number(0) }} % of new real cases; n train cases promise no less than one in
+n + 1. The last attempt is kept whatever it is, marked in its case.json and counted here: every set has its full number
+of volumes.</p>
+{% for name, rows in quality.items() %}
+<h3>Set {{ name }}: {{ rows[0].judged }} volumes made, {{ rows[0].rejected }} rejected, {{ rows[0].kept }} of them kept
+all the same</h3>
+<div class="scroll"><table><tr><th>measure</th><th>low</th><th>high</th><th>median of train cases</th>
+<th>median of accepted volumes</th><th>judged</th><th>rejected</th><th>kept</th>
+<td class="words"><b>what it is</b></td></tr>
+{% for row in rows[1:] %}<tr><td>{{ row.measure }}</td><td>{{ row.low }}</td><td>{{ row.high }}</td>
+<td>{{ row.train_median }}</td><td>{{ row.accepted_median }}</td><td>{{ row.judged }}</td><td>{{ row.rejected }}</td>
+<td>{{ row.kept }}</td><td class="words">{{ row.what }}</td></tr>{% endfor %}</table></div>
+{% endfor %}{% endif %}
+
 <h2>Cohort</h2>
 <div class="scroll"><table><tr><th>split</th><th>patients</th><th>cases</th><th>nodules</th></tr>
 {% for row in cohort.splits %}<tr><td>{{ row.split }}</td><td>{{ row.patients }}</td><td>{{ row.cases }}</td>
@@ -161,7 +178,7 @@ Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, be
 def build(
     title: str, config_json: str, comparisons: Mapping[str, Sequence[Mapping]], strata: Mapping[str, Sequence[Mapping]],
     cohort_rows: Sequence[Mapping], figures: Sequence[tuple[Path, str]], provenance: Mapping,
-    verdicts: Sequence[Mapping] = (),
+    verdicts: Sequence[Mapping] = (), quality: Mapping[str, Sequence[Mapping]] | None = None,
 ) -> str:  # fmt: skip
     """The report as HTML.
 
@@ -169,14 +186,15 @@ def build(
     `comparison.compare` and of `strata.strata_rows` (with their ``size``) by segmenter;
     ``cohort_rows``: of ``cohort.tsv``; ``figures``: (PNG, caption), the first one the main figure;
     ``provenance``: ``versions`` {package: version} and ``cost`` [{stage, jobs, seconds, peak_memory_mb}],
-    each may be missing; ``verdicts``: of the audit, one per synthetic set.
+    each may be missing; ``verdicts``: of the audit, one per synthetic set; ``quality``: by synthetic set, how many
+    volumes were rejected, as read from the table.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
     return environment.from_string(TEMPLATE).render(
         title=title, config=json.loads(config_json), comparisons=comparisons, strata=strata,
-        cohort=cohort_summary(cohort_rows), verdicts=verdicts,
+        cohort=cohort_summary(cohort_rows), verdicts=verdicts, quality=quality or {},
         pictures=[{"data": _base64(path), "caption": caption} for path, caption in figures],
         provenance={"versions": {}, "cost": []} | dict(provenance),
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,

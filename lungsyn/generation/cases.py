@@ -1,7 +1,7 @@
 """From a row of conditions to a synthetic case in the layout of a real one: generated, or pasted as the baseline."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
-from lungsyn.config import Compute, Generator, Synthesis
+from lungsyn.config import Compute, Generator, Synthesis, grid_of
 from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, make_masks, region_to_make
 from lungsyn.generation.network import build
+from lungsyn.generation.quality import Attempt, attempt_seed, attempts, measure
 from lungsyn.generation.synthesis import Background, make_canvas, synthesise
 from lungsyn.progress import Progress
 from lungsyn.volume.files import Case
@@ -46,9 +47,12 @@ def load_generator(path: Path, compute: Compute) -> LoadedGenerator:
 
 
 def synthetic_case(
-    generator: LoadedGenerator, row: dict, synthesis: Synthesis, open_source: Callable[[str], Case]
+    generator: LoadedGenerator, row: dict, synthesis: Synthesis, open_source: Callable[[str], Case], attempt: int = 0
 ) -> Case:
-    """Make the volume that ``row`` of the conditions describes; the caller names it."""
+    """Make the volume that ``row`` of the conditions describes; the caller names it.
+
+    Another ``attempt`` has the same masks and other noise.
+    """
     started = time.monotonic()
     arrangement = make_masks(row, open_source)
     masks, body, _ = arrangement
@@ -60,8 +64,8 @@ def synthetic_case(
     canvas = make_canvas(masks, spacing_mm, generator.settings, generator.device, background)
     progress = Progress(f"volume {row['volume']}", synthesis.steps, "steps")
     volume = synthesise(
-        generator.network, canvas, generator.settings, synthesis, int(row["seed"]), generator.patches_per_batch,
-        generator.precision, progress.update,
+        generator.network, canvas, generator.settings, synthesis, attempt_seed(int(row["seed"]), attempt),
+        generator.patches_per_batch, generator.precision, progress.update,
     )  # fmt: skip
     hu = to_hu(volume.cpu().numpy(), window_hu)
     if background is not None:
@@ -105,3 +109,26 @@ def _as_case(hu: np.ndarray, arrangement: Arrangement, started: float, device: t
         "cost": {"seconds": round(time.monotonic() - started, 2), **peak_memory_mb(device)},
     }
     return Case(hu, nodules, lungs, inside, body.affine, about)
+
+
+def attempts_at(
+    generator: LoadedGenerator, row: dict, synthesis: Synthesis, open_source: Callable[[str], Case], reference: dict,
+    tries: int,
+) -> Iterator[Attempt]:  # fmt: skip
+    """Make the volume of ``row`` until it lies in the ranges of ``reference``; the last attempt is the one to keep."""
+    started = time.monotonic()
+    grid = grid_of(generator.settings, synthesis)
+
+    def make(attempt: int) -> Case:
+        return synthetic_case(generator, row, synthesis, open_source, attempt)
+
+    def examine(case: Case) -> dict[str, float]:
+        if row["why"] != "inpainted":
+            return measure(case, grid)
+        return measure(case, grid, region_to_make(case.nodules, open_source(row["body_case"])) == 1)
+
+    for attempt in attempts(make, examine, reference, tries):
+        attempt.case.about["cost"]["seconds"] = round(time.monotonic() - started, 2)  # of all attempts so far
+        for fault in attempt.faults:
+            print(f"volume {row['volume']}, attempt {attempt.number}, rejected: {fault['reason']}", flush=True)
+        yield attempt

@@ -25,12 +25,12 @@ from lungsyn.generation.prediction import diffuse, training_target
 from lungsyn.generation.schedule import SCHEDULES
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.patches import coordinates, padded_shape, random_start, window
+from lungsyn.volume.patches import coarse_multiple, coordinates, padded_shape, random_start, window
 
 
 def grid_multiple(settings: Generator) -> int:
     """Starts of patches and padded shapes are multiples of this, so that patches share one coarse grid."""
-    return max(2 * settings.context_factor, 2)
+    return coarse_multiple(settings.context_factor)
 
 
 def masks_window(case: Case, start, size: int) -> np.ndarray:

@@ -35,6 +35,7 @@ from lungsyn.volume.patches import (
     box,
     importance_vector,
     padded_shape,
+    patch_stride,
     shifted_starts,
     total_weight,
 )
@@ -245,5 +246,4 @@ def stitched(
 
 def stride_voxels(settings: Generator, synthesis: Synthesis) -> int:
     """Distance of neighbouring patches: the overlap rounded up so that it is a multiple of the coarse grid."""
-    multiple = grid_multiple(settings)
-    return max(int(settings.patch_voxels * (1 - synthesis.overlap)) // multiple, 1) * multiple
+    return patch_stride(settings.patch_voxels, synthesis.overlap, grid_multiple(settings))

@@ -71,6 +71,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write small named arrays as a compressed ``.npz``, whole or not at all."""
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The inverse of ``write_arrays``."""
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
 def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 

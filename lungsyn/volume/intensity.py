@@ -6,6 +6,7 @@ The window ``(low, high)`` in HU maps linearly to (-1, 1); values outside are cl
 import numpy as np
 
 AIR_HU = -1000  # outside the body
+NOT_FINITE_HU = -32768  # stands for a value that is no number: the lowest int16, which no CT has
 AIR_MODEL = -1.0  # the same in the model range: every window in use starts at or below air
 
 
@@ -17,7 +18,7 @@ def to_model_range(hu, window_hu: tuple[float, float]):
 
 
 def to_hu(model_range: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
-    """[-1, 1] to HU, rounded to int16; values outside are clipped to the window."""
+    """[-1, 1] to HU, rounded to int16; values outside are clipped to the window, no number is ``NOT_FINITE_HU``."""
     low, high = window_hu
     scaled = (np.clip(np.asarray(model_range, dtype=np.float32), -1.0, 1.0) + 1.0) * ((high - low) / 2.0) + low
-    return np.rint(scaled).astype(np.int16)
+    return np.where(np.isfinite(scaled), np.rint(np.nan_to_num(scaled)), NOT_FINITE_HU).astype(np.int16)

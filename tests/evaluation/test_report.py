@@ -10,6 +10,7 @@ CONFIG = {
     "study": {"name": "phantom", "seed": 1}, "replicates": 2,
     "benchmark": {"arm": "real", "segmenter": "unet"},
     "evaluation": {"bootstrap": 2000, "confidence": 0.95},
+    "quality": {"tries": 3, "false_rejections": 0.05},
     "arms": {"real": {"real": True, "synthetic": None}, "synthetic": {"real": False, "synthetic": "a"},
              "real+synthetic": {"real": True, "synthetic": "b"},
              "real-reseeded": {"real": True, "reseeded": True}},
@@ -26,6 +27,12 @@ COHORT = [
         "reason": "slices <missing>",
     },
 ]
+QUALITY = [
+    {"measure": "any", "what": "", "low": "", "high": "", "train_median": "", "accepted_median": "", "judged": "14",
+     "rejected": "3", "kept": "1"},
+    {"measure": "lung_hu", "what": "median <of> lungs", "low": "-900", "high": "-700", "train_median": "-810",
+     "accepted_median": "-820", "judged": "14", "rejected": "3", "kept": "1"},
+]  # fmt: skip
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -56,7 +63,14 @@ def html(comparison, big_study, tmp_path):
     }
     figures = [(tmp_path / "a.png", f"first {HOSTILE}"), (tmp_path / "a.png", "second")]
     return report.build(
-        HOSTILE, json.dumps(config), {"unet": comparison}, {"unet": big_study["strata"]}, COHORT, figures, provenance
+        HOSTILE,
+        json.dumps(config),
+        {"unet": comparison},
+        {"unet": big_study["strata"]},
+        COHORT,
+        figures,
+        provenance,
+        quality={"a": QUALITY},
     )
 
 
@@ -107,6 +121,11 @@ def test_kinds_of_nodules_are_told_per_size(html):
 
 def test_the_policy_for_empty_masks_is_stated(html):
     assert "both empty they agree (Dice" in html and "patients, 0 without a nodule" in html
+
+
+def test_rejected_volumes_are_counted(html):
+    assert "Set a: 14 volumes made, 3 rejected, 1 of them kept" in html
+    assert "median &lt;of&gt; lungs" in html and "5 % of new real cases; n train" in html
 
 
 def test_cohort_counts():

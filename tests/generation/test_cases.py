@@ -6,8 +6,9 @@ import torch
 from scipy import ndimage
 
 from lungsyn import checkpoint
-from lungsyn.config import Compute
-from lungsyn.generation.cases import load_generator, pasted_case, synthetic_case
+from lungsyn.config import Compute, grid_of
+from lungsyn.generation import quality
+from lungsyn.generation.cases import attempts_at, load_generator, pasted_case, synthetic_case
 from lungsyn.generation.conditions import region_to_make, untargeted
 from lungsyn.generation.network import build
 from lungsyn.volume.files import open_case
@@ -84,3 +85,22 @@ def test_nothing_is_pasted_where_nothing_fits(sources):
     case, body = pasted_case(row, giant), sources("case-0")
     assert case.about["new_nodules"] == 0
     assert np.array_equal(case.ct, body.ct) and np.array_equal(case.nodules, body.nodules)
+
+
+def reference_of(folders, generator, synthesis):
+    grid = grid_of(generator.settings, synthesis)
+    return quality.reference({folder.name: quality.measure(open_case(folder), grid) for folder in folders}, 0.05)
+
+
+@pytest.mark.parametrize("why", ["untargeted", "inpainted"])
+def test_an_untrained_generator_is_rejected_at_every_attempt(why, generator, few_steps, sources, case_folders):
+    """Same masks, other noise; the last one is the one to keep."""
+    row = untargeted(["case-0", "case-3"], 1, seed=0, why=why)[0]
+    reference = reference_of(case_folders, generator, few_steps)
+    tried = list(attempts_at(generator, row, few_steps, sources, reference, tries=1))
+    assert [bool(attempt.faults) for attempt in tried] == [True, True]
+    first, second = (attempt.case for attempt in tried)
+    assert np.array_equal(first.nodules, second.nodules) and not np.array_equal(first.ct, second.ct)
+    assert np.array_equal(first.ct, synthetic_case(generator, row, few_steps, sources).ct)
+    named = {fault["measure"] for fault in tried[0].faults}
+    assert "nodule_contrast_hu" in named and ("lung_hu" in named) == (why == "untargeted")

@@ -154,12 +154,23 @@ def test_the_comparison_has_every_arm_in_every_group(results):
     assert all(row["mean_difference"] != "" for row in rows if row["arm"] != "real")
 
 
+def test_every_made_volume_is_accounted_for(results):
+    """Three train cases are too few for ranges; that a value is a number is asked all the same."""
+    for name, volumes in (("untargeted", 3), ("targeted", 2)):
+        total, *by_measure = table(results / f"quality/{name}/100.tsv")
+        assert int(total["judged"]) - int(total["rejected"]) + int(total["kept"]) == volumes
+        assert [row["measure"] for row in by_measure if row["judged"] != "0"] == ["finite"]
+        cases = [json.loads((case / "case.json").read_text()) for case in synthetic_cases(results)]
+        assert all(case["quality"]["measures"]["finite"] == 1 for case in cases)
+
+
 def test_pictures_are_not_blank(results):
     pictures = sorted((results / "figures").glob("*.png"))
     assert {path.stem for path in pictures} >= {
         "nearest-targeted-100", "nearest-untargeted-100", "fidelity-targeted-100", "fidelity-untargeted-100",
         "dice_difference", "dice_difference-unet-100", "ladder-unet", "froc-unet", "cases-unet-100", "turned-unet-100",
         "contact_sheet-targeted-100", "contact_sheet-untargeted-100", "training",
+        "quality-targeted-100", "quality-untargeted-100",
     }  # fmt: skip
     for path in pictures:
         grey = np.asarray(Image.open(path).convert("L"), dtype=float)

@@ -63,21 +63,22 @@ def of_sets(*rules: str, sets=SETS) -> set[str]:
 
 
 PICTURES = SUMMARIES | CASE_PICTURE | {"plot_training", "report"} | of_sets(
-    "contact_sheet", "plot_nearest", "plot_fidelity"
+    "contact_sheet", "plot_nearest", "plot_fidelity", "plot_quality"
 )  # fmt: skip
 AFTER_ARMS = COMPARISON | {"plot_training"}
 VERDICTS = of_sets("verdict") | REPORT
 PROBED = of_sets("memorisation", "plot_nearest")
 FIDELITY = of_sets("fidelity", "plot_fidelity")
 AUDIT = ("memorisation", "plot_nearest", "verdict", "fidelity", "plot_fidelity")
-VOLUMES = ("synthesise", "contact_sheet", *AUDIT)
+VOLUMES = ("synthesise", "contact_sheet", "quality", "plot_quality", *AUDIT)
 TARGETED_VOLUMES = of_sets(*VOLUMES, sets=["targeted"]) | arms("real+synthetic") | CASE_PICTURE
 UNTARGETED_VOLUMES = of_sets(*VOLUMES, sets=["untargeted"]) | arms("synthetic", "real+untargeted")
 TARGETED = {"conditions targeted"} | TARGETED_VOLUMES  # what follows the benchmark's scores
 SYNTHESIS = TARGETED_VOLUMES | UNTARGETED_VOLUMES | AFTER_ARMS
+QUALITY = {"reference"} | SYNTHESIS
 GENERATOR = {"train_generator", "membership"} | SYNTHESIS
 SEGMENTATION = ALL_ARMS | TARGETED | AFTER_ARMS
-PREPARED = {"prepare", "conditions untargeted"} | GENERATOR | SEGMENTATION
+PREPARED = {"prepare", "conditions untargeted", "reference"} | GENERATOR | SEGMENTATION
 LIST = {"cohort"} | REPORT
 EVERYTHING = {"phantom", "cohort"} | PREPARED
 REFUSED = "no other value is allowed"
@@ -115,8 +116,8 @@ CONTRACT = {
     "generators.patch_ddpm.kind": ("gan", REFUSED),
     "generators.patch_ddpm.network": ("monai", GENERATOR),
     "generators.patch_ddpm.window_hu": ([-1000, 300], GENERATOR),
-    "generators.patch_ddpm.patch_voxels": (24, GENERATOR),
-    "generators.patch_ddpm.context_factor": (0, GENERATOR),
+    "generators.patch_ddpm.patch_voxels": (24, GENERATOR | QUALITY),
+    "generators.patch_ddpm.context_factor": (0, GENERATOR | QUALITY),
     "generators.patch_ddpm.position": (False, GENERATOR),
     "generators.patch_ddpm.channels": ([16, 16], GENERATOR),
     "generators.patch_ddpm.blocks": (2, GENERATOR),
@@ -143,17 +144,21 @@ CONTRACT = {
     "synthesis.steps": (5, SYNTHESIS),
     "synthesis.eta": (0.5, SYNTHESIS),
     "synthesis.mode": ("fused", SYNTHESIS),
-    "synthesis.overlap": (0.5, SYNTHESIS),
+    "synthesis.overlap": (0.5, QUALITY),
     "synthesis.fused_steps": (2, SYNTHESIS),
     "synthesis.guidance_scale": (2.0, SYNTHESIS),
     "synthesis.volumes_per_job": (1, SYNTHESIS),
+    "quality.tries": (1, QUALITY),
+    "quality.false_rejections": (0.1, QUALITY),
     "sets.untargeted.generator": (
-        "other", {"train_generator", "membership"} | UNTARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
+        "other", {"train_generator", "membership", "reference"} | UNTARGETED_VOLUMES | AFTER_ARMS,
+        {"generators": OTHER_GENERATOR},
     ),
     "sets.untargeted.conditions": ("targeted", {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
     "sets.untargeted.volumes": (4, {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
     "sets.targeted.generator": (
-        "other", {"train_generator", "membership"} | TARGETED_VOLUMES | AFTER_ARMS, {"generators": OTHER_GENERATOR},
+        "other", {"train_generator", "membership", "reference"} | TARGETED_VOLUMES | AFTER_ARMS,
+        {"generators": OTHER_GENERATOR},
     ),
     "sets.targeted.conditions": ("untargeted", TARGETED | AFTER_ARMS),
     "sets.targeted.volumes": (3, TARGETED | AFTER_ARMS),
@@ -171,7 +176,7 @@ CONTRACT = {
     "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
     "training_percent": (
         [34, 100],
-        {"train_generator", "membership", "conditions untargeted", "plot_learning"}
+        {"train_generator", "membership", "reference", "conditions untargeted", "plot_learning"}
         | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
@@ -386,6 +391,7 @@ def test_the_contract_s_promises():
         "evaluation": trainings | sampling | {"prepare", "cohort", "phantom"},
         "audit": ALL_ARMS | trainings | sampling | {"prepare", "cohort", "phantom", "membership"},
         "segmenters": {"train_generator", "conditions untargeted", "synthesise untargeted", "prepare", "cohort"},
+        "quality": arms("real", "real-reseeded") | {"train_generator", "prepare"},
         "synthesis": arms("real", "real-reseeded") | {"train_generator", "prepare", "conditions targeted"},
         "generators": arms("real", "real-reseeded") | {"prepare", "cohort", "conditions targeted"},
         "cohort.preprocess": {"phantom", "cohort"},

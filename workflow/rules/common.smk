@@ -98,10 +98,8 @@ USED_SETS = sorted(
         if STUDY.arms[arm].synthetic
     }
 )
-USED_GENERATORS = sorted(
-    {
-        (STUDY.sets[name].generator, size)
-        for name, size in USED_SETS
-        if STUDY.generators[STUDY.sets[name].generator].kind != "copy_paste"
-    }
-)
+# Sets that a trained generator makes: they are checked; what copy_paste pastes is real.
+CHECKED_SETS = [
+    (name, size) for name, size in USED_SETS if STUDY.generators[STUDY.sets[name].generator].kind != "copy_paste"
+]
+USED_GENERATORS = sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS})

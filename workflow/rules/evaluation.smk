@@ -253,6 +253,24 @@ rule contact_sheet:
         " --figures '{params.figures}' --out {output} > {log} 2>&1"
 
 
+rule plot_quality:
+    """Where the measures of real and synthetic cases lie; rejected volumes with the reason."""
+    input:
+        synthetic=lambda w: batches(w.set, w.size),
+        reference=lambda w: f"results/quality/{STUDY.sets[w.set].generator}/{w.size}/reference.json",
+    output:
+        "results/figures/quality-{set}-{size}.png",
+    log:
+        "results/logs/plot_quality/{set}/{size}.log",
+    params:
+        code=code_of("evaluation", "plot-quality"),
+        study=settings(STUDY.study),
+        figures=settings(STUDY.figures),
+    shell:
+        "lungsyn evaluation plot-quality --synthetic {input.synthetic} --reference {input.reference}"
+        " --set {wildcards.set} --study '{params.study}' --figures '{params.figures}' --out {output} > {log} 2>&1"
+
+
 def curves(wildcards):
     """Loss curves of everything that was trained."""
     generators = [f"results/generator/{name}/{size}/training.jsonl" for name, size in USED_GENERATORS]
@@ -301,6 +319,8 @@ rule report:
         case_pictures=[f"results/figures/cases-{segmenter}-{size}.png" for segmenter, size in DRAWN],
         turned=[f"results/figures/turned-{segmenter}-{size}.png" for segmenter, size in DRAWN],
         sheets=[f"results/figures/contact_sheet-{name}-{size}.png" for name, size in USED_SETS],
+        quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
+        quality_pictures=[f"results/figures/quality-{name}-{size}.png" for name, size in CHECKED_SETS],
         training="results/figures/training.png",
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
         nearest=[f"results/figures/nearest-{name}-{size}.png" for name, size in USED_SETS],
@@ -318,5 +338,6 @@ rule report:
         " --strata {input.strata} --differences {input.differences} --ladders {input.ladders}"
         " --learning {input.learning} --frocs {input.frocs} --case-pictures {input.case_pictures}"
         " --turned {input.turned} --sheets {input.sheets} --training {input.training} --verdicts {input.verdicts}"
+        " --quality {input.quality} --quality-pictures {input.quality_pictures}"
         " --nearest {input.nearest} --fidelity {input.fidelity} --main-figure {output.figure} --out {output.report}"
         " > {log} 2>&1"

@@ -1,6 +1,7 @@
 # REQUIRED INPUTS: results/cases/{case}/ of the train split; for targeted sets the benchmark's predictions
 # OUTPUTS:         results/generator/{generator}/{size}/, results/conditions/{set}/{size}.tsv,
-#                  results/synthetic/{generator}/{set}/{size}/; {size}: training-set size, percent of the train patients
+#                  results/synthetic/{generator}/{set}/{size}/, results/quality/{generator}/{size}/,
+#                  results/quality/{set}/{size}.tsv; {size}: training-set size, percent of the train patients
 
 
 rule train_generator:
@@ -66,10 +67,34 @@ def generator_model(wildcards):
     return f"results/generator/{wildcards.generator}/{wildcards.size}/model.safetensors" if trained else []
 
 
+def ranges(wildcards):
+    """The ranges of the measures; what is pasted is not measured."""
+    trained = STUDY.generators[wildcards.generator].kind != "copy_paste"
+    return f"results/quality/{wildcards.generator}/{wildcards.size}/reference.json" if trained else []
+
+
+rule reference:
+    """Measure the train cases: the ranges in which a synthetic case must lie. Seams: where this generator's patches meet."""
+    input:
+        cases=cases("train"),
+    output:
+        "results/quality/{generator}/{size}/reference.json",
+    log:
+        "results/logs/reference/{generator}/{size}.log",
+    params:
+        code=code_of("generation", "reference"),
+        grid=lambda w: settings(study_config.grid_of(STUDY.generators[w.generator], STUDY.synthesis)),
+        quality=settings(STUDY.quality),
+    shell:
+        "lungsyn generation reference --cases {input.cases} --grid '{params.grid}' --quality '{params.quality}'"
+        " --out {output} > {log} 2>&1"
+
+
 rule synthesise:
-    """Make a batch of whole volumes: HU and masks in the layout of a real case."""
+    """Make a batch of whole volumes: HU and masks in the layout of a real case. Odd ones are made again."""
     input:
         cases=condition_cases,
+        reference=ranges,
         model=generator_model,
         conditions="results/conditions/{set}/{size}.tsv",
     output:
@@ -81,9 +106,26 @@ rule synthesise:
         gpu=GPU,
     params:
         code=code_of("generation", "synthesise"),
-        model=lambda w, input: f"--model {input.model}" if input.model else "",
+        model=lambda w, input: f"--model {input.model} --reference {input.reference}" if input.model else "",
         synthesis=settings(STUDY.synthesis),
+        quality=settings(STUDY.quality),
     shell:
         "lungsyn generation synthesise {params.model} --conditions {input.conditions} --batch {wildcards.batch}"
-        " --set {wildcards.set} --synthesis '{params.synthesis}' --cases {input.cases} {COMPUTE} --out {output}"
+        " --set {wildcards.set} --synthesis '{params.synthesis}'"
+        " --quality '{params.quality}' --cases {input.cases} {COMPUTE} --out {output} > {log} 2>&1"
+
+
+rule quality:
+    """How many volumes of a set were made and rejected, and why."""
+    input:
+        synthetic=lambda w: batches(w.set, w.size),
+        reference=lambda w: f"results/quality/{STUDY.sets[w.set].generator}/{w.size}/reference.json",
+    output:
+        "results/quality/{set}/{size}.tsv",
+    log:
+        "results/logs/quality/{set}/{size}.log",
+    params:
+        code=code_of("generation", "quality"),
+    shell:
+        "lungsyn generation quality --synthetic {input.synthetic} --reference {input.reference} --out {output}"
         " > {log} 2>&1"
