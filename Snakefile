@@ -20,6 +20,7 @@ except InputError as error:
     raise WorkflowError(str(error))
 
 
+include: "workflow/rules/lock.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/generation.smk"
@@ -27,8 +28,17 @@ include: "workflow/rules/segmentation.smk"
 include: "workflow/rules/evaluation.smk"
 
 
+# Seconds each: not worth a cluster's queue.
 localrules:
     all,
+    conditions,
+    compare,
+    nodules,
+    plot_difference,
+    plot_case,
+    plot_training,
+    contact_sheet,
+    report,
 
 
 rule all:

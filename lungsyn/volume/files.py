@@ -41,8 +41,6 @@ def map_volume(path: Path) -> Volume:
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write ``volume`` as NIfTI-1 in its own dtype (int16 or uint8), whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(np.asarray(volume.data), volume.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(1, 0)

@@ -1,0 +1,172 @@
+"""A real Slurm of one node on this machine, with a GPU that does not exist: the tiny study through the shipped profile.
+
+The generator's training is cancelled once and hits its time limit once. Both come as a cluster sends them: the process
+gets SIGTERM, saves, and is submitted again. To be hit for certain it is stopped (SIGSTOP) in the middle of its work;
+Slurm wakes a process before it ends it.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.workflow.stress import CONFIG
+
+SCRIPTS = ROOT / "tests/workflow/slurm"
+PROFILE = ROOT / "workflow/profiles/slurm/config.yaml"
+LOG = "results/logs/train_generator/patch_ddpm.log"
+SMALL = {  # what a cluster's users would set, and waits of seconds instead of minutes
+    "cores": 2,
+    "latency-wait": 10,
+    "seconds-between-status-checks": 3,
+    "slurm-init-seconds-before-status-checks": 3,
+    "set-threads": {},
+    "groups": {"prepare": "prepare", "train_segmenter": "arm", "predict": "arm", "score": "arm"},
+    "group-components": {"prepare": 6, "arm": 5},
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> Path:
+    """The folder of a running Slurm."""
+    missing = [command for command in ("munged", "slurmctld", "slurmd", "sinfo") if not shutil.which(command)]
+    if missing or os.geteuid() != 0:
+        pytest.skip("no Slurm to start: needs root and the packages that tests/workflow/slurm/up.sh names")
+    if not find_spec("snakemake_executor_plugin_slurm"):
+        pytest.skip("the Slurm plugin is not installed: make slurm")
+    folder = tmp_path_factory.mktemp("slurm")
+    started = subprocess.run([SCRIPTS / "up.sh", folder], capture_output=True, text=True)
+    try:
+        assert started.returncode == 0, started.stderr
+        yield folder
+    finally:
+        subprocess.run([SCRIPTS / "down.sh", folder])
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory) -> Path:
+    """The shipped profile with the partitions it names, and SMALL."""
+    shipped = yaml.safe_load(PROFILE.read_text())
+    for resources in (shipped["default-resources"], *shipped["set-resources"].values()):
+        resources["mem_mb"] = "attempt * 2000"
+    shipped["set-resources"]["predict"] |= {"gpu": 0, "gres": "gpu:1"}  # the other way to ask for one
+    folder = tmp_path_factory.mktemp("profile")
+    (folder / "config.yaml").write_text(yaml.safe_dump(shipped | SMALL))
+    return folder
+
+
+def squeue(rule: str, *columns: str, states: str = "all") -> list[list[str]]:
+    """One row per Slurm job of a rule or group, by the plugin's comment on it: ``%i``, ``%T``, ..."""
+    listed = subprocess.check_output(
+        ["squeue", "--noheader", f"--states={states}", "--format", "|".join(("%k", *columns))], text=True
+    )
+    rows = [line.split("|") for line in listed.splitlines()]
+    return [row[1:] for row in rows if rule in row[0]]
+
+
+def wait_for(what, run: subprocess.Popen, seconds: float = 240):
+    """The first true answer of ``what``."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and run.poll() is None:
+        if found := what():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{what.__name__} did not come to be; the run's exit code is {run.poll()}")
+
+
+def stop_in_training(study: Path, run: subprocess.Popen, attempt: int) -> str:
+    """Stop the generator's training of this attempt where it learns. Returns the Slurm job's number."""
+
+    def slurm_job():
+        rows = squeue("train_generator", "%i", states="running")
+        return rows and len(squeue("train_generator", "%i")) == attempt and rows[0][0]
+
+    def learning():
+        log = study / LOG
+        return log.exists() and re.search(r"^generator: \d", log.read_text(), re.MULTILINE) and training(study)
+
+    job = wait_for(slurm_job, run)
+    os.kill(wait_for(learning, run), signal.SIGSTOP)
+    return job
+
+
+def training(study: Path) -> int:
+    """The process of the generator's training, or 0."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"generation\0train" in (process / "cmdline").read_bytes() and (process / "cwd").resolve() == study:
+                return int(process.name)
+        except OSError:
+            pass
+    return 0
+
+
+@pytest.fixture(scope="module")
+def study(slurm, profile, tiny_study, tmp_path_factory):
+    """The tiny study after a run through Slurm that was disturbed twice, with what happened."""
+    folder = tmp_path_factory.mktemp("clustered").resolve()
+    for part in (".snakemake/metadata", "results/phantom"):
+        shutil.copytree(tiny_study / part, folder / part, symlinks=True)
+    command = [
+        sys.executable, "-m", "snakemake", "--workflow-profile", profile, "--directory", folder, *CONFIG, "--",
+        "results/comparison/unet.tsv",
+    ]  # fmt: skip
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with open(folder / "said.txt", "w") as said:
+        run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+        try:
+            cancelled = stop_in_training(folder, run, 1)
+            subprocess.run(["scancel", cancelled], check=True)
+            too_long = stop_in_training(folder, run, 2)
+            subprocess.run(["scontrol", "update", f"JobId={too_long}", "EndTime=now"], check=True)
+            run.wait(timeout=400)
+        finally:
+            run.terminate()
+            run.wait()
+    yield folder, {"cancelled": cancelled, "too long": too_long}, run.returncode
+
+
+def test_a_run_through_slurm_gives_the_tables_of_a_local_run(study, tiny_study):
+    folder, _, code = study
+    assert code == 0, (folder / "said.txt").read_text()[-4000:]
+    for path in ("results/comparison/unet.tsv", "results/cohort.tsv"):
+        assert (folder / path).read_bytes() == (tiny_study / path).read_bytes()
+
+
+def test_a_cancelled_and_a_too_long_training_went_on(study):
+    folder, jobs, _ = study
+    states = dict(squeue("train_generator", "%i", "%T"))
+    assert states.pop(jobs["cancelled"]) == "CANCELLED"
+    assert states.pop(jobs["too long"]) == "TIMEOUT"
+    assert list(states.values()) == ["COMPLETED"]
+    went_on = re.search(r"continuing at (\d+) of", (folder / LOG).read_text())
+    assert went_on and int(went_on[1]) > 0
+
+
+def test_a_retry_gets_more_memory(study):
+    assert [row[0] for row in sorted(squeue("train_generator", "%m", "%i"), key=lambda row: int(row[1]))] == [
+        "2000M", "4000M", "6000M",
+    ]  # fmt: skip
+
+
+def test_gpu_jobs_are_on_the_gpu_partition_and_got_a_gpu(study):
+    for rule in ("train_generator", "synthesise", "arm"):
+        assert {(row[0], row[1]) for row in squeue(rule, "%P", "%b")} == {("gpu", "gres:gpu:1")}, rule
+    for rule in ("cohort", "prepare"):
+        assert {(row[0], row[1]) for row in squeue(rule, "%P", "%b")} == {("cpu", "N/A")}, rule
+
+
+def test_cases_are_prepared_in_one_job_and_glue_in_none(study):
+    assert len(squeue("prepare", "%i")) == 1
+    assert squeue("compare", "%i") == squeue("conditions", "%i") == []
