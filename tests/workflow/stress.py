@@ -142,22 +142,20 @@ def check_whole(folder: Path) -> None:
 
 
 def check_same(folder: Path, undisturbed: Path) -> None:
-    """Tables, prepared cases and the digests of the synthetic ones, and all weights, bit for bit."""
-    for pattern in ("comparison/*.tsv", "scores/**/*.tsv", "conditions/*.tsv", "cohort.tsv", "predictions/**/*.nii"):
-        wanted = sorted(path.relative_to(undisturbed) for path in (undisturbed / "results").glob(pattern))
-        assert wanted, pattern
-        for path in wanted:
-            assert filecmp.cmp(folder / path, undisturbed / path, shallow=False), path
-    for path in (undisturbed / "results").glob("synthetic/**/case.json"):
-        path = path.relative_to(undisturbed)
-        assert (
-            json.loads((folder / path).read_text())["digest"] == json.loads((undisturbed / path).read_text())["digest"]
-        )
-    for kind in ("generator", "segmentation"):
-        for path in (undisturbed / "results" / kind).rglob("model.safetensors"):
-            path = path.relative_to(undisturbed)
-            found, wanted = checkpoint.load(folder / path)[0], checkpoint.load(undisturbed / path)[0]
-            assert all(found[name].equal(wanted[name]) for name in wanted), path
+    """Tables, masks, the digests of cases and all weights are those of the undisturbed study, bit for bit."""
+
+    def made(pattern: str) -> list[tuple[Path, Path]]:
+        paths = sorted(folder.glob(f"results/{pattern}"))
+        assert paths, f"no {pattern}"
+        return [(path, undisturbed / path.relative_to(folder)) for path in paths]
+
+    for found, wanted in made("cohort.tsv") + made("[!lp]*/**/*.tsv") + made("predictions/**/*.nii"):
+        assert filecmp.cmp(found, wanted, shallow=False), found
+    for found, wanted in made("cases/*/case.json") + made("synthetic/**/case.json"):
+        assert json.loads(found.read_text())["digest"] == json.loads(wanted.read_text())["digest"], found
+    for found, wanted in made("generator/**/model.safetensors") + made("segmentation/**/model.safetensors"):
+        weights, others = checkpoint.load(found)[0], checkpoint.load(wanted)[0]
+        assert weights.keys() == others.keys() and all(weights[name].equal(others[name]) for name in weights), found
 
 
 def main() -> None:
