@@ -60,19 +60,18 @@ def profile(tmp_path_factory) -> Path:
     for resources in (shipped["default-resources"], *shipped["set-resources"].values()):
         resources["mem_mb"] = "attempt * 2000"
     shipped["set-threads"] = dict.fromkeys(shipped["set-threads"], 1)
-    shipped["set-resources"]["predict"] |= {"gpu": 0, "gres": "gpu:1"}  # the other way to ask for one
+    shipped["set-resources"]["synthesise"] |= {"gpu": 0, "gres": "gpu:1"}  # the other way to ask for one
     folder = tmp_path_factory.mktemp("profile")
     (folder / "config.yaml").write_text(yaml.safe_dump(shipped | SMALL))
     return folder
 
 
 def squeue(rule: str, *columns: str, states: str = "all") -> list[list[str]]:
-    """One row per Slurm job of a rule or group, by the plugin's comment on it: ``%i``, ``%T``, ..."""
-    listed = subprocess.check_output(
-        ["squeue", "--noheader", f"--states={states}", "--format", "|".join(("%k", *columns))], text=True
-    )
-    rows = [line.split("|") for line in listed.splitlines()]
-    return [row[1:] for row in rows if rule in row[0]]
+    """One row per Slurm job of a rule or group, by the plugin's comment on it."""
+    wide = ",".join(f"{column}:200" for column in ("Comment", *columns))
+    listed = subprocess.check_output(["squeue", "--noheader", f"--states={states}", "--Format", wide], text=True)
+    rows = [[line[i : i + 200].strip() for i in range(0, len(line), 200)] for line in listed.splitlines()]
+    return [row[1:] for row in rows if f"rule_{rule}" in row[0]]
 
 
 def wait_for(what, run: subprocess.Popen, seconds: float = 900):
@@ -81,7 +80,7 @@ def wait_for(what, run: subprocess.Popen, seconds: float = 900):
     while time.monotonic() < until and run.poll() is None:
         if found := what():
             return found
-        time.sleep(0.2)
+        time.sleep(0.5)
     raise AssertionError(f"{what.__name__} did not come to be; the run's exit code is {run.poll()}")
 
 
@@ -89,12 +88,12 @@ def stop_in_training(study: Path, run: subprocess.Popen, attempt: int) -> str:
     """Stop the generator's training of this attempt where it learns. Returns the Slurm job's number."""
 
     def slurm_job():
-        rows = squeue("train_generator", "%i", states="running")
-        return rows and len(squeue("train_generator", "%i")) == attempt and rows[0][0]
+        rows = squeue("train_generator", "JobID", states="running")
+        return rows and len(squeue("train_generator", "JobID")) == attempt and rows[0][0]
 
     def learning():
-        log = study / LOG
-        return log.exists() and re.search(r"^generator: \d", log.read_text(), re.MULTILINE) and training(study)
+        process, log = training(study), study / LOG
+        return process and log.exists() and re.search(r"^generator: \d", log.read_text(), re.MULTILINE) and process
 
     job = wait_for(slurm_job, run)
     os.kill(wait_for(learning, run), signal.SIGSTOP)
@@ -132,7 +131,7 @@ def study(slurm, profile, tiny_study, tmp_path_factory):
             subprocess.run(["scontrol", "update", f"JobId={too_long}", "EndTime=now"], check=True)
             run.wait(timeout=1200)
         finally:
-            run.terminate()
+            run.kill()
             run.wait()
     yield folder, {"cancelled": cancelled, "too long": too_long}, run.returncode
 
@@ -146,7 +145,7 @@ def test_a_run_through_slurm_gives_the_tables_of_a_local_run(study, tiny_study):
 
 def test_a_cancelled_and_a_too_long_training_went_on(study):
     folder, jobs, _ = study
-    states = dict(squeue("train_generator", "%i", "%T"))
+    states = dict(squeue("train_generator", "JobID", "State"))
     assert states.pop(jobs["cancelled"]) == "CANCELLED"
     assert states.pop(jobs["too long"]) == "TIMEOUT"
     assert list(states.values()) == ["COMPLETED"]
@@ -155,18 +154,19 @@ def test_a_cancelled_and_a_too_long_training_went_on(study):
 
 
 def test_a_retry_gets_more_memory(study):
-    assert [row[0] for row in sorted(squeue("train_generator", "%m", "%i"), key=lambda row: int(row[1]))] == [
+    assert [row[0] for row in sorted(squeue("train_generator", "MinMemory", "JobID"), key=lambda row: int(row[1]))] == [
         "2000M", "4000M", "6000M",
     ]  # fmt: skip
 
 
 def test_gpu_jobs_are_on_the_gpu_partition_and_got_a_gpu(study):
-    for rule in ("train_generator", "synthesise", "arm"):
-        assert {(row[0], row[1]) for row in squeue(rule, "%P", "%b")} == {("gpu", "gres:gpu:1")}, rule
-    for rule in ("cohort", "prepare"):
-        assert {(row[0], row[1]) for row in squeue(rule, "%P", "%b")} == {("cpu", "N/A")}, rule
+    partition_of = dict.fromkeys(("train_generator", "synthesise", "arm"), "gpu") | {"cohort": "cpu", "prepare": "cpu"}
+    for rule, wanted in partition_of.items():
+        partitions, allocated = zip(*squeue(rule, "Partition", "tres-alloc"), strict=True)
+        assert set(partitions) == {wanted}, rule
+        assert all(("gres/gpu=1" in resources) == (wanted == "gpu") for resources in allocated), rule
 
 
 def test_cases_are_prepared_in_one_job_and_glue_in_none(study):
-    assert len(squeue("prepare", "%i")) == 1
-    assert squeue("compare", "%i") == squeue("conditions", "%i") == []
+    assert len(squeue("prepare", "JobID")) == 1
+    assert squeue("compare", "JobID") == squeue("conditions", "JobID") == []
