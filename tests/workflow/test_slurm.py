@@ -45,8 +45,8 @@ def slurm(tmp_path_factory) -> Path:
     if not find_spec("snakemake_executor_plugin_slurm"):
         pytest.skip("the Slurm plugin is not installed: make slurm")
     folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([SCRIPTS / "up.sh", folder], capture_output=True, text=True)
     try:
+        started = subprocess.run([SCRIPTS / "up.sh", folder], capture_output=True, text=True)
         assert started.returncode == 0, started.stderr
         yield folder
     finally:
@@ -162,7 +162,9 @@ def test_a_retry_gets_more_memory(study):
 def test_gpu_jobs_are_on_the_gpu_partition_and_got_a_gpu(study):
     partition_of = dict.fromkeys(("train_generator", "synthesise", "arm"), "gpu") | {"cohort": "cpu", "prepare": "cpu"}
     for rule, wanted in partition_of.items():
-        for partition, *resources in squeue(rule, "Partition", "tres-per-job", "tres-per-node"):
+        rows = squeue(rule, "Partition", "tres-per-job", "tres-per-node")
+        assert rows, rule
+        for partition, *resources in rows:
             assert partition == wanted, rule
             assert ("gpu:1" in " ".join(resources)) == (wanted == "gpu"), rule
 

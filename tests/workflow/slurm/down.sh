@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Stop what up.sh started: down.sh FOLDER. The logs stay.
 set -uo pipefail
-folder=$(cd "$1" && pwd)
+folder=$(realpath -m "$1")
 
 timeout 10 scancel --user="$(id -un)" 2>/dev/null
 for daemon in slurmd slurmctld munged; do

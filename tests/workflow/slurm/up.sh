@@ -19,7 +19,7 @@ mkdir -p "$folder/state" "$folder/spool" /etc/slurm
 sed -e "s|@DIR@|$folder|g" -e "s|@HOST@|$host|g" "$here/slurm.conf" >"$folder/slurm.conf"
 mknod "$folder/gpu0" c 1 3                     # a GPU has to be a device; this one is another /dev/null
 echo "Name=gpu File=$folder/gpu0" >"$folder/gres.conf"
-ln -s "$folder/slurm.conf" "$folder/gres.conf" /etc/slurm/
+ln -sf "$folder/slurm.conf" "$folder/gres.conf" /etc/slurm/    # over links to a folder that is gone
 
 (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
 munged --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
