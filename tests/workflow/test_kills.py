@@ -8,7 +8,7 @@ import pytest
 from tests.workflow import stress
 from tests.workflow.stress import Disturbance
 
-TABLE = "results/scores/unet/synthetic.tsv"
+TABLE = "results/scores/unet/synthetic/100.tsv"
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from tests.workflow.stress import CONFIG
 
 SCRIPTS = ROOT / "tests/workflow/slurm"
 PROFILE = ROOT / "workflow/profiles/slurm/config.yaml"
-LOG = "results/logs/train_generator/patch_ddpm.log"
+LOG = "results/logs/train_generator/patch_ddpm/100.log"
 SMALL = {  # what a cluster's users would set, and waits of seconds instead of minutes
     "cores": 2,
     "latency-wait": 10,
