@@ -1,8 +1,8 @@
 """A real Slurm of one node on this machine, with a GPU that does not exist: the tiny study through the shipped profile.
 
 The generator's training is cancelled once and hits its time limit once. Both come as a cluster sends them: the process
-gets SIGTERM, saves, and is submitted again. To be hit for certain it is stopped (SIGSTOP) in the middle of its work;
-Slurm wakes a process before it ends it.
+gets SIGTERM, saves, and is submitted again. To be hit for certain it is stopped (SIGSTOP) in the middle of its work
+and woken for the signal: by Slurm itself when it cancels, by the test when the time is up.
 """
 
 import os
@@ -84,8 +84,8 @@ def wait_for(what, run: subprocess.Popen, seconds: float = 900):
     raise AssertionError(f"{what.__name__} did not come to be; the run's exit code is {run.poll()}")
 
 
-def stop_in_training(study: Path, run: subprocess.Popen, attempt: int) -> str:
-    """Stop the generator's training of this attempt where it learns. Returns the Slurm job's number."""
+def stop_in_training(study: Path, run: subprocess.Popen, attempt: int) -> tuple[str, int]:
+    """Stop the generator's training of this attempt where it learns. Returns the numbers of job and process."""
 
     def slurm_job():
         rows = squeue("train_generator", "JobID", states="running")
@@ -96,8 +96,9 @@ def stop_in_training(study: Path, run: subprocess.Popen, attempt: int) -> str:
         return process and log.exists() and re.search(r"^generator: \d", log.read_text(), re.MULTILINE) and process
 
     job = wait_for(slurm_job, run)
-    os.kill(wait_for(learning, run), signal.SIGSTOP)
-    return job
+    process = wait_for(learning, run)
+    os.kill(process, signal.SIGSTOP)
+    return job, process
 
 
 def training(study: Path) -> int:
@@ -109,6 +110,12 @@ def training(study: Path) -> int:
         except OSError:
             pass
     return 0
+
+
+def went_on_at(study: Path) -> int:
+    """Patches that the generator's training had behind it when it was started last."""
+    found = re.search(r"^continuing at (\d+) of", (study / LOG).read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 @pytest.fixture(scope="module")
@@ -125,15 +132,19 @@ def study(slurm, profile, tiny_study, tmp_path_factory):
     with open(folder / "said.txt", "w") as said:
         run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
         try:
-            cancelled = stop_in_training(folder, run, 1)
+            cancelled, _ = stop_in_training(folder, run, 1)
             subprocess.run(["scancel", cancelled], check=True)
-            too_long = stop_in_training(folder, run, 2)
+            too_long, process = stop_in_training(folder, run, 2)
+            after_cancelling = went_on_at(folder)
             subprocess.run(["scontrol", "update", f"JobId={too_long}", "EndTime=now"], check=True)
+            wait_for(lambda: squeue("train_generator", "JobID", states="completing"), run)
+            os.kill(process, signal.SIGCONT)  # Slurm's SIGTERM is waiting for it
             run.wait(timeout=1200)
         finally:
             run.kill()
             run.wait()
-    yield folder, {"cancelled": cancelled, "too long": too_long}, run.returncode
+    jobs = {"cancelled": cancelled, "too long": too_long, "after cancelling": after_cancelling}
+    return folder, jobs, run.returncode
 
 
 def test_a_run_through_slurm_gives_the_tables_of_a_local_run(study, tiny_study):
@@ -149,8 +160,7 @@ def test_a_cancelled_and_a_too_long_training_went_on(study):
     assert states.pop(jobs["cancelled"]) == "CANCELLED"
     assert states.pop(jobs["too long"]) == "TIMEOUT"
     assert list(states.values()) == ["COMPLETED"]
-    went_on = re.search(r"continuing at (\d+) of", (folder / LOG).read_text())
-    assert went_on and int(went_on[1]) > 0
+    assert 0 < jobs["after cancelling"] < went_on_at(folder)
 
 
 def test_a_retry_gets_more_memory(study):
