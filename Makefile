@@ -7,7 +7,7 @@ SNAKEMAKE := $(BIN)/snakemake --workflow-profile workflow/profiles/default
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run cubes test lint bench env clean
+.PHONY: run cubes test lint stress bench env slurm clean
 
 run: env                 ## the study of config.yaml; ARGS="--configfile workflow/experiments/cubes.yaml" for another
 	$(SNAKEMAKE) $(ARGS)
@@ -22,6 +22,9 @@ lint: env                ## formatters and linters
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/python .ci/lint_workflow.py        # snakemake --lint, its waivers explained
 
+stress: env              ## kill the tiny study 20 times; ARGS="--kills 50 --seed 1" for others
+	$(BIN)/python -m tests.workflow.stress $(ARGS)
+
 bench: env               ## one line per claim: name, ours, peer, ratio
 	$(BIN)/python -m tests.benchmarks
 
@@ -32,6 +35,9 @@ $(STAMP): envs/requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(STAMP)
+
+slurm: env               ## the environment with what submits to Slurm, which makes every start slower by a second
+	$(BIN)/python -m pip install --quiet --requirement envs/slurm.lock
 
 clean:                   ## remove what runs wrote; the environment stays
 	rm -rf .snakemake $(filter-out results/README.md,$(wildcard results/*))

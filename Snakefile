@@ -24,6 +24,7 @@ except InputError as error:
     raise WorkflowError(str(error))
 
 
+include: "workflow/rules/lock.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/generation.smk"
@@ -32,8 +33,17 @@ include: "workflow/rules/audit.smk"
 include: "workflow/rules/evaluation.smk"
 
 
+# Seconds each: not worth a cluster's queue.
 localrules:
     all,
+    conditions,
+    compare,
+    nodules,
+    plot_difference,
+    plot_case,
+    plot_training,
+    contact_sheet,
+    report,
 
 
 onstart:

@@ -9,15 +9,13 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from lungsyn.cohort import annotations
 from lungsyn.cohort.dicom import Header, find_series, read_ct, series_files
+from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Nodules
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Volume
@@ -29,9 +27,7 @@ def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """One row per CT series (and per patient or folder without one): see ``cohort.table``. Raises InputError."""
     if not Path(root).is_dir():
         raise InputError(f"cohort.root {root} is not a folder: set it to the folder that holds LIDC-IDRI's patients")
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext()
-    with pool as executor:
-        map_over = executor.map if executor else map
+    with mapping(workers) as map_over:
         series, unreadable = find_series(root, map_over)
         ct = {uid: headers for uid, headers in sorted(series.items()) if headers[0].modality == "CT"}
         by_folder = defaultdict(list)

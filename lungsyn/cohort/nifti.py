@@ -12,14 +12,12 @@ whose label is one of ``cohort.lesion_labels``; its diameter is that of the sphe
 
 import re
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Reading
 from lungsyn.errors import InputError
 from lungsyn.volume.files import read_volume
@@ -33,9 +31,8 @@ CHANNEL_ZERO = "_0000"
 def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """One row per case: see ``cohort.table``. Reads every voxel once. Raises InputError if no layout fits."""
     pairs = find_pairs(Path(root))
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else nullcontext()
-    with pool as executor:
-        return list((executor.map if executor else map)(_row_of, [(pair, Path(root), settings) for pair in pairs]))
+    with mapping(workers) as map_over:
+        return list(map_over(_row_of, [(pair, Path(root), settings) for pair in pairs]))
 
 
 def find_pairs(root: Path) -> list[dict]:

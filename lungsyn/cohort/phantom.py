@@ -4,10 +4,7 @@ The anatomy comes from `chest`; here the scans are chosen, their nodules painted
 """
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +26,7 @@ from lungsyn.cohort.chest import (
     vessels_and_airways,
 )
 from lungsyn.cohort.dicom import write_ct
+from lungsyn.cohort.workers import mapping
 from lungsyn.volume.resample import resample
 from lungsyn.volume.space import Volume
 
@@ -162,8 +160,8 @@ def write_cohort(
     """
     series = [scan.series_instance_uid for scan, _ in choose_scans(settings, nodules, seed)]
     write = partial(_write_one, settings, nodules, seed, Path(root))
-    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        for number, line in enumerate((pool.map if pool else map)(write, series), start=1):
+    with mapping(workers) as map_over:
+        for number, line in enumerate(map_over(write, series), start=1):
             progress(f"phantom {number}/{len(series)}: {line}")
 
 

@@ -5,10 +5,14 @@ A *case* is a folder with ``ct.nii`` (int16 HU), ``nodules.nii`` (uint8: 0, or t
 grid. Real and synthetic cases have the same layout. Files are uncompressed, so that a patch is read by memory map.
 """
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +42,6 @@ def map_volume(path: Path) -> Volume:
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write ``volume`` as NIfTI-1 in its own dtype (int16 or uint8), whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(np.asarray(volume.data), volume.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(1, 0)
@@ -47,22 +49,54 @@ def write_volume(path: Path, volume: Volume) -> None:
         nib.save(image, temporary)
 
 
-class whole_file:
-    """Context: a temporary path beside ``path`` (same suffix) that replaces it on success and vanishes on failure."""
+CANNOT_WRITE = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "your quota of disk space is used up: free some space",
+    errno.EROFS: "the file system is read-only: make it writable, or start from a folder that is",
+    errno.EACCES: "no permission: become the folder's owner, or start from a folder of your own",
+}
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = self.path.with_name(f".{os.getpid()}.{self.path.name}")
 
-    def __enter__(self) -> Path:
-        return self.temporary
+@contextmanager
+def whole_file(path: Path):
+    """A temporary path beside ``path`` (same suffix) that replaces it on success and vanishes on failure.
 
-    def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+    Removes what killed processes left of the same file. Raises InputError naming the file where the disk is full or
+    not writable.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        yield temporary
+        os.replace(temporary, path)
+    except Exception as error:
+        reason = CANNOT_WRITE.get(system_error(error))
+        if not reason:
+            raise
+        raise InputError(f"{path} cannot be written, {reason}; then give the same command again") from error
+    finally:
+        with suppress(OSError):  # a read-only disk refuses this, too
+            temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of ``path`` whose process this machine no longer has: nothing else would."""
+    for leftover in path.parent.glob(f".*.{glob.escape(path.name)}"):
+        pid = leftover.name.split(".")[1]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            leftover.unlink(missing_ok=True)
+        except (ValueError, PermissionError):
+            pass
+
+
+def system_error(error: Exception) -> int | None:
+    """The system's number of an error; safetensors has it in its text only: ``No space left (os error 28)``."""
+    in_text = re.search(r"os error (\d+)", str(error))
+    return getattr(error, "errno", None) or (int(in_text[1]) if in_text else None)
 
 
 def write_text(path: Path, text: str) -> None:

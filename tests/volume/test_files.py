@@ -1,8 +1,13 @@
+import errno
 import json
+import os
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from lungsyn.errors import InputError
 from lungsyn.volume import files
@@ -83,3 +88,28 @@ def test_json_is_sorted_and_whole(tmp_path):
 def test_written_volume_has_no_hidden_scaling(tmp_path):
     files.write_volume(tmp_path / "v.nii", Volume(np.full((2, 2, 2), -1000, np.int16), np.eye(4)))
     assert nib.load(tmp_path / "v.nii").header.get_slope_inter() in ((None, None), (1.0, 0.0))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    """Another live process' temporary stays: it may be about to replace the file, too."""
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for pid in (killed.pid, os.getppid()):
+        (tmp_path / f".{pid}.a.json").write_text("half")
+    (tmp_path / ".hidden.a.json").write_text("not ours")
+    files.write_json(tmp_path / "a.json", {})
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", f".{os.getppid()}.a.json", ".hidden.a.json"}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (SafetensorError("I/O error: Read-only file system (os error 30)"), "the file system is read-only"),
+        (PermissionError(errno.EACCES, "Permission denied"), "no permission"),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_said_with_the_file_and_the_way_out(tmp_path, error, reason):
+    path = tmp_path / "a.json"
+    with pytest.raises(InputError, match=rf"a\.json cannot be written, {reason}.*same command"), files.whole_file(path):
+        raise error

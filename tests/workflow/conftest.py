@@ -26,3 +26,12 @@ def snakemake():
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_study(snakemake, tmp_path_factory) -> Path:
+    """The folder of the tiny study after one run that nothing disturbed. To be read, or copied."""
+    folder = tmp_path_factory.mktemp("tiny")
+    ended = snakemake(folder, "--configfile", "tests/workflow/tiny.yaml")
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    return folder

@@ -24,12 +24,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def results(snakemake, tmp_path_factory) -> Path:
-    """``results/`` of the tiny study after one run of the command."""
-    folder = tmp_path_factory.mktemp("tiny")
-    ended = snakemake(folder, "--configfile", TINY)
-    assert ended.returncode == 0, ended.stdout[-4000:]
-    return folder / "results"
+def results(tiny_study) -> Path:
+    return tiny_study / "results"
 
 
 def table(path: Path) -> list[dict]:

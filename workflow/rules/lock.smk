@@ -1,0 +1,35 @@
+# Snakemake locks the folder by files, which outlive a run that was killed: it then refuses the same command until it
+# was run with --unlock. The kernel's lock on one more file ends with the process that holds it, however that ended.
+# Every snakemake started here shares it, so who gets it alone is alone, and files that lock are left by the dead.
+
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+
+def check_writable():
+    """Say a read-only folder now, in a line, and not after an hour, in a traceback."""
+    for folder in (Path.cwd(), Path("results").absolute()):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise WorkflowError(f"{folder} cannot be written: make it writable, or name another place with --directory")
+
+
+def announce():
+    """Share the kernel's lock of this folder while this process lives; remove Snakemake's if nobody else does."""
+    Path(".snakemake").mkdir(exist_ok=True)
+    alive = open(".snakemake/alive", "a")
+    with suppress(OSError):  # somebody else is at work, or a file system without such locks: Snakemake's stays
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if any(Path(".snakemake/locks").glob("*.lock")):
+            shutil.rmtree(".snakemake/locks")
+            logger.info("A run in this folder was killed: its lock is removed, its work goes on.")
+    with suppress(OSError):
+        fcntl.flock(alive, fcntl.LOCK_SH)
+    return alive
+
+
+if workflow.is_main_process:  # not its jobs on other machines
+    check_writable()
+    ALIVE = announce()
