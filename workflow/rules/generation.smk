@@ -13,6 +13,7 @@ rule train_generator:
         curve="results/generator/{generator}/{size}/training.jsonl",
     log:
         "results/logs/train_generator/{generator}/{size}.log",
+    priority: 1  # most of the study waits for it
     threads: STUDY.compute.generator_threads * STUDY.compute.gpus
     resources:
         gpu=GPUS,
