@@ -71,3 +71,10 @@ def test_a_rule_s_code_is_its_verb_s():
         code = re.search(r'code=code_of\("(\w+)", "([\w-]+)"\)', body)
         assert verb and code and verb.groups() == code.groups(), name
         assert verb.groups() in cli.VERBS, name
+
+
+def test_rules_that_run_on_the_submitting_machine_exist():
+    listed = re.search(r"localrules:\n((?:    \w+,\n)+)", (ROOT / "Snakefile").read_text())[1]
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    known = {"all", *re.findall(r"(?m)^(?:rule|checkpoint) (\w+):", rules)}
+    assert set(re.findall(r"\w+", listed)) <= known
