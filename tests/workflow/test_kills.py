@@ -53,7 +53,7 @@ def test_the_result_is_the_same(disturbed, tiny_study):
 def test_a_live_run_keeps_its_lock(tiny_study, tmp_path):
     """A second command beside a run is refused, and leaves the first one's lock where it is."""
     folder = shutil.copytree(tiny_study, tmp_path / "study", symlinks=True)
-    forced = ("--forcerun", "train_generator", "--", "results/generator/patch_ddpm/model.safetensors")
+    forced = ("--forcerun", "train_generator", "--", "results/generator/patch_ddpm/100/model.safetensors")
     first = stress.start(folder, *forced)
     try:
         stress.wait_for(first, lambda: bool(stress.trainings(first)))

@@ -71,7 +71,7 @@ def test_rates_are_measured_where_results_recorded_them(tiny, tmp_path):
     from safetensors.numpy import save_file
 
     settings = tiny.generators["patch_ddpm"]
-    path = tmp_path / "generator/patch_ddpm/model.safetensors"
+    path = tmp_path / "generator/patch_ddpm/100/model.safetensors"
     path.parent.mkdir(parents=True)
     about = {
         "generator": settings.model_dump(mode="json"),
