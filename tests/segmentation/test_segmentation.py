@@ -148,7 +148,7 @@ def test_changed_data_under_the_same_names_start_afresh(settings, tmp_path):
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_patches_are_mixed_as_the_arm_says(case_folders, settings):
+def test_patches_are_mixed_as_the_arm_says(case_folders, settings, tmp_path):
     """A synthetic case is told from real ones by its brightness here."""
 
     def share_of_synthetic(share):
@@ -156,7 +156,7 @@ def test_patches_are_mixed_as_the_arm_says(case_folders, settings):
         return np.mean([float(patches[i][0].mean()) > 0.4 for i in range(200)])
 
     case = make_case(seed=9)
-    bright = case_folders[0].parent / "bright"
+    bright = tmp_path / "bright"
     write_case(bright, type(case)(case.ct + 3000, case.nodules, case.lungs, case.body, case.affine, case.about))
     assert share_of_synthetic(0.0) == 0 and share_of_synthetic(1.0) == 1
     assert 0.35 < share_of_synthetic(0.5) < 0.65
