@@ -18,6 +18,9 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 try:
     STUDY = study_config.check(config)
 except InputError as error:

@@ -196,6 +196,20 @@ def test_the_report_says_phantom(results):
     assert page.count("data:image/png;base64,") >= 5
 
 
+def test_snakemake_s_own_report_shows_the_main_results_with_captions(results, snakemake, tmp_path):
+    ended = snakemake(results.parent, "--configfile", TINY, "--report", str(tmp_path / "report.html"))
+    assert ended.returncode == 0, ended.stdout[-2000:]
+    page = (tmp_path / "report.html").read_text()
+    for words in (
+        "Does it help?",
+        "How real is it?",
+        "Can it be shared?",
+        "Claims rest on the test panel",
+        "chosen by rule",
+    ):
+        assert words in page, words
+
+
 def test_logs_say_how_it_ended(results):
     logs = sorted((results / "logs").rglob("*.log"))
     assert len(logs) > 30

@@ -67,7 +67,7 @@ rule verdict:
         neighbours="results/audit/{set}/{size}/nearest.tsv",
         membership=generator_membership,
     output:
-        "results/audit/{set}/{size}/verdict.json",
+        report("results/audit/{set}/{size}/verdict.json", caption="../report/verdict.rst", category="Can it be shared?"),
     log:
         "results/logs/verdict/{set}/{size}.log",
     params:
@@ -130,7 +130,9 @@ rule plot_fidelity:
     input:
         "results/audit/{set}/{size}/fidelity.json",
     output:
-        "results/figures/fidelity-{set}-{size}.png",
+        report(
+            "results/figures/fidelity-{set}-{size}.png", caption="../report/fidelity.rst", category="How real is it?"
+        ),
     log:
         "results/logs/plot_fidelity/{set}/{size}.log",
     params:

@@ -52,7 +52,7 @@ rule compare:
         scores=all_scores,
         benchmark=benchmark_scores,
     output:
-        "results/comparison/{segmenter}.tsv",
+        report("results/comparison/{segmenter}.tsv", caption="../report/comparison.rst", category="Does it help?"),
     log:
         "results/logs/compare/{segmenter}.log",
     params:
@@ -109,7 +109,11 @@ rule plot_difference:
         benchmark=BENCHMARK_SCORES,
         comparison="results/comparison/{segmenter}.tsv",
     output:
-        "results/figures/dice_difference-{segmenter}-{size}.png",
+        report(
+            "results/figures/dice_difference-{segmenter}-{size}.png",
+            caption="../report/dice_difference.rst",
+            category="Does it help?",
+        ),
     log:
         "results/logs/plot_difference/{segmenter}/{size}.log",
     params:
@@ -130,7 +134,7 @@ rule plot_ladder:
         table="results/comparison/{segmenter}.tsv",
         cohort="results/cohort.tsv",
     output:
-        "results/figures/ladder-{segmenter}.png",
+        report("results/figures/ladder-{segmenter}.png", caption="../report/ladder.rst", category="Does it help?"),
     log:
         "results/logs/plot_ladder/{segmenter}.log",
     params:
@@ -204,7 +208,7 @@ rule plot_cases:
         predictions=lambda w: case_arms(w, "results/predictions/{segmenter}/{arm}/{size}"),
         cases=cases("test"),
     output:
-        "results/figures/cases-{segmenter}-{size}.png",
+        report("results/figures/cases-{segmenter}-{size}.png", caption="../report/cases.rst", category="Does it help?"),
     log:
         "results/logs/plot_cases/{segmenter}/{size}.log",
     params:
@@ -241,7 +245,11 @@ rule contact_sheet:
         real=cases("train"),
         synthetic=lambda w: batches(w.set, w.size),
     output:
-        "results/figures/contact_sheet-{set}-{size}.png",
+        report(
+            "results/figures/contact_sheet-{set}-{size}.png",
+            caption="../report/contact_sheet.rst",
+            category="How real is it?",
+        ),
     log:
         "results/logs/contact_sheet/{set}/{size}.log",
     params:
