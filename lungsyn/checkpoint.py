@@ -7,6 +7,7 @@ setting starts afresh. A *model* is the result: the averaged weights alone, and 
 
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
@@ -31,6 +32,8 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
     with whole_file(path) as temporary:
         text = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
         safetensors.torch.save_file(unique, temporary, metadata=text)
+        os.umask(mask := os.umask(0))
+        temporary.chmod(0o666 & ~mask)  # safetensors lets nobody else read; a lab shares its models as any other file
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:

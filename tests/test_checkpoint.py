@@ -53,6 +53,12 @@ def test_shared_tensors_are_written_once_and_come_back_under_both_names(tmp_path
     assert torch.equal(tensors["b"], weight)
 
 
+def test_others_may_read_it_as_any_other_file(tmp_path):
+    checkpoint.save(tmp_path / "m", {"w": torch.ones(2)}, {})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "m").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"junk")
     with pytest.raises(InputError, match=r"m\.safetensors: not a model of lungsyn .* run the training again"):
