@@ -77,7 +77,7 @@ def random_batch(settings: Generator) -> dict:
         "target": torch.randn(b, 1, p, p, p),
         "masks": torch.ones(b, 3, p, p, p, dtype=torch.uint8),
         "coarse": torch.randn(b, coarse_channels(settings), half, half, half),
-        "t": torch.full((b,), 500),
+        "t": torch.full((b,), settings.timesteps // 2),
         "spacing_mm": torch.ones(b),
     }
 

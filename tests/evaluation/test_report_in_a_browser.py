@@ -65,7 +65,7 @@ def page(comparison, tmp_path) -> str:
     }
     config = CONFIG | {"study": {"name": "a_name_without_spaces_that_is_longer_than_a_phone_is_wide_" * 2, "seed": 1}}
     figures = [(tmp_path / "a.png", "the difference"), (tmp_path / "a.png", "a case")]
-    return report.build("title_" * 20, json.dumps(config), {"unet": comparison}, COHORT, figures, provenance)
+    return report.build("title_" * 20, json.dumps(config), {"unet": comparison}, {}, COHORT, figures, provenance)
 
 
 @pytest.mark.parametrize("width", [PHONE_PX, DESK_PX])

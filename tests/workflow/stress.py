@@ -93,7 +93,7 @@ def disturb(folder: Path, disturbance: Disturbance, *arguments: str) -> list[str
     run = start(folder, *arguments)
 
     def training_has_saved() -> bool:
-        saved = [path.stat().st_mtime for path in checkpoints.glob("*/checkpoint.safetensors")]
+        saved = [path.stat().st_mtime for path in checkpoints.rglob("checkpoint.safetensors")]
         return max(saved, default=0) > began and bool(trainings(run))
 
     if disturbance.in_training:

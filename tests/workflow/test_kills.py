@@ -1,7 +1,9 @@
 """Two disturbances of `make stress`: a study that is stopped in a training, and one that is killed; then the same
 command again. One arm of the study, from its prepared cases on: a generator, volumes, two segmenters, their scores."""
 
+import os
 import shutil
+import signal
 
 import pytest
 
@@ -54,13 +56,18 @@ def test_a_live_run_keeps_its_lock(tiny_study, tmp_path):
     """A second command beside a run is refused, and leaves the first one's lock where it is."""
     folder = shutil.copytree(tiny_study, tmp_path / "study", symlinks=True)
     forced = ("--forcerun", "train_generator", "--", "results/generator/patch_ddpm/100/model.safetensors")
-    first = stress.start(folder, *forced)
+    first, held = stress.start(folder, *forced), []
     try:
         stress.wait_for(first, lambda: bool(stress.trainings(first)))
+        held += stress.trainings(first)
+        for process in held:  # so that the first run lasts longer than the second one's start
+            os.kill(process, signal.SIGSTOP)
         second = stress.start(folder, *forced)
         assert second.wait() == 1
         assert "Directory cannot be locked" in (folder / "said.txt").read_text()
         assert list((folder / ".snakemake/locks").iterdir())
     finally:
+        for process in held:
+            os.kill(process, signal.SIGCONT)
         first.terminate()
         first.wait()
