@@ -66,7 +66,7 @@ def start(folder: Path, *arguments: str, cores: int = 2) -> subprocess.Popen:
 
 def processes(run: subprocess.Popen) -> dict[int, str]:
     """Number and command of every process of the run."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.check_output(["ps", "-A", "-ww", "-o", "pid=,pgid=,args="], text=True)
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
     return {int(pid): command for pid, group, command in rows if int(group) == run.pid and "<defunct>" not in command}
 
