@@ -9,6 +9,7 @@ import argparse
 import filecmp
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,10 +114,11 @@ def disturb(folder: Path, disturbance: Disturbance, *arguments: str) -> list[str
     return sorted(hit.values())
 
 
-def continued(folder: Path) -> list[str]:
-    """What the trainings' logs say about where they went on."""
+def continued(folder: Path) -> list[int]:
+    """Of the trainings that did not start afresh when they were run last: the work that was behind them."""
     logs = (folder / "results/logs").glob("train_*/**/*.log")
-    return [line for log in logs for line in log.read_text().splitlines() if line.startswith("continuing at")]
+    found = [re.search(r"training on .*, from (\d+) of", log.read_text()) for log in logs]
+    return [int(match[1]) for match in found if match and int(match[1]) > 0]
 
 
 def run_to_the_end(folder: Path, *arguments: str) -> None:

@@ -34,7 +34,6 @@ def disturbed(tiny_study, tmp_path_factory):
 def test_trainings_were_hit_and_went_on(disturbed):
     folder, hits, _ = disturbed
     assert all("generation train" in hit or "segmentation train" in hit for hit in hits.values())
-    assert all(int(line.split()[2 if "at step" not in line else 3]) > 0 for line in stress.continued(folder))
     assert stress.continued(folder)
 
 

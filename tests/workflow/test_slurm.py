@@ -114,7 +114,7 @@ def training(study: Path) -> int:
 
 def went_on_at(study: Path) -> int:
     """Patches that the generator's training had behind it when it was started last."""
-    found = re.search(r"^continuing at (\d+) of", (study / LOG).read_text(), re.MULTILINE)
+    found = re.search(r"training on .*, from (\d+) of", (study / LOG).read_text())
     return int(found[1]) if found else 0
 
 
