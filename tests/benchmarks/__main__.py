@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from lungsyn.compute import choose_precision, describe, name_of, set_up
-from lungsyn.config import check
-from tests.benchmarks import audit, cohort, generator, memory, quality
+from lungsyn.config import Inference, Segmenter, check, part
+from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter
 from tests.benchmarks.claims import HEADER, Bench
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +29,7 @@ BENCHMARKS = {
     "prepare-vs-plain": cohort.prepare_vs_plain,
     "index": cohort.index,
     "audit": audit.audit,
+    "segmenter": segmenter.segmenter,
 }
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -64,10 +65,13 @@ def bench_of(told: argparse.Namespace) -> Bench:
     if told.threads:
         compute = compute.model_copy(update={"generator_threads": told.threads})
     generator = next(iter(study.generators.values()))
+    trial = study.segmenters[study.benchmark.segmenter]
     if told.quick:
         generator = generator.model_copy(update={"channels": [16, 32]})
     return Bench(
-        generator, study.synthesis, compute, volume_voxels=told.voxels, rounds=told.rounds,
+        generator, study.synthesis, compute,
+        part(trial, Segmenter).model_copy(update={"steps": 5 if told.quick else 30}), part(trial, Inference),
+        volume_voxels=told.voxels, rounds=told.rounds,
         images=told.images, cases=told.cases, step_counts=tuple(told.step_counts), results=told.results,
         work=told.work or told.results / "benchmarks",
         clock=CLOCKS[told.clock],

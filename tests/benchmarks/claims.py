@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lungsyn.config import Compute, Generator, Synthesis
+from lungsyn.config import Compute, Generator, Inference, Segmenter, Synthesis
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Bench:
     generator: Generator
     synthesis: Synthesis
     compute: Compute
+    segmenter: Segmenter
+    inference: Inference
     volume_voxels: int = 128  # edge of the timed volume
     rounds: int = 3  # turns of ours and the peer
     peer_steps: int = 2  # sampling steps of the peer that are timed; the rest is multiplied

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lungsyn.config import Compute
+from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.generation.network import build
 from lungsyn.volume.tables import write_table
-from tests.benchmarks import audit, generator, memory, peers, quality
+from tests.benchmarks import audit, generator, memory, peers, quality, segmenter, segmenting
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.claims import Bench, Claim, compare
 from tests.conftest import make_case
@@ -19,6 +19,10 @@ def bench(generator_settings, study) -> Bench:
         generator_settings,
         study.synthesis.model_copy(update={"steps": 3, "fused_steps": 1}),
         Compute(device="cpu", precision="float32", generator_threads=1),
+        part(study.segmenters["unet"], Segmenter).model_copy(
+            update={"channels": [4, 8, 8], "patch_voxels": 16, "batch_patches": 2, "steps": 2}
+        ),
+        Inference(overlap=0.25),
         volume_voxels=24, rounds=1, peer_steps=1, memory_shapes=((24, 24, 24), (48, 48, 48)),
         whole_forward_voxels=(16,), step_counts=(2, 3), audit_cubes=(3, 2),
     )  # fmt: skip
@@ -37,7 +41,7 @@ def with_results(bench, case_folders, tmp_path_factory) -> Bench:
     return dataclasses.replace(bench, results=results, work=results / "benchmarks", images=8)
 
 
-OF_ONE_SIZE = {"memory-volume", "prepare-vs-plain", "index"}  # too long for a test
+OF_ONE_SIZE = {"memory-volume", "prepare-vs-plain", "index", "segmenter"}  # too long for a test
 
 
 @pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - OF_ONE_SIZE))
@@ -62,6 +66,12 @@ def test_the_audit_and_its_loops_agree():
     found = audit.nearest(query[None], [reference[None]], audit.MAX_SHIFT).correlation[0]
     assert audit.plain(query, reference) == pytest.approx(found, abs=1e-5)
     assert audit.prepared(query, reference) == pytest.approx(found, abs=1e-5)
+
+
+@pytest.mark.parametrize("contestant", ["ours", "plain"])
+def test_both_segmenters_train_and_predict(contestant, bench, case_folders):
+    found = segmenting.main(segmenter.told(contestant, case_folders, bench))
+    assert set(found) == {"step_s", "case_s", "peak_mb"} and min(found.values()) > 0
 
 
 def test_memory_is_measured_in_a_process_of_its_own(bench):
