@@ -221,6 +221,8 @@ class SyntheticSet(Section):
 
 
 class Segmenter(Section):
+    """The part of a segmenter that training needs; it travels with the weights."""
+
     network: Literal["unet", "dynunet", "swin_unetr"] = Field(description="Network (MONAI)")
     channels: list[Count] = Field(min_length=2, max_length=6, description="Channels per level (swin_unetr: first only)")
     window_hu: tuple[float, float] = Field(description="HU mapped to [-1, 1]; values outside are clipped")
@@ -229,11 +231,19 @@ class Segmenter(Section):
     steps: Count = Field(description="Optimiser steps, the same in every arm")
     batch_patches: Count = Field(description="Patches per optimiser step")
     learning_rate: float = Field(gt=0, le=1)
+
+
+class Inference(Section):
+    """The part of a segmenter that only prediction needs: changing it trains nothing again, except what aims at it."""
+
     overlap: float = Field(ge=0, le=0.75, description="Overlap of the sliding window in prediction")
+    mirrored: bool = Field(
+        default=False, description="Average over all mirrored forms of a patch: better, at eight times the cost"
+    )
     keep_lungs: bool = Field(default=True, description="Predictions outside the (dilated) lungs are removed")
 
 
-class Trial(Segmenter):
+class Trial(Segmenter, Inference):
     """A segmenter in the study: its settings, and what it takes part in."""
 
     arms: list[Name] | None = Field(default=None, min_length=1, description="Arms that it is trained in; null: all")

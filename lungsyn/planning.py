@@ -91,7 +91,7 @@ def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates:
         return rates[rule] * work * min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
     if rule == "predict":
         settings = study.segmenters[wildcards["segmenter"]]
-        seen = voxels * (1 - settings.overlap) ** -3 * n_scored * study.replicates
+        seen = voxels * (1 - settings.overlap) ** -3 * n_scored * study.replicates * (8 if settings.mirrored else 1)
         return rates["train_segmenter"] / 3 * seen * width(settings)  # forward only
     return SECONDS_PER_JOB.get(rule, SMALL_SECONDS)
 

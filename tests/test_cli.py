@@ -24,8 +24,8 @@ def test_every_verb_has_help(capsys):
 def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, study):
     from lungsyn.config import as_json
 
-    code = cli.main(["segmentation", "predict", "--models", str(tmp_path / "none"), "--cases", str(tmp_path),
-                     "--out", str(tmp_path / "out")])  # fmt: skip
+    code = cli.main(["segmentation", "predict", "--inference", '{"overlap": 0}', "--models", str(tmp_path / "none"),
+                     "--cases", str(tmp_path), "--out", str(tmp_path / "out")])  # fmt: skip
     assert code == 2
     message = capsys.readouterr().err
     assert "not a model of lungsyn" in message

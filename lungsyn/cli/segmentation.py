@@ -40,6 +40,7 @@ def segmentation_train(args) -> None:
 
 
 def _predict_arguments(parser):
+    add_section(parser, inference=config.Inference)
     add(parser, "models", "cases", nargs="+")
     add_compute(parser)
     add(parser, "out")
@@ -56,5 +57,5 @@ def segmentation_predict(args) -> None:
         segmenter = load_segmenter(model, args.compute)
         for folder in case_folders(args.cases):
             case = open_case(folder)
-            percent = predict(segmenter, case)
+            percent = predict(segmenter, case, args.inference)
             write_volume(args.out / model.parent.name / f"{folder.name}.nii", Volume(percent, case.affine))

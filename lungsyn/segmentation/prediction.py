@@ -1,6 +1,7 @@
 """Whole-volume prediction by MONAI's sliding window, in float32 sums."""
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, set_up
-from lungsyn.config import Compute, Segmenter
+from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import to_model_range
@@ -42,21 +43,23 @@ def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
 
 
 @torch.no_grad()
-def predict(segmenter: LoadedSegmenter, case: Case) -> np.ndarray:
+def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.ndarray:
     """The probability of nodule in whole percent, rounded down (so 50 says at least one half): uint8 ``[x y z]``."""
     settings, device = segmenter.settings, segmenter.device
     image = torch.from_numpy(to_model_range(case.ct, settings.window_hu))[None, None]
+    mirrors = [axes for n in range(4 if inference.mirrored else 1) for axes in combinations((2, 3, 4), n)]
 
     def forward(patches: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, dtype=segmenter.precision, enabled=segmenter.precision != torch.float32):
-            return segmenter.network(patches).float()  # the sliding window sums in its input's dtype
+            logits = [segmenter.network(patches.flip(axes)).float().flip(axes) for axes in mirrors]
+        return torch.stack(logits).mean(0)  # float32: the sliding window sums in its input's dtype
 
     logits = sliding_window_inference(
-        image, settings.patch_voxels, 4, forward, overlap=settings.overlap, mode="gaussian", padding_mode="constant",
+        image, settings.patch_voxels, 4, forward, overlap=inference.overlap, mode="gaussian", padding_mode="constant",
         cval=-1.0, sw_device=device, device="cpu",
     )  # fmt: skip
     percent = logits[0, 0].sigmoid_().mul_(100).to(torch.uint8).numpy()
-    if settings.keep_lungs:
+    if inference.keep_lungs:
         percent[~near_lungs(case)] = 0
     return percent
 

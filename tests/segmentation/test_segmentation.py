@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from lungsyn import checkpoint
-from lungsyn.config import Compute, Segmenter, part
+from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
 from lungsyn.segmentation.patches import TrainingPatches, augment, blur, change_grey_values
@@ -76,7 +77,8 @@ def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
     checkpoint.save(tmp_path / "model.safetensors", weights, {"segmenter": long.model_dump(mode="json")})
     segmenter = prediction.load_segmenter(tmp_path / "model.safetensors", CPU)
     case = open_case(case_folders[4])
-    mask, truth = prediction.predict(segmenter, case) >= 50, np.asarray(case.nodules) > 0
+    mask = prediction.predict(segmenter, case, Inference(overlap=0.25)) >= 50
+    truth = np.asarray(case.nodules) > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
     assert records[-1]["loss"] < records[0]["loss"]
     assert facts["cost"]["host_mb"] > 0
@@ -124,10 +126,28 @@ class Constant(torch.nn.Module):
 def test_predictions_are_whole_percent_rounded_down(case_folders, settings, probability, percent):
     case = open_case(case_folders[0])
     network = prediction.LoadedSegmenter(Constant(probability), settings, torch.device("cpu"), torch.float32)
-    found = prediction.predict(network, case)
+    found = prediction.predict(network, case, Inference(overlap=0.25))
     near = prediction.near_lungs(case)
     assert found.dtype == np.uint8 and found.shape == case.ct.shape
     assert (found[near] == percent).all() and (found[~near] == 0).all()
+
+
+class Looks(torch.nn.Module):
+    """A network that looks one way: each voxel's logit is its neighbour's grey value on one side."""
+
+    def forward(self, patches):
+        return patches.roll((1, 1, 1), dims=(2, 3, 4))
+
+
+def test_mirrored_predictions_have_no_side(settings):
+    """What is predicted on a mirrored case is the mirrored prediction; without the average it is not."""
+    case = make_case((20, 20, 20), seed=0, name="a")  # the windows' places are symmetric
+    mirrored = dataclasses.replace(case, ct=np.ascontiguousarray(case.ct[::-1]))
+    network = prediction.LoadedSegmenter(Looks(), settings, torch.device("cpu"), torch.float32)
+    for average in (True, False):
+        inference = Inference(overlap=0.25, mirrored=average, keep_lungs=False)
+        one, other = (prediction.predict(network, c, inference).astype(int) for c in (case, mirrored))
+        assert (np.abs(one - other[::-1]).max() <= 1) == average  # whole percent, rounded down
 
 
 def test_predictions_stay_near_the_lungs(case_folders):

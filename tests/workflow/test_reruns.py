@@ -50,6 +50,7 @@ def arms(*names: str) -> set[str]:
 ALL_ARMS = arms("real", "synthetic", "real+synthetic", "real+untargeted", "real-reseeded")
 TRAINED = {name for name in ALL_ARMS if name.startswith("train_segmenter")}
 SCORES = {name for name in ALL_ARMS if name.startswith("score")}
+TRAINED_TARGETED = {"train_segmenter real+synthetic"}  # trained again where the benchmark's predictions changed
 NOTHING: set[str] = set()
 REPORT = {"report"}  # it shows the config, so every key but those of compute reaches it
 SUMMARIES = {"plot_difference", "plot_ladder", "plot_froc"}
@@ -79,6 +80,7 @@ SYNTHESIS = TARGETED_VOLUMES | UNTARGETED_VOLUMES | AFTER_ARMS
 QUALITY = {"reference"} | SYNTHESIS
 GENERATOR = {"train_generator", "membership"} | SYNTHESIS
 SEGMENTATION = ALL_ARMS | TARGETED | AFTER_ARMS
+PREDICTION = SEGMENTATION - TRAINED | TRAINED_TARGETED
 PREPARED = {"prepare", "conditions untargeted", "reference"} | GENERATOR | SEGMENTATION
 LIST = {"cohort"} | REPORT
 EVERYTHING = {"phantom", "cohort"} | PREPARED
@@ -171,8 +173,9 @@ CONTRACT = {
     "segmenters.unet.steps": (7, SEGMENTATION),
     "segmenters.unet.batch_patches": (3, SEGMENTATION),
     "segmenters.unet.learning_rate": (0.001, SEGMENTATION),
-    "segmenters.unet.overlap": (0.5, SEGMENTATION),
-    "segmenters.unet.keep_lungs": (False, SEGMENTATION),
+    "segmenters.unet.overlap": (0.5, PREDICTION),
+    "segmenters.unet.mirrored": (True, PREDICTION),
+    "segmenters.unet.keep_lungs": (False, PREDICTION),
     "segmenters.unet.arms": (["real", "real+synthetic", "synthetic", "real-reseeded"], AFTER_ARMS),
     "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
     "training_percent": (
@@ -419,7 +422,7 @@ EDITS = {
     ("generation/synthesis.py", "synthesise"): SYNTHESIS,
     ("generation/samplers.py", "ddim_step"): SYNTHESIS,
     ("segmentation/training.py", "train"): SEGMENTATION,
-    ("segmentation/prediction.py", "predict"): SEGMENTATION - TRAINED | {"train_segmenter real+synthetic"},
+    ("segmentation/prediction.py", "predict"): PREDICTION,
     ("evaluation/dice.py", "dice"): SCORES | COMPARISON | CASE_PICTURE,
     ("evaluation/scores.py", "score_arm"): SCORES | COMPARISON | CASE_PICTURE,
     ("evaluation/groups.py", "worst_cases"): COMPARED,

@@ -62,6 +62,7 @@ rule predict:
         gpu=GPU,
     params:
         code=code_of("segmentation", "predict"),
+        inference=lambda w: settings(STUDY.segmenters[w.segmenter], study_config.Inference),
     shell:
-        "lungsyn segmentation predict --models {input.models} --cases {input.cases} {COMPUTE} --out {output}"
-        " > {log} 2>&1"
+        "lungsyn segmentation predict --inference '{params.inference}' --models {input.models} --cases {input.cases}"
+        " {COMPUTE} --out {output} > {log} 2>&1"
