@@ -7,6 +7,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
+from lungsyn.volume.files import read_json
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
 
@@ -46,6 +47,11 @@ def case_folders(paths: list[Path]) -> list[Path]:
         else:
             folders += sorted(file.parent for file in path.glob("*/case.json"))
     return folders
+
+
+def attempts(batches: list[Path]) -> list[dict]:
+    """The records of every volume that was made for a set, kept or not, from the folders of its batches."""
+    return [record for folder in batches for record in read_json(folder / "attempts.json")["attempts"]]
 
 
 def add(parser: argparse.ArgumentParser, *names: str, **options) -> None:

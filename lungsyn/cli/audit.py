@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lungsyn import config
-from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, case_folders, verb
+from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, attempts, case_folders, verb
 from lungsyn.provenance import note
 from lungsyn.volume.files import read_json, write_json
 from lungsyn.volume.tables import read_table, write_table
@@ -79,42 +79,24 @@ def audit_verdict(args) -> None:
     print(f"{args.set}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n")
 
 
-def _plot_nearest_arguments(parser):
-    add(parser, "neighbours", "out")
-    add(parser, "synthetic", "train", "held-out", nargs="+")
-    add_section(parser, audit=config.Probing, study=config.Study, figures=config.Figures)
-    parser.add_argument("--set", required=True, help="name of the synthetic set")
-
-
-@verb("audit", "plot-nearest", _plot_nearest_arguments)
-def audit_plot_nearest(args) -> None:
-    """Draw the synthetic cases that are closest to train cases, beside held-out ones."""
-    from lungsyn.audit import probes
-    from lungsyn.audit.pictures import plot_nearest
-
-    folders = case_folders([*args.synthetic, *args.train, *args.held_out])
-    places = {kind: {place.name: place for place in probes.find_places(kind, folders)} for kind in probes.KINDS}
-    cutters = {kind: probes.choose_cutter(kind, list(found.values()), args.audit) for kind, found in places.items()}
-    plot_nearest(
-        read_table(args.neighbours), places, cutters, args.audit.max_shift_voxels, args.study.name, args.set,
-        args.figures, args.out,
-    )  # fmt: skip
-
-
 def _fidelity_arguments(parser):
     add(parser, "real-train", "real-held-out", "synthetic", nargs="+")
     parser.add_argument("--set", required=True, help="name of the synthetic set")
     add_section(parser, fidelity=config.Fidelity)
     add_numbers(parser, "size", "seed")
-    add(parser, "out")
+    parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
+    add(parser, "out", "quality")
 
 
 @verb("audit", "fidelity", _fidelity_arguments)
 def audit_fidelity(args) -> None:
-    """Measure how far a synthetic set is from the train cases, beside how far held-out real cases are."""
+    """Say how many of a set's volumes were rejected, and how far it is from the train cases, beside held-out ones."""
     from lungsyn.audit import features, floor
     from lungsyn.audit.specimens import openers
+    from lungsyn.generation.quality import RATE_COLUMNS, rates
 
+    counted = rates(attempts(args.synthetic), read_json(args.reference)) if args.reference else []
+    write_table(args.quality, counted, RATE_COLUMNS)
     extract, about = features.choose(args.fidelity.weights)
     folders = (case_folders(paths) for paths in (args.real_train, args.real_held_out, args.synthetic))
     measured = floor.measure_sets(openers(*folders), args.fidelity.slices_per_case, extract)
@@ -122,16 +104,3 @@ def audit_fidelity(args) -> None:
     print(floor.summary(found))
     made = note(args.rule, fidelity=args.fidelity, seed=args.seed, extractor=about)
     write_json(args.out, {"set": args.set, "size": args.size, "made": made} | found)
-
-
-def _plot_fidelity_arguments(parser):
-    add(parser, "fidelity", "out")
-    add_section(parser, study=config.Study, figures=config.Figures)
-
-
-@verb("audit", "plot-fidelity", _plot_fidelity_arguments)
-def audit_plot_fidelity(args) -> None:
-    """Draw each measure of a synthetic set beside its real-vs-real floor."""
-    from lungsyn.audit.figures import plot_fidelity
-
-    plot_fidelity(read_json(args.fidelity), args.study.name, args.figures.dpi, args.out)

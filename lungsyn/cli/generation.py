@@ -158,17 +158,3 @@ def generation_synthesise(args) -> None:
     if generator:
         write_json(args.out / "attempts.json", {"attempts": records})
         write_table(args.out / "rejected.tsv", quality.rejected_rows(records), quality.REJECTED_COLUMNS)
-
-
-def _quality_arguments(parser):
-    add(parser, "synthetic", nargs="+")
-    add(parser, "reference", "out")
-
-
-@verb("generation", "quality", _quality_arguments)
-def generation_quality(args) -> None:
-    """Say how many volumes of a set were made and rejected, and why."""
-    from lungsyn.generation.quality import RATE_COLUMNS, rates
-
-    records = [r for folder in args.synthetic for r in read_json(folder / "attempts.json")["attempts"]]
-    write_table(args.out, rates(records, read_json(args.reference)), RATE_COLUMNS)
