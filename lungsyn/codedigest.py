@@ -17,6 +17,7 @@ import lungsyn
 
 ROOT = Path(lungsyn.__file__).parent
 PACKAGE = ROOT.name
+COMMANDS = f"{PACKAGE}.cli."  # a module per stage, with its verbs
 # Not counted: what checks settings (their values are parameters of the rule), and what says where and how a job runs.
 NOT_COUNTED = {f"{PACKAGE}.{name}" for name in ("config", "errors", "progress", "provenance", "compute", "codedigest")}
 
@@ -46,7 +47,7 @@ def reached(stage: str, verb: str) -> set[Key]:
     Other stages read the tables of the evaluation; how it reads and ranks them is its own code, so that an edit of the
     evaluation never trains anything again.
     """
-    found, waiting = set(), [(f"{PACKAGE}.cli", f"{stage}_{verb}".replace("-", "_"))]
+    found, waiting = set(), [(COMMANDS + stage, f"{stage}_{verb}".replace("-", "_"))]
     while waiting:
         module, name = waiting.pop()
         foreign = module.startswith(f"{PACKAGE}.evaluation") and stage != "evaluation"
@@ -60,7 +61,7 @@ def reached(stage: str, verb: str) -> set[Key]:
 def uses(module: str, name: str) -> set[Key]:
     """What one definition mentions of the package, and the statements that run when its module is loaded."""
     here = read(module)
-    found = {(module, "")} if module != f"{PACKAGE}.cli" else set()
+    found = {(module, "")} if not module.startswith(COMMANDS) else set()
     for statement in here.definitions.get(name, []):
         imported = here.imported | imports(statement)
         for dotted in names(statement):
@@ -89,7 +90,7 @@ def read(module: str) -> Module:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             imported |= imports(statement)
             continue
-        if module == f"{PACKAGE}.cli" and isinstance(statement, ast.FunctionDef):
+        if module.startswith(COMMANDS) and isinstance(statement, ast.FunctionDef):
             statement.decorator_list = []
         for name in defined(statement):
             definitions.setdefault(name, []).append(statement)

@@ -32,7 +32,8 @@ SECONDS_PER_WORK = {
 }
 GPU_RULES = ("train_generator", "synthesise", "train_segmenter", "predict")
 GPU_SPEEDUP = 100  # over two CPU cores: assumed from peak rates, not measured
-SECONDS_PER_JOB = {"prepare": 20, "score": 60, "contact_sheet": 20}  # other rules: a job's start
+# Of other rules: a job's start.
+SECONDS_PER_JOB = {"prepare": 20, "score": 60, "fidelity": 60, "plot_arms": 40, "plot_set": 40}
 MEMORY_MB = {"train_generator": 4000, "synthesise": 3000, "train_segmenter": 3000, "predict": 2000, "prepare": 1500}
 SMALL_SECONDS, SMALL_MB = 5, 500
 

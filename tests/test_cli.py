@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lungsyn import cli, codedigest
+from lungsyn.cli import arguments
 from lungsyn.provenance import note, versions
 from lungsyn.volume.files import open_case, write_volume
 from lungsyn.volume.space import Volume
@@ -36,8 +37,8 @@ def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, stu
 
 def test_case_folders_are_found_in_order(case_folders, tmp_path):
     root = case_folders[0].parent
-    assert cli.case_folders([root]) == sorted(case_folders)
-    assert cli.case_folders([case_folders[2] / "case.json", root])[0] == case_folders[2]
+    assert arguments.case_folders([root]) == sorted(case_folders)
+    assert arguments.case_folders([case_folders[2] / "case.json", root])[0] == case_folders[2]
 
 
 def test_provenance_is_json_and_names_versions(study):
@@ -74,7 +75,7 @@ def test_a_rule_s_code_is_its_verb_s():
 
 
 def test_rules_that_run_on_the_submitting_machine_exist():
-    listed = re.search(r"localrules:\n((?:    \w+,\n)+)", (ROOT / "Snakefile").read_text())[1]
+    listed = re.search(r"localrules:\n((?:    \w+,\n)+)", (ROOT / "workflow/rules/operation.smk").read_text())[1]
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
     known = {"all", *re.findall(r"(?m)^(?:rule|checkpoint) (\w+):", rules)}
     assert set(re.findall(r"\w+", listed)) <= known

@@ -6,10 +6,21 @@ from lungsyn import codedigest
 
 FILES = {
     "__init__.py": "",
-    "cli.py": """
+    "cli/__init__.py": "from lungsyn.cli import a, evaluation",
+    "cli/arguments.py": """
+def verb(*names):
+    return lambda run: run
+def folders(args):
+    return [args]
+""",
+    "cli/a.py": """
 from lungsyn.a import first
+from lungsyn.cli.arguments import folders, verb
+def _options(parser):
+    parser.add("x")
+@verb("a", "first", _options)
 def a_first(args):
-    return first(1)
+    return first(folders(1))
 def a_second(args):
     from lungsyn import a
     readers = [a]
@@ -17,6 +28,8 @@ def a_second(args):
 def a_third(args):
     from lungsyn.evaluation.c import third
     third()
+""",
+    "cli/evaluation.py": """
 def evaluation_third(args):
     from lungsyn.evaluation.c import third
     third()
@@ -82,7 +95,11 @@ def digests() -> dict:
         ("a.py", "b.scaled(x) + LIMIT", "(b.scaled( x )\n        + LIMIT)", set()),
         ("progress.py", "print(1)", "print(2)", set()),  # it says how far a job is, not what comes out
         ("evaluation/c.py", "pass", "return 1", {"evaluation_third"}),  # other stages read its tables
-        ("cli.py", "first(1)", "first(2)", {"a_first"}),
+        ("cli/a.py", "folders(1)", "folders(2)", {"a_first"}),  # of one verb, not of its stage
+        ("cli/a.py", '"x"', '"y"', set()),  # an option; its value is a parameter of the rule
+        ("cli/evaluation.py", "    third()", "    third(1)", {"evaluation_third"}),
+        ("cli/arguments.py", "[args]", "[args, args]", {"a_first"}),  # who uses it
+        ("cli/arguments.py", "run: run", "run: print(run)", set()),  # registers, whatever it does
     ],
 )
 def test_an_edit_changes_the_digests_of_those_who_reach_it(package, module, old, new, changed):

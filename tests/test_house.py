@@ -32,7 +32,8 @@ def files(*parts):
 
 
 def test_nobody_imports_the_command_line():
-    assert not [p for p in files(".") if any(name.startswith("lungsyn.cli") for name in imports_of(p))]
+    outside = (path for path in files(".") if not path.is_relative_to(PACKAGE / "cli"))
+    assert not [p for p in outside if any(name.startswith("lungsyn.cli") for name in imports_of(p))]
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,18 @@ Outside the body everything is air, in real cases too, and does not count. In an
 counts, and in the real cases beside it the same surroundings of their nodules.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from lungsyn.audit.features import WINDOW_HU, Extractor
 from lungsyn.audit.fidelity import tile_spectrum
-from lungsyn.volume.files import Case
+from lungsyn.generation.conditions import region_to_make
+from lungsyn.volume.files import Case, open_case, read_json
 from lungsyn.volume.intensity import AIR_HU
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis across
@@ -53,6 +56,29 @@ def specimen(case: Case, unit: str, made: np.ndarray | None = None, first_nodule
     nodules = np.where(case.nodules >= first_nodule, case.nodules, 0)
     counts = body if made is None else body & made
     return Specimen(unit, hu, counts, nodules, np.asarray(case.lungs), float(case.space.spacing_mm.mean()))
+
+
+def openers(
+    train: Sequence[Path], held_out: Sequence[Path], synthetic: Sequence[Path]
+) -> dict[str, list[Callable[[], Specimen]]]:
+    """Per set and case, a function that opens it. If any set is inpainted, only what was made anew counts, in all."""
+    sources = {folder.name: folder for folder in train}
+    inpainted = any(read_json(f / "case.json")["made"]["row"]["why"] == "inpainted" for f in synthetic)
+
+    def made(case, kept):
+        return region_to_make(case.nodules, replace(case, nodules=kept)) > 0 if inpainted else None
+
+    def real(folder):
+        case = open_case(folder)
+        return specimen(case, case.about["patient"], made(case, np.zeros_like(case.nodules)))
+
+    def fake(folder):
+        case = open_case(folder)
+        before = open_case(sources[case.about["made"]["row"]["body_case"]]).nodules if inpainted else case.nodules
+        return specimen(case, folder.name, made(case, before), int(before.max()) + 1 if inpainted else 1)
+
+    sets = {"train": (real, train), "held_out": (real, held_out), "synthetic": (fake, synthetic)}
+    return {name: [partial(opener, folder) for folder in folders] for name, (opener, folders) in sets.items()}
 
 
 def measure(item: Specimen, slices_per_case: int, extract: Extractor) -> Measured:

@@ -19,6 +19,7 @@ ROWS = ("real train", "accepted", "rejected")
 ROW_COLOURS = (COLOURS[0], COLOURS[2], COLOURS[1])
 COLUMNS = 3  # of panels
 REASON_LENGTH = 70  # characters of a line
+NOT_JUDGED = "What is pasted is real: nothing was measured, nothing rejected."
 
 
 def plot_quality(
@@ -27,11 +28,12 @@ def plot_quality(
 ) -> None:  # fmt: skip
     """A panel per measure with the range marked, above ``settings.contact_cases`` rejected volumes, drawn at random.
 
-    ``pictures``: the slices ``ct_0`` ... ``nodules_2`` of each rejected volume, by "{volume}-{attempt}".
+    ``pictures``: the slices ``ct_0`` ... ``nodules_2`` of each rejected volume, by "{volume}-{attempt}". Of a pasted
+    set there are no measures, and the picture says so.
     """
     names = [name for name, values in reference["values"].items() if values]
     chosen = choose(list(pictures), settings.contact_cases, study.seed)
-    n_rows = -(-len(names) // COLUMNS)
+    n_rows = max(-(-len(names) // COLUMNS), 1)
     heights = [1.5 * n_rows, *([2.5 * len(chosen)] if chosen else [])]
 
     def draw(figure: Figure) -> None:
@@ -39,6 +41,8 @@ def plot_quality(
         panels = parts[0].subplots(n_rows, COLUMNS, squeeze=False).ravel()
         for panel in panels[len(names) :]:
             panel.set_axis_off()
+        if not names:
+            parts[0].text(0.5, 0.5, NOT_JUDGED, ha="center", fontsize=12.5, color=QUIET)
         for panel, name in zip(panels, names, strict=False):
             _measure_panel(panel, name, reference, records)
         if chosen:

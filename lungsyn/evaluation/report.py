@@ -12,6 +12,28 @@ from lungsyn.evaluation.answer import headline, sentences
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
 
+# Of each picture, by the first part of its file's name; {}: the segmenter or the set, and the training-set size.
+CAPTIONS = {
+    "dice_difference": "Difference of each case's Dice to the benchmark arm, segmenter {}. Claims rest on the test.",
+    "ladder": "Mean difference of every arm to the benchmark arm on the test cases, by training-set size, segmenter "
+    "{}. What lies within the grey band is no more than other random seeds do.",
+    "learning": "Mean Dice of the test cases over the number of training patients, segmenter {}. Arms are to be "
+    "compared at the same size, by the differences on the right.",
+    "froc": "FROC of every arm on the test nodules, segmenter {}: a component of at least 10 % probability is a "
+    "candidate, its mean probability its confidence; the points are LUNA16's seven rates.",
+    "cases": "The test cases of best, median and worst change with every replicate's contour, segmenter {}. "
+    "The rule chooses them, not a person.",
+    "turned": "Test nodules that most replicates of one arm found and most of the other missed, segmenter {}; those on "
+    "which most replicates differ first, then the larger ones.",
+    "contact_sheet": "Random synthetic cases of set {} with their masks' outlines, beside random real ones.",
+    "quality": "Measures of set {}: real train cases, accepted and rejected volumes; grey: the range.",
+    "fidelity": "Set {}: how far its cases are from the train cases, beside how far held-out real cases are: the "
+    "floor.",
+    "nearest": "Set {}: the synthetic cases closest to a train case (r: correlation of what the masks do not explain), "
+    "and the held-out cases closest to one, for which it is chance.",
+    "training": "Loss curves of everything that was trained.",
+}
+
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>

@@ -7,15 +7,17 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from lungsyn import cli
 from lungsyn.audit import fidelity, floor
 from lungsyn.audit.features import scattering
 from lungsyn.audit.specimens import TISSUES, VIEWS, measure, specimen
-from lungsyn.config import Fidelity, as_json
+from lungsyn.config import Fidelity, Probing, as_json
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case, open_case, read_volume, write_case
+from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT, make_case
 
@@ -219,32 +221,41 @@ def folders(tmp_path_factory, chests):
     for i, case in enumerate(chests[:14]):
         name, kind = f"c{i}", "train" if i < 6 else "held_out" if i < 9 else "synthetic"
         row = {"body_case": "c0", "why": "untargeted"}
-        about = {"case": name, "patient": f"p{i}", "nodules": [], "made": {"row": row}}
+        nodules = nodule_facts(case.nodules, case.lungs, case.space)
+        about = {"case": name, "patient": f"p{i}", "nodules": nodules, "made": {"row": row}}
         write_case(root / kind / name, replace(case, about=about))
     return root
 
 
-def run(folders, tmp_path, study) -> dict:
-    out, picture = tmp_path / "fidelity.json", tmp_path / "fidelity.png"
+def run(folders, tmp_path) -> dict:
+    out, rates = tmp_path / "fidelity.json", tmp_path / "quality.tsv"
     sets = [f"--{option}={folders / kind}" for option, kind in
             (("real-train", "train"), ("real-held-out", "held_out"), ("synthetic", "synthetic"))]  # fmt: skip
-    settings = Fidelity(slices_per_case=2)
+    settings = as_json(Fidelity(slices_per_case=2))
     assert cli.main(["audit", "fidelity", *sets, "--set=untargeted", "--size=100", "--seed=1",
-                     f"--fidelity={as_json(settings)}", f"--out={out}"]) == 0  # fmt: skip
-    assert cli.main(["audit", "plot-fidelity", f"--fidelity={out}", f"--study={as_json(study.study)}",
-                     f"--figures={as_json(study.figures)}", f"--out={picture}"]) == 0  # fmt: skip
-    assert picture.stat().st_size > 20_000
+                     f"--fidelity={settings}", f"--quality={rates}", f"--out={out}"]) == 0  # fmt: skip
+    assert len(rates.read_text().splitlines()) == 1  # nothing was judged: no more than the columns' names
     return json.loads(out.read_text())
 
 
 def test_the_command_line_measures_and_draws(folders, tmp_path, study, few_draws):
-    found = run(folders, tmp_path, study)
+    found = run(folders, tmp_path)
     assert found["cases"] == {"train": 6, "held_out": 3, "synthetic": 5}
     assert found["set"] == "untargeted" and found["made"]["extractor"].startswith("scattering ")
     assert all(found["views"].values()) and found["views"]["nodule"]["frechet"]["floor"]["low"] is None
+    audit, nearest = f"--audit={as_json(Probing(patch_mm=24.0))}", tmp_path / "nearest.tsv"
+    sets = [f"--{kind.replace('_', '-')}={folders / kind}" for kind in ("train", "held_out", "synthetic")]
+    assert cli.main(["audit", "memorisation", audit, *sets, "--seed=1", f"--out={nearest}"]) == 0
+    assert cli.main(["evaluation", "plot-set", audit, *sets, "--set=untargeted", "--size=100",
+                     f"--neighbours={nearest}", f"--fidelity={tmp_path / 'fidelity.json'}",
+                     f"--study={as_json(study.study)}", f"--figures={as_json(study.figures)}",
+                     f"--out={tmp_path / 'figures'}"]) == 0  # fmt: skip
+    for name in ("contact_sheet", "quality", "nearest", "fidelity"):
+        picture = Image.open(tmp_path / f"figures/{name}-untargeted-100.png").convert("L")
+        assert min(picture.size) > 100 and np.asarray(picture, dtype=float).std() > 5, name
 
 
-def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, study, few_draws):
+def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, few_draws):
     """Train cases with one nodule more; elsewhere the CT is a real patient's, spoilt here to see that nobody looks."""
     shutil.copytree(folders, tmp_path / "study")
     shutil.rmtree(tmp_path / "study/synthetic")
@@ -257,6 +268,6 @@ def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, st
         about = {"case": f"i-{name}", "patient": "synthetic", "nodules": [], "made": {"row": row}}
         made = replace(case, nodules=nodules, about=about)
         write_case(tmp_path / f"study/synthetic/i-{name}", made)
-    found = run(tmp_path / "study", tmp_path, study)
+    found = run(tmp_path / "study", tmp_path)
     assert found["views"]["nodule"]["units"]["synthetic"] == 3
     assert found["views"]["nodule"]["samples"]["synthetic"] == 9  # one new nodule each

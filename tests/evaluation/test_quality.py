@@ -13,6 +13,11 @@ def record(volume: str, value: float, rejected: bool) -> dict:
     return {"volume": volume, "attempt": 0, "faults": faults, "measures": {"lung_hu": value}}
 
 
+def test_a_pasted_set_has_nothing_to_show(tmp_path):
+    plot_quality({"values": {}}, [], {}, "Quality", Study(name="phantom", seed=1), SETTINGS, tmp_path / "a.png")
+    check(tmp_path / "a.png", 11)
+
+
 @pytest.mark.parametrize("rejected", [0, 1, 6])
 def test_sheet(tmp_path, rejected):
     """Nothing rejected: no pictures. A value far out does not stretch its panel; a measure may not be judged."""

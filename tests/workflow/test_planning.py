@@ -30,6 +30,14 @@ def test_jobs_are_counted_without_data(tiny, monkeypatch):
     assert "disk: " in text and "train_generator" in text
 
 
+def test_the_default_study_is_few_jobs(monkeypatch):
+    """Each costs a start, and on a cluster a place in the queue: a study of 32 cases takes fewer than 80."""
+    monkeypatch.chdir(ROOT)
+    study = config.check(config.read(FILES[:1]))
+    assert planning.expected_cases(study) == 32
+    assert len(planning.jobs_of(FILES[:1], study, 32)) + 1 < 80  # "all" is counted as well
+
+
 def test_the_splits_of_made_up_cases_follow_the_config(tiny):
     assert Counter(planning.splits(tiny, 100)) == {"train": 50, "validation": 30, "test": 20}
 

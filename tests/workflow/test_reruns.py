@@ -53,10 +53,7 @@ SCORES = {name for name in ALL_ARMS if name.startswith("score")}
 TRAINED_TARGETED = {"train_segmenter real+synthetic"}  # trained again where the benchmark's predictions changed
 NOTHING: set[str] = set()
 REPORT = {"report"}  # it shows the config, so every key but those of compute reaches it
-SUMMARIES = {"plot_difference", "plot_ladder", "plot_froc"}
-COMPARED = {"compare", "plot_difference", "plot_ladder", "report"}
-COMPARISON = COMPARED | {"froc", "strata"} | SUMMARIES
-CASE_PICTURE = {"plot_cases", "plot_turned"}  # where one of their two arms is touched: real, real+synthetic
+COMPARISON = {"compare", "plot_arms"} | REPORT
 SETS = ("targeted", "untargeted")
 
 
@@ -64,22 +61,18 @@ def of_sets(*rules: str, sets=SETS) -> set[str]:
     return {f"{rule} {name}" for rule in rules for name in sets}
 
 
-PICTURES = SUMMARIES | CASE_PICTURE | {"plot_training", "report"} | of_sets(
-    "contact_sheet", "plot_nearest", "plot_fidelity", "plot_quality"
-)  # fmt: skip
-AFTER_ARMS = COMPARISON | {"plot_training"}
+PICTURES = {"plot_arms"} | of_sets("plot_set") | REPORT
 VERDICTS = of_sets("verdict") | REPORT
-PROBED = of_sets("memorisation", "plot_nearest")
-FIDELITY = of_sets("fidelity", "plot_fidelity")
-AUDIT = ("memorisation", "plot_nearest", "verdict", "fidelity", "plot_fidelity")
-VOLUMES = ("synthesise", "contact_sheet", "quality", "plot_quality", *AUDIT)
-TARGETED_VOLUMES = of_sets(*VOLUMES, sets=["targeted"]) | arms("real+synthetic") | CASE_PICTURE
+PROBED = of_sets("memorisation", "plot_set")
+FIDELITY = of_sets("fidelity", "plot_set")
+VOLUMES = ("synthesise", "memorisation", "verdict", "fidelity", "plot_set")
+TARGETED_VOLUMES = of_sets(*VOLUMES, sets=["targeted"]) | arms("real+synthetic")
 UNTARGETED_VOLUMES = of_sets(*VOLUMES, sets=["untargeted"]) | arms("synthetic", "real+untargeted")
 TARGETED = {"conditions targeted"} | TARGETED_VOLUMES  # what follows the benchmark's scores
-SYNTHESIS = TARGETED_VOLUMES | UNTARGETED_VOLUMES | AFTER_ARMS
+SYNTHESIS = TARGETED_VOLUMES | UNTARGETED_VOLUMES | COMPARISON
 QUALITY = {"reference"} | SYNTHESIS
 GENERATOR = {"train_generator", "membership"} | SYNTHESIS
-SEGMENTATION = ALL_ARMS | TARGETED | AFTER_ARMS
+SEGMENTATION = ALL_ARMS | TARGETED | COMPARISON
 PREDICTION = SEGMENTATION - TRAINED | TRAINED_TARGETED
 PREPARED = {"prepare", "conditions untargeted", "reference"} | GENERATOR | SEGMENTATION
 LIST = {"cohort"} | REPORT
@@ -113,9 +106,9 @@ CONTRACT = {
     "cohort.preprocess.spacing_mm": (4, PREPARED),
     "cohort.preprocess.margin_mm": (6, PREPARED),
     "cohort.preprocess.field_of_view": ("part", PREPARED),
-    "benchmark.arm": ("real-reseeded", TARGETED | AFTER_ARMS),
+    "benchmark.arm": ("real-reseeded", TARGETED | COMPARISON),
     "benchmark.segmenter": ("other", SEGMENTATION, {"segmenters": OTHER_SEGMENTER}),
-    "benchmark.worst_cases": (2, TARGETED | AFTER_ARMS),
+    "benchmark.worst_cases": (2, TARGETED | COMPARISON),
     "generators.patch_ddpm.kind": ("gan", REFUSED),
     "generators.patch_ddpm.network": ("monai", GENERATOR),
     "generators.patch_ddpm.window_hu": ([-1000, 300], GENERATOR),
@@ -154,17 +147,17 @@ CONTRACT = {
     "quality.tries": (2, QUALITY),
     "quality.false_rejections": (0.1, QUALITY),
     "sets.untargeted.generator": (
-        "other", {"train_generator", "membership", "reference"} | UNTARGETED_VOLUMES | AFTER_ARMS,
+        "other", {"train_generator", "membership", "reference"} | UNTARGETED_VOLUMES | COMPARISON,
         {"generators": OTHER_GENERATOR},
     ),
-    "sets.untargeted.conditions": ("targeted", {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
-    "sets.untargeted.volumes": (4, {"conditions untargeted"} | UNTARGETED_VOLUMES | AFTER_ARMS),
+    "sets.untargeted.conditions": ("targeted", {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON),
+    "sets.untargeted.volumes": (4, {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON),
     "sets.targeted.generator": (
-        "other", {"train_generator", "membership", "reference"} | TARGETED_VOLUMES | AFTER_ARMS,
+        "other", {"train_generator", "membership", "reference"} | TARGETED_VOLUMES | COMPARISON,
         {"generators": OTHER_GENERATOR},
     ),
-    "sets.targeted.conditions": ("untargeted", TARGETED | AFTER_ARMS),
-    "sets.targeted.volumes": (3, TARGETED | AFTER_ARMS),
+    "sets.targeted.conditions": ("untargeted", TARGETED | COMPARISON),
+    "sets.targeted.volumes": (3, TARGETED | COMPARISON),
     "segmenters.unet.network": ("unet", SEGMENTATION),
     "segmenters.unet.channels": ([4, 8, 16], SEGMENTATION),
     "segmenters.unet.window_hu": ([-1000, 300], SEGMENTATION),
@@ -176,44 +169,44 @@ CONTRACT = {
     "segmenters.unet.overlap": (0.5, PREDICTION),
     "segmenters.unet.mirrored": (True, PREDICTION),
     "segmenters.unet.keep_lungs": (False, PREDICTION),
-    "segmenters.unet.arms": (["real", "real+synthetic", "synthetic", "real-reseeded"], AFTER_ARMS),
+    "segmenters.unet.arms": (["real", "real+synthetic", "synthetic", "real-reseeded"], COMPARISON),
     "segmenters.unet.training_percent": ([100], NOTHING | REPORT),
     "training_percent": (
         [34, 100],
-        {"train_generator", "membership", "reference", "conditions untargeted", "plot_learning"}
+        {"train_generator", "membership", "reference", "conditions untargeted"}
         | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
-    "arms.real.real": (False, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}}),
-    "arms.real.synthetic": ("untargeted", arms("real") | TARGETED | AFTER_ARMS),
-    "arms.real.reseeded": (True, arms("real") | TARGETED | AFTER_ARMS),
-    "arms.synthetic.real": (True, arms("synthetic") | AFTER_ARMS),
-    "arms.synthetic.synthetic": ("targeted", arms("synthetic") | AFTER_ARMS),
+    "arms.real.real": (False, arms("real") | TARGETED | COMPARISON, {"arms": {"real": {"synthetic": "untargeted"}}}),
+    "arms.real.synthetic": ("untargeted", arms("real") | TARGETED | COMPARISON),
+    "arms.real.reseeded": (True, arms("real") | TARGETED | COMPARISON),
+    "arms.synthetic.real": (True, arms("synthetic") | COMPARISON),
+    "arms.synthetic.synthetic": ("targeted", arms("synthetic") | COMPARISON),
     "arms.real.synthetic_share": (
-        0.3, arms("real") | TARGETED | AFTER_ARMS, {"arms": {"real": {"synthetic": "untargeted"}}},
+        0.3, arms("real") | TARGETED | COMPARISON, {"arms": {"real": {"synthetic": "untargeted"}}},
     ),
-    "arms.synthetic.synthetic_share": (0.3, arms("synthetic") | AFTER_ARMS, {"arms": {"synthetic": {"real": True}}}),
+    "arms.synthetic.synthetic_share": (0.3, arms("synthetic") | COMPARISON, {"arms": {"synthetic": {"real": True}}}),
     "arms.real-reseeded.synthetic_share": (
-        0.3, arms("real-reseeded") | AFTER_ARMS, {"arms": {"real-reseeded": {"synthetic": "untargeted"}}},
+        0.3, arms("real-reseeded") | COMPARISON, {"arms": {"real-reseeded": {"synthetic": "untargeted"}}},
     ),
-    "arms.real+synthetic.synthetic_share": (0.3, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
-    "arms.real+untargeted.synthetic_share": (0.3, arms("real+untargeted") | AFTER_ARMS),
-    "arms.synthetic.reseeded": (True, arms("synthetic") | AFTER_ARMS),
+    "arms.real+synthetic.synthetic_share": (0.3, arms("real+synthetic") | COMPARISON),
+    "arms.real+untargeted.synthetic_share": (0.3, arms("real+untargeted") | COMPARISON),
+    "arms.synthetic.reseeded": (True, arms("synthetic") | COMPARISON),
     "arms.real+synthetic.real": (
-        False, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE, {"arms": {"real+synthetic": UNMIXED}},
+        False, arms("real+synthetic") | COMPARISON, {"arms": {"real+synthetic": UNMIXED}},
     ),
-    "arms.real+synthetic.synthetic": ("untargeted", arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
-    "arms.real+synthetic.reseeded": (True, arms("real+synthetic") | AFTER_ARMS | CASE_PICTURE),
+    "arms.real+synthetic.synthetic": ("untargeted", arms("real+synthetic") | COMPARISON),
+    "arms.real+synthetic.reseeded": (True, arms("real+synthetic") | COMPARISON),
     "arms.real+untargeted.real": (
-        False, arms("real+untargeted") | AFTER_ARMS, {"arms": {"real+untargeted": UNMIXED}},
+        False, arms("real+untargeted") | COMPARISON, {"arms": {"real+untargeted": UNMIXED}},
     ),
-    "arms.real+untargeted.synthetic": ("targeted", arms("real+untargeted") | AFTER_ARMS),
-    "arms.real+untargeted.reseeded": (True, arms("real+untargeted") | AFTER_ARMS),
+    "arms.real+untargeted.synthetic": ("targeted", arms("real+untargeted") | COMPARISON),
+    "arms.real+untargeted.reseeded": (True, arms("real+untargeted") | COMPARISON),
     "arms.real-reseeded.real": (
-        False, arms("real-reseeded") | AFTER_ARMS, {"arms": {"real-reseeded": {"synthetic": "untargeted"}}},
+        False, arms("real-reseeded") | COMPARISON, {"arms": {"real-reseeded": {"synthetic": "untargeted"}}},
     ),
-    "arms.real-reseeded.synthetic": ("untargeted", arms("real-reseeded") | AFTER_ARMS),
-    "arms.real-reseeded.reseeded": (False, arms("real-reseeded") | AFTER_ARMS),
+    "arms.real-reseeded.synthetic": ("untargeted", arms("real-reseeded") | COMPARISON),
+    "arms.real-reseeded.reseeded": (False, arms("real-reseeded") | COMPARISON),
     "evaluation.bootstrap": (300, COMPARISON),
     "evaluation.confidence": (0.9, COMPARISON),
     "audit.patch_mm": (40, PROBED | VERDICTS),
@@ -418,17 +411,21 @@ EDITS = {
     ("cohort/preprocess.py", "prepare"): PREPARED,
     ("generation/training.py", "train"): GENERATOR,
     ("generation/network.py", "build"): GENERATOR,
-    ("generation/conditions.py", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | TARGETED | AFTER_ARMS,
+    ("generation/conditions.py", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | TARGETED | COMPARISON,
     ("generation/synthesis.py", "synthesise"): SYNTHESIS,
     ("generation/samplers.py", "ddim_step"): SYNTHESIS,
     ("segmentation/training.py", "train"): SEGMENTATION,
     ("segmentation/prediction.py", "predict"): PREDICTION,
-    ("evaluation/dice.py", "dice"): SCORES | COMPARISON | CASE_PICTURE,
-    ("evaluation/scores.py", "score_arm"): SCORES | COMPARISON | CASE_PICTURE,
-    ("evaluation/groups.py", "worst_cases"): COMPARED,
-    ("evaluation/paired.py", "holm"): COMPARED,
-    ("evaluation/figures.py", "plot_training"): {"plot_training"} | REPORT,
+    ("evaluation/dice.py", "dice"): SCORES | COMPARISON,
+    ("evaluation/scores.py", "score_arm"): SCORES | COMPARISON,
+    ("evaluation/groups.py", "worst_cases"): COMPARISON,
+    ("evaluation/paired.py", "holm"): COMPARISON,
+    ("evaluation/figures.py", "plot_training"): {"plot_arms"} | REPORT,
     ("evaluation/report.py", "build"): REPORT,
+    ("generation/quality.py", "rates"): FIDELITY | REPORT,
+    ("audit/pictures.py", "plot_nearest"): of_sets("plot_set") | REPORT,
+    ("cli/evaluation.py", "evaluation_report"): REPORT,
+    ("cli/segmentation.py", "segmentation_predict"): PREDICTION,
     ("config.py", "check"): NOTHING,
     ("progress.py", "_clock"): NOTHING,
 }
@@ -479,9 +476,7 @@ def test_an_edit_of_the_evaluation_never_trains_or_samples(finished, package):
             if isinstance(node, ast.FunctionDef):
                 edit(path, node.name)
     rules = {job.rule.name for job in to_run(finished)}
-    assert rules == {
-        "score", "plot_training", "contact_sheet", "plot_quality", *COMPARISON, *CASE_PICTURE,
-    }  # fmt: skip
+    assert rules == {"score", "plot_set", *COMPARISON}
 
 
 def test_old_results_can_be_accepted_after_a_harmless_edit(study, package):
@@ -528,7 +523,7 @@ def cases_of(jobs) -> set[str]:
     ("case", "spared"),
     [
         ("a", NOTHING),  # a train case reaches everything
-        ("d", {"conditions untargeted", "synthesise untargeted", "contact_sheet untargeted", "train_generator"}),
+        ("d", {"conditions untargeted", "synthesise untargeted", "train_generator"}),
         ("f", {f"train_segmenter {arm}" for arm in ("real", "synthetic", "real+untargeted")} | {"train_generator"}),
     ],
 )
@@ -556,7 +551,7 @@ def test_a_changed_case_reruns_its_dependants_only(study):
     path.write_text("another content")
     os.utime(path, (time.time() + 10, time.time() + 10))
     found = {label(job) for job in to_run(study)}
-    assert {"predict real", "score real", "plot_cases", "compare", "report"} <= found
+    assert {"predict real", "score real", "plot_arms", "compare", "report"} <= found
     assert not found & {"prepare", "train_generator", "train_segmenter real", "synthesise untargeted"}
 
 

@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: results/cases/{case}/, results/synthetic/{generator}/{set}/{size}/, results/generator/{generator}/{size}/
 # OUTPUTS:         results/audit/{set}/{size}/nearest.tsv, results/audit/{set}/{size}/verdict.json,
-#                  results/audit/membership/{generator}/{size}.tsv, results/figures/nearest-{set}-{size}.png,
-#                  results/audit/{set}/{size}/fidelity.json, results/figures/fidelity-{set}-{size}.png
+#                  results/audit/membership/{generator}/{size}.tsv, results/audit/{set}/{size}/fidelity.json,
+#                  results/quality/{set}/{size}.tsv
 
 
 def held_out_splits(wildcards):
@@ -54,18 +54,22 @@ rule membership:
         " --unseen {input.unseen} {COMPUTE} --out {output} > {log} 2>&1"
 
 
-def generator_membership(wildcards):
-    """The attack on the set's generator; there is nothing to attack where nothing was trained."""
-    name = STUDY.sets[wildcards.set].generator
-    trained = STUDY.generators[name].kind != "copy_paste"
-    return f"results/audit/membership/{name}/{wildcards.size}.tsv" if trained else []
+def of_generator(place):
+    """An input function: a file of the generator that makes the set; none where nothing is trained (copy-paste)."""
+
+    def path(wildcards):
+        name = STUDY.sets[wildcards.set].generator
+        trained = STUDY.generators[name].kind != "copy_paste"
+        return place.format(generator=name, size=wildcards.size) if trained else []
+
+    return path
 
 
 rule verdict:
     """Can the set be shared? Every check with its value, its threshold and a sentence."""
     input:
         neighbours="results/audit/{set}/{size}/nearest.tsv",
-        membership=generator_membership,
+        membership=of_generator("results/audit/membership/{generator}/{size}.tsv"),
     output:
         report("results/audit/{set}/{size}/verdict.json", caption="../report/verdict.rst", category="Can it be shared?"),
     log:
@@ -82,63 +86,29 @@ rule verdict:
         " {params.membership} --out {output} > {log} 2>&1"
 
 
-rule plot_nearest:
-    """The synthetic cases that are closest to train cases, beside held-out ones."""
-    input:
-        neighbours="results/audit/{set}/{size}/nearest.tsv",
-        synthetic=lambda w: batches(w.set, w.size),
-        train=cases("train"),
-        held_out=lambda w: cases(*held_out_splits(w))(w),
-    output:
-        "results/figures/nearest-{set}-{size}.png",
-    log:
-        "results/logs/plot_nearest/{set}/{size}.log",
-    params:
-        code=code_of("audit", "plot-nearest"),
-        audit=settings(STUDY.audit, study_config.Probing),
-        study=settings(STUDY.study),
-        figures=settings(STUDY.figures),
-    shell:
-        "lungsyn audit plot-nearest --audit '{params.audit}' --neighbours {input.neighbours} --set {wildcards.set}"
-        " --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out} --study '{params.study}'"
-        " --figures '{params.figures}' --out {output} > {log} 2>&1"
+RANGES = "results/quality/{generator}/{size}/reference.json"  # in which a synthetic case's measures must lie
 
 
 rule fidelity:
-    """How far a synthetic set is from the train cases, beside how far held-out real cases are."""
+    """How many of a set's volumes were rejected; how far it is from the train cases, beside held-out real ones."""
     input:
         train=lambda w: cases("train")(None),  # all, at every size: one reference and one floor
         held_out=cases("validation", "test"),
         synthetic=lambda w: batches(w.set, w.size),
+        reference=of_generator(RANGES),
         weights=STUDY.audit.fidelity.weights or [],
     output:
-        "results/audit/{set}/{size}/fidelity.json",
+        fidelity="results/audit/{set}/{size}/fidelity.json",
+        quality="results/quality/{set}/{size}.tsv",
     log:
         "results/logs/fidelity/{set}/{size}.log",
     params:
         code=code_of("audit", "fidelity"),
         fidelity=settings(STUDY.audit.fidelity),
+        reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
         seed=SEED,
     shell:
         "lungsyn audit fidelity --real-train {input.train} --real-held-out {input.held_out}"
-        " --synthetic {input.synthetic} --set {wildcards.set} --size {wildcards.size} --fidelity '{params.fidelity}'"
-        " --seed {params.seed} --out {output} > {log} 2>&1"
-
-
-rule plot_fidelity:
-    """Each measure of a synthetic set beside its real-vs-real floor, at a glance."""
-    input:
-        "results/audit/{set}/{size}/fidelity.json",
-    output:
-        report(
-            "results/figures/fidelity-{set}-{size}.png", caption="../report/fidelity.rst", category="How real is it?"
-        ),
-    log:
-        "results/logs/plot_fidelity/{set}/{size}.log",
-    params:
-        code=code_of("audit", "plot-fidelity"),
-        study=settings(STUDY.study),
-        figures=settings(STUDY.figures),
-    shell:
-        "lungsyn audit plot-fidelity --fidelity {input} --study '{params.study}' --figures '{params.figures}'"
-        " --out {output} > {log} 2>&1"
+        " --synthetic {input.synthetic} {params.reference} --set {wildcards.set} --size {wildcards.size}"
+        " --fidelity '{params.fidelity}' --seed {params.seed} --quality {output.quality} --out {output.fidelity}"
+        " > {log} 2>&1"

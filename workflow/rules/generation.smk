@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: results/cases/{case}/ of the train split; for targeted sets the benchmark's predictions
 # OUTPUTS:         results/generator/{generator}/{size}/, results/conditions/{set}/{size}.tsv,
-#                  results/synthetic/{generator}/{set}/{size}/, results/quality/{generator}/{size}/,
-#                  results/quality/{set}/{size}.tsv; {size}: training-set size, percent of the train patients
+#                  results/synthetic/{generator}/{set}/{size}/, results/quality/{generator}/{size}/
+#                  {size}: training-set size, percent of the train patients
 
 
 rule train_generator:
@@ -114,19 +114,3 @@ rule synthesise:
         "lungsyn generation synthesise {params.model} --conditions {input.conditions} --batch {wildcards.batch}"
         " --set {wildcards.set} --synthesis '{params.synthesis}'"
         " --quality '{params.quality}' --cases {input.cases} {COMPUTE} --out {output} > {log} 2>&1"
-
-
-rule quality:
-    """How many volumes of a set were made and rejected, and why."""
-    input:
-        synthetic=lambda w: batches(w.set, w.size),
-        reference=lambda w: f"results/quality/{STUDY.sets[w.set].generator}/{w.size}/reference.json",
-    output:
-        "results/quality/{set}/{size}.tsv",
-    log:
-        "results/logs/quality/{set}/{size}.log",
-    params:
-        code=code_of("generation", "quality"),
-    shell:
-        "lungsyn generation quality --synthetic {input.synthetic} --reference {input.reference} --out {output}"
-        " > {log} 2>&1"

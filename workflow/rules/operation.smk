@@ -1,12 +1,49 @@
-# Snakemake locks the folder by files, which outlive a run that was killed: it then refuses the same command until it
-# was run with --unlock. The kernel's lock on one more file ends with the process that holds it, however that ended.
-# Every snakemake started here shares it, so who gets it alone is alone, and files that lock are left by the dead.
+# How a run starts and ends: what it needs is checked, its folder locked, what failed is told in a few lines.
 
 import fcntl
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from lungsyn import failures, planning
+from lungsyn.errors import InputError
+
+
+# Seconds each: not worth a cluster's queue.
+localrules:
+    all,
+    conditions,
+    nodules,
+    verdict,
+    compare,
+    plot_arms,
+    plot_set,
+    report,
+
+
+def checked(check, *facts):
+    """What ``check`` returns; a user's mistake ends the run with its message alone."""
+    try:
+        return check(*facts)
+    except InputError as error:
+        raise WorkflowError(str(error))
+
+
+onstart:
+    checked(planning.check_disk, STUDY, Path.cwd())
+
+
+onerror:
+    print(failures.summary(Path(log[0])), file=sys.stderr)
+
+
+# Snakemake locks the folder by files, which outlive a run that was killed: it then refuses the same command until it
+# was run with --unlock. The kernel's lock on one more file ends with the process that holds it, however that ended.
+# Every snakemake started here shares it, so who gets it alone is alone, and files that lock are left by the dead.
 
 
 def check_writable():

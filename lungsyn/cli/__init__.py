@@ -1,0 +1,55 @@
+"""`lungsyn <stage> <verb>`: parse, load, call, save. No arithmetic here.
+
+A module per stage, each verb one rule of the workflow. Sections of the config arrive as JSON (``--generator '{...}'``).
+What a verb computes with is imported by that verb: preparing a case must not wait for torch.
+"""
+
+import argparse
+import os
+import sys
+import time
+
+from lungsyn.cli import audit, cohort, evaluation, generation, segmentation, study  # noqa: F401  they register verbs
+from lungsyn.cli.arguments import VERBS
+from lungsyn.codedigest import of_verb
+from lungsyn.errors import InputError
+from lungsyn.provenance import peak_host_mb, versions
+
+NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. User errors are one message and exit code 2, without a traceback."""
+    # OpenMP threads that spin while they wait starve whatever else runs here, such as another job of the same run.
+    # It has to be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = make_parser().parse_args(argv)
+    name = f"lungsyn {' '.join(args.rule)}".replace("study ", "")
+    started = time.monotonic()
+    if args.rule not in NO_JOB:
+        print(
+            f"{name}: code {of_verb(*args.rule)}, " + ", ".join(f"{k} {v}" for k, v in versions().items()), flush=True
+        )
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    if args.rule not in NO_JOB:
+        print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One subcommand per stage, one below it per verb."""
+    parser = argparse.ArgumentParser(prog="lungsyn", description=__doc__.splitlines()[0])
+    stages = parser.add_subparsers(required=True, metavar="stage")
+    groups = {"study": stages}
+    for (stage, name), (run, arguments) in VERBS.items():
+        if stage not in groups:
+            groups[stage] = stages.add_parser(stage).add_subparsers(required=True, metavar="verb")
+        summary = run.__doc__.splitlines()[0]
+        child = groups[stage].add_parser(name, help=summary, description=summary)
+        arguments(child)
+        child.set_defaults(run=run, rule=(stage, name))
+    return parser

@@ -1,0 +1,79 @@
+"""What the verbs are made of: their register, the kinds of arguments, and the folders that arguments name."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from lungsyn import config
+from lungsyn.codedigest import of_verb
+from lungsyn.errors import InputError
+from lungsyn.volume.files import read_json
+
+VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
+
+
+def verb(stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]) -> Callable:
+    """Register the decorated function as ``lungsyn stage name``; verbs of ``study`` are called by their name alone.
+
+    It is ``{stage}_{name}`` in the module of its stage: there its code's digest is taken from.
+    """
+
+    def register(run: Callable) -> Callable:
+        VERBS[stage, name] = (run, arguments)
+        return run
+
+    return register
+
+
+def section(model: type[config.Section]) -> Callable[[str], config.Section]:
+    """An argument type: a section of the config as JSON."""
+
+    def parse(text: str) -> config.Section:
+        try:
+            return config.from_json(model, text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parse.__name__ = model.__name__.lower()
+    return parse
+
+
+def case_folders(paths: list[Path]) -> list[Path]:
+    """The case folders that ``paths`` name: a case.json, or a folder of cases; in the given order, sorted within."""
+    folders = []
+    for path in paths:
+        if path.name == "case.json":
+            folders.append(path.parent)
+        else:
+            folders += sorted(file.parent for file in path.glob("*/case.json"))
+    return folders
+
+
+def attempts(batches: list[Path]) -> list[dict]:
+    """The records of every volume that was made for a set, kept or not, from the folders of its batches."""
+    return [record for folder in batches for record in read_json(folder / "attempts.json")["attempts"]]
+
+
+def add(parser: argparse.ArgumentParser, *names: str, **options) -> None:
+    """Add required path arguments; ``nargs`` and the like as for argparse."""
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, **({"type": Path} | options))
+
+
+def add_section(parser: argparse.ArgumentParser, **models: type[config.Section]) -> None:
+    for name, model in models.items():
+        parser.add_argument(f"--{name}", required=True, type=section(model), metavar="JSON")
+
+
+def add_compute(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compute", type=section(config.Compute), default=config.Compute(), metavar="JSON")
+
+
+def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, type=int)
+
+
+def checkpoints_of(args) -> Path:
+    """A training goes on from a checkpoint of the same code only; settings, seed and cases name the folder within."""
+    return args.checkpoints / of_verb(*args.rule)

@@ -1,0 +1,106 @@
+"""Verbs of the audit: how real is a synthetic set, and can it be shared?"""
+
+from pathlib import Path
+
+from lungsyn import config
+from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, attempts, case_folders, verb
+from lungsyn.provenance import note
+from lungsyn.volume.files import read_json, write_json
+from lungsyn.volume.tables import read_table, write_table
+
+
+def _probe_arguments(parser):
+    add_section(parser, audit=config.Probing)
+    add_numbers(parser, "seed")
+    add(parser, "synthetic", "train", "held-out", nargs="+")
+    add_compute(parser)
+    add(parser, "out")
+
+
+@verb("audit", "memorisation", _probe_arguments)
+def audit_memorisation(args) -> None:
+    """Find the nearest train cube of every synthetic, held-out and planted one: nodules and whole volumes."""
+    from lungsyn.audit import probes
+    from lungsyn.compute import choose_device, set_up
+
+    device = choose_device(args.compute)
+    set_up(args.compute.generator_threads, device)
+    groups = [case_folders(paths) for paths in (args.synthetic, args.train, args.held_out)]
+    rows = [row for kind in probes.KINDS for row in probes.probe(kind, *groups, args.audit, args.seed, device)]
+    write_table(args.out, rows, probes.COLUMNS)
+
+
+def _membership_arguments(parser):
+    add_numbers(parser, "seed")
+    add(parser, "model")
+    add(parser, "train", "unseen", nargs="+")
+    add_compute(parser)
+    add(parser, "out")
+
+
+@verb("audit", "membership", _membership_arguments)
+def audit_membership(args) -> None:
+    """Measure the generator's loss on each case that it learned from and on each that it never saw."""
+    from lungsyn.audit import membership
+    from lungsyn.generation.cases import load_generator
+    from lungsyn.provenance import model_facts
+
+    generator = load_generator(args.model, args.compute)
+    folders = [case_folders(paths) for paths in (args.train, args.unseen)]
+    groups = membership.case_groups(model_facts(args.model), generator.settings, *folders)
+    write_table(args.out, membership.attack(generator, groups, args.seed), membership.COLUMNS)
+
+
+def _verdict_arguments(parser):
+    add_section(parser, audit=config.Thresholds)
+    add_numbers(parser, "seed", "size")
+    parser.add_argument("--set", required=True, help="name of the synthetic set")
+    parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
+    add(parser, "neighbours", "out")
+    parser.add_argument("--membership", type=Path, help="losses of the generator, if it has any")
+    parser.add_argument("--measures", type=Path, nargs="*", default=[], help="JSON of other measures with 'checks'")
+
+
+@verb("audit", "verdict", _verdict_arguments)
+def audit_verdict(args) -> None:
+    """Say whether a synthetic set can be shared: every check with its value, threshold and a sentence."""
+    from lungsyn.audit.verdict import verdict
+
+    losses = read_table(args.membership) if args.membership else []
+    others = [check for path in args.measures for check in read_json(path).get("checks", [])]
+    found = verdict(read_table(args.neighbours), losses, others, args.audit, args.seed)
+    about = {
+        "set": args.set,
+        "size": args.size,
+        "held_out_splits": args.held_out_splits,
+        "made": note(args.rule, audit=args.audit),
+    }
+    write_json(args.out, about | found)
+    print(f"{args.set}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n")
+
+
+def _fidelity_arguments(parser):
+    add(parser, "real-train", "real-held-out", "synthetic", nargs="+")
+    parser.add_argument("--set", required=True, help="name of the synthetic set")
+    add_section(parser, fidelity=config.Fidelity)
+    add_numbers(parser, "size", "seed")
+    parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
+    add(parser, "out", "quality")
+
+
+@verb("audit", "fidelity", _fidelity_arguments)
+def audit_fidelity(args) -> None:
+    """Say how many of a set's volumes were rejected, and how far it is from the train cases, beside held-out ones."""
+    from lungsyn.audit import features, floor
+    from lungsyn.audit.specimens import openers
+    from lungsyn.generation.quality import RATE_COLUMNS, rates
+
+    counted = rates(attempts(args.synthetic), read_json(args.reference)) if args.reference else []
+    write_table(args.quality, counted, RATE_COLUMNS)
+    extract, about = features.choose(args.fidelity.weights)
+    folders = (case_folders(paths) for paths in (args.real_train, args.real_held_out, args.synthetic))
+    measured = floor.measure_sets(openers(*folders), args.fidelity.slices_per_case, extract)
+    found = floor.audit(*measured, args.seed)
+    print(floor.summary(found))
+    made = note(args.rule, fidelity=args.fidelity, seed=args.seed, extractor=about)
+    write_json(args.out, {"set": args.set, "size": args.size, "made": made} | found)

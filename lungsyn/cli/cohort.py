@@ -1,0 +1,84 @@
+"""Verbs of the cohort: raw data to a list of cases and to cases on one grid; cases out again."""
+
+import json
+from pathlib import Path
+
+from lungsyn import config
+from lungsyn.cli.arguments import add, add_numbers, add_section, case_folders, verb
+from lungsyn.volume.files import open_case, read_json, write_case
+from lungsyn.volume.tables import write_table
+
+
+def _phantom_arguments(parser):
+    add_section(parser, phantom=config.Phantom, nodules=config.Nodules)
+    add_numbers(parser, "seed", "workers")
+    add(parser, "out")
+
+
+@verb("cohort", "phantom", _phantom_arguments)
+def cohort_phantom(args) -> None:
+    """Simulate chests and write them as DICOM series in LIDC-IDRI's layout."""
+    from lungsyn.cohort.phantom import write_cohort
+
+    write_cohort(args.phantom, args.nodules, args.seed, args.out, args.workers)
+
+
+def _index_arguments(parser):
+    add_section(parser, cohort=config.Listing)
+    add_numbers(parser, "seed", "workers")
+    add(parser, "root", "out")
+
+
+@verb("cohort", "index", _index_arguments)
+def cohort_index(args) -> None:
+    """List and check the cases of a dataset, split them by patient, say what is left out and why."""
+    from lungsyn.cohort import table
+
+    rows = table.index(args.cohort, args.root, args.seed, args.workers)
+    write_table(args.out, rows, table.COLUMNS)
+    print(table.summary(rows))
+
+
+def _prepare_arguments(parser):
+    parser.add_argument("--row", required=True, type=json.loads, metavar="JSON", help="the case's row of cohort.tsv")
+    add_section(parser, cohort=config.Preparation)
+    add(parser, "root", "out")
+
+
+@verb("cohort", "prepare", _prepare_arguments)
+def cohort_prepare(args) -> None:
+    """Read one case's raw files and write it as NIfTI on an isotropic grid, with its masks."""
+    from lungsyn.cohort.table import prepare_case
+
+    write_case(args.out, prepare_case(args.row, args.cohort, args.root))
+
+
+def _nodules_arguments(parser):
+    add(parser, "cases", nargs="+")
+    add(parser, "out")
+
+
+@verb("cohort", "nodules", _nodules_arguments)
+def cohort_nodules(args) -> None:
+    """List every nodule of the given cases: size, place at the pleura, readers and their ratings."""
+    from lungsyn.cohort.table import NODULE_COLUMNS, nodule_rows
+
+    write_table(args.out, nodule_rows(read_json(f / "case.json") for f in case_folders(args.cases)), NODULE_COLUMNS)
+
+
+def _export_arguments(parser):
+    add(parser, "format", type=str, choices=["nnunet", "dicom"])
+    add(parser, "cases", nargs="+")
+    parser.add_argument("--verdict", type=Path, help="the set's verdict: unless it is pass, nothing is exported")
+    add(parser, "out")
+
+
+@verb("cohort", "export", _export_arguments)
+def cohort_export(args) -> None:
+    """Write cases, real or synthetic, as an nnU-Net raw dataset, or synthetic ones as DICOM CT and SEG."""
+    from lungsyn.cohort import export
+
+    if args.verdict:
+        export.refuse_unless_passed(read_json(args.verdict))
+    write = {"nnunet": export.write_nnunet, "dicom": export.write_dicom}[args.format]
+    write(args.out, [(folder.name, open_case(folder)) for folder in case_folders(args.cases)])

@@ -1,0 +1,61 @@
+"""Verbs of the segmentation: cases to trained segmenters, and what those find."""
+
+from pathlib import Path
+
+from lungsyn import config
+from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, case_folders, checkpoints_of, verb
+from lungsyn.provenance import note
+from lungsyn.volume.files import data_digests, open_case, write_json_lines
+
+
+def _train_segmenter_arguments(parser):
+    add_section(parser, segmenter=config.Segmenter)
+    add_numbers(parser, "seed", "replicate")
+    parser.add_argument("--reseeded", action="store_true", help="other random draws than the other arms (control)")
+    parser.add_argument("--cases", nargs="*", type=Path, default=[], help="real cases")
+    parser.add_argument("--synthetic", nargs="*", type=Path, default=[], help="synthetic cases")
+    parser.add_argument("--synthetic-share", type=float, help="of the training patches; without: by number of cases")
+    add(parser, "checkpoints", "model", "curve")
+    add_compute(parser)
+
+
+@verb("segmentation", "train", _train_segmenter_arguments)
+def segmentation_train(args) -> None:
+    """Train one replicate of a segmenter on the given cases, real or synthetic."""
+    from lungsyn import checkpoint
+    from lungsyn.segmentation.training import replicate_seed, train
+
+    real, synthetic = case_folders(args.cases), case_folders(args.synthetic)
+    seed = replicate_seed(args.seed, args.replicate, args.reseeded)
+    weights, facts, records = train(
+        real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, checkpoints_of(args)
+    )
+    made = note(
+        args.rule, segmenter=args.segmenter, seed=seed, synthetic_share=args.synthetic_share,
+        cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
+        inputs=dict(data_digests([*real, *synthetic])),
+    ) | facts  # fmt: skip
+    checkpoint.save(args.model, weights, made)
+    write_json_lines(args.curve, records)
+
+
+def _predict_arguments(parser):
+    add_section(parser, inference=config.Inference)
+    add(parser, "models", "cases", nargs="+")
+    add_compute(parser)
+    add(parser, "out")
+
+
+@verb("segmentation", "predict", _predict_arguments)
+def segmentation_predict(args) -> None:
+    """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii."""
+    from lungsyn.segmentation.prediction import load_segmenter, predict
+    from lungsyn.volume.files import write_volume
+    from lungsyn.volume.space import Volume
+
+    for model in args.models:
+        segmenter = load_segmenter(model, args.compute)
+        for folder in case_folders(args.cases):
+            case = open_case(folder)
+            percent = predict(segmenter, case, args.inference)
+            write_volume(args.out / model.parent.name / f"{folder.name}.nii", Volume(percent, case.affine))

@@ -1,0 +1,48 @@
+"""Verbs about a study as a whole and its config; none of them is a rule."""
+
+from pathlib import Path
+
+from lungsyn import config
+from lungsyn.cli.arguments import add, verb
+from lungsyn.errors import InputError
+from lungsyn.volume.files import write_text
+
+
+def _why_arguments(parser):
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+
+@verb("study", "why", _why_arguments)
+def study_why(args) -> None:
+    """Print what made a file: rule, settings, seed, inputs with their digests, code, versions, device, cost."""
+    from lungsyn.why import explain
+
+    print("\n\n".join(explain(path) for path in args.files))
+
+
+def _plan_arguments(parser):
+    parser.add_argument("--configfile", type=Path, action="append", default=[], help="overlays of config.yaml")
+    parser.add_argument("--cases", type=int, help="number of cases, where the data are not here")
+
+
+@verb("study", "plan", _plan_arguments)
+def study_plan(args) -> None:
+    """Print what a study will cost: jobs, hours and memory per rule, disk. Run it in the repository's folder."""
+    from lungsyn import planning
+
+    files = [Path("config.yaml"), *args.configfile]
+    study = config.check(config.read(files))
+    n_cases = args.cases or planning.expected_cases(study)
+    if n_cases < 3:
+        raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
+    print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, Path("results")))
+
+
+def _schema_arguments(parser):
+    add(parser, "out")
+
+
+@verb("config", "schema", _schema_arguments)
+def config_schema(args) -> None:
+    """Write the JSON schema of config.yaml, made from the models."""
+    write_text(args.out, config.schema_yaml())
