@@ -35,6 +35,10 @@ def test_nobody_imports_the_command_line():
     assert not [p for p in files(".") if any(name.startswith("lungsyn.cli") for name in imports_of(p))]
 
 
+def test_only_the_command_line_looks_on_while_a_network_learns():
+    assert [p.name for p in files(".") if any(name.startswith("lungsyn.live") for name in imports_of(p))] == ["cli.py"]
+
+
 @pytest.mark.parametrize(
     ("room", "closed"),
     [

@@ -23,7 +23,8 @@ rule train_generator:
         seed=SEED,
     shell:
         "{TOGETHER}lungsyn generation train --generator '{params.generator}' --seed {params.seed} --cases {input.cases}"
-        " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} > {log} 2>&1"
+        " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve}"
+        " --live results/live/{wildcards.generator}-{wildcards.size}.png > {log} 2>&1"
 
 
 def condition_cases(wildcards):
