@@ -29,7 +29,7 @@ CONFIG = (  # two arms, one of each kind; and the same precision in both runs, w
 TABLE = "results/comparison/unet.tsv"
 LOG = "results/logs/train_generator/patch_ddpm/100.log"
 SMALL = {  # what a cluster's users would set, and waits of seconds instead of minutes
-    "cores": 2,
+    "cores": 1,  # a group runs one job after the other, so that it needs one GPU
     "latency-wait": 10,
     "seconds-between-status-checks": 3,
     "slurm-init-seconds-before-status-checks": 3,
@@ -65,6 +65,7 @@ def profile(tmp_path_factory) -> Path:
         resources["mem_mb"] = "attempt * 2000"
     shipped["set-threads"] = dict.fromkeys(shipped["set-threads"], 1)
     shipped["set-resources"]["synthesise"] |= {"gpu": 0, "gres": "'gpu:1' if input.model else ''"}  # the other way
+    shipped["set-resources"]["score"] = {"slurm_partition": "gpu"}  # jobs of a group lie in one partition
     folder = tmp_path_factory.mktemp("profile")
     (folder / "config.yaml").write_text(yaml.safe_dump(shipped | SMALL))
     return folder
