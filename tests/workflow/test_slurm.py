@@ -88,7 +88,7 @@ def squeue(rule: str, *columns: str, states: str = "all") -> list[list[str]]:
     return [row[1:] for row in rows if f"rule_{rule}" in row[0]]
 
 
-def wait_for(what, run: subprocess.Popen, seconds: float = 900):
+def wait_for(what, run: subprocess.Popen, seconds: float = 1800):
     """The first true answer of ``what``."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and run.poll() is None:
@@ -156,7 +156,7 @@ def study(slurm, profile, local_study, tmp_path_factory):
             subprocess.run(["scontrol", "update", f"JobId={too_long}", "EndTime=now"], check=True)
             wait_for(lambda: squeue("train_generator", "JobID", states="completing"), run)
             os.kill(process, signal.SIGCONT)  # Slurm's SIGTERM is waiting for it
-            run.wait(timeout=1200)
+            run.wait(timeout=3000)
         finally:
             run.kill()
             run.wait()
