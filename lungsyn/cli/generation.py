@@ -23,7 +23,7 @@ def _train_arguments(parser):
     add_section(parser, generator=config.Generator)
     add_numbers(parser, "seed")
     add(parser, "cases", nargs="+")
-    add(parser, "checkpoints", "model", "curve")
+    add(parser, "checkpoints", "model", "curve", "live")
     add_compute(parser)
 
 
@@ -33,13 +33,13 @@ def generation_train(args) -> None:
     from lungsyn import checkpoint
     from lungsyn.compute import choose_device
     from lungsyn.generation.training import train
+    from lungsyn.live import watcher
     from lungsyn.processes import team
 
-    folders = case_folders(args.cases)
+    folders, recipe = case_folders(args.cases), (args.generator, args.compute, args.seed)
     with team(choose_device(args.compute)) as processes:
-        weights, facts, records = train(
-            folders, args.generator, args.compute, args.seed, checkpoints_of(args), processes
-        )
+        watch = watcher(folders, *recipe, args.live)
+        weights, facts, records = train(folders, *recipe, checkpoints_of(args), processes, watch)
     if processes.leads:
         made = note(
             args.rule, generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],

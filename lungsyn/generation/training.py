@@ -1,11 +1,12 @@
 """Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
@@ -20,15 +21,24 @@ from lungsyn.volume.files import data_digests
 from lungsyn.volume.patches import batches
 
 NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
+# (the network with its averaged weights, precision, records of the curve): to look on, and to change nothing
+Watch = Callable[[Callable, torch.dtype, list[dict]], None]
 
 
 def train(
-    folders: list[Path], settings: Generator, compute: Compute, seed: int, checkpoints: Path, team: Team = ALONE
+    folders: list[Path],
+    settings: Generator,
+    compute: Compute,
+    seed: int,
+    checkpoints: Path,
+    team: Team = ALONE,
+    watch: Watch = lambda network, precision, records: None,
 ) -> tuple[dict[str, Tensor], dict, list[dict]]:
     """Train on the cases in ``folders`` (train split only). Returns the best averaged weights, what made them, and the
     records of the curve. Continues from ``checkpoints`` if the same training was stopped there.
 
-    Each process of the ``team`` calls it alike, takes its share of every batch, and returns the same."""
+    Each process of the ``team`` calls it alike, takes its share of every batch, and returns the same; the leader calls
+    ``watch`` after each check."""
     check_shares(settings, team)
     device = choose_device(compute)
     set_up(compute.generator_threads, device)
@@ -87,6 +97,8 @@ def train(
             losses = held_out_losses(network, average, watched, settings, device, precision, team)
             record(about, recent, losses, average, best)
             recent = []
+            if team.leads:
+                watch(lambda *inputs: functional_call(network, average, inputs), precision, about["records"])
         restart.between_steps(f"{about['images_seen']} of {settings.images} patches")
         if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
             print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)

@@ -30,3 +30,14 @@ def test_a_bad_config_ends_before_any_job(name, snakemake, tmp_path):
     assert "/site-packages/" not in ended.stdout
     assert len(ended.stdout.splitlines()) < 10
     assert not (tmp_path / "results").exists()
+
+
+def test_a_cohort_table_of_an_older_version_ends_in_what_to_do(snakemake, tmp_path):
+    table = tmp_path / "results/cohort.tsv"
+    table.parent.mkdir()
+    table.write_text("case\tpatient\tsplit\tstatus\tsource\tannotation\na\ta\ttrain\tincluded\ta/series\tuid\n")
+    (tmp_path / "results/phantom/LIDC-IDRI").mkdir(parents=True)
+    ended = snakemake(tmp_path, "--dry-run")
+    assert ended.returncode == 1
+    assert "cohort.tsv has no column train_rank" in ended.stdout and "delete it" in ended.stdout
+    assert "Traceback" not in ended.stdout and "KeyError" not in ended.stdout

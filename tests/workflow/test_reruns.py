@@ -20,6 +20,7 @@ import pytest
 import yaml
 from snakemake.api import SnakemakeApi
 from snakemake.executors import touch
+from snakemake.resources import Resources
 from snakemake.settings.types import (
     ConfigSettings,
     DAGSettings,
@@ -428,6 +429,7 @@ EDITS = {
     ("cli/segmentation.py", "segmentation_predict"): PREDICTION,
     ("config.py", "check"): NOTHING,
     ("progress.py", "_clock"): NOTHING,
+    ("live.py", "draw"): NOTHING,
 }
 
 
@@ -513,6 +515,30 @@ def test_one_number_puts_a_generator_on_several_gpus(finished):
     assert four.resources["gpu"] == 4
     assert training(4, resources={"gpu": 1}).resources["gpu"] == 1
     assert training(1).shellcmd.startswith("lungsyn generation train ")
+
+
+PASTED = {
+    "generators": {"pasting": {"kind": "copy_paste"}},
+    "sets": {"pasted": {"generator": "pasting", "conditions": "inpainted", "volumes": 2}},
+    "arms": {"real+pasted": {"real": True, "synthetic": "pasted", "synthetic_share": 0.5}},
+}
+
+
+@pytest.mark.parametrize("where", ["here", "on a cluster"])
+def test_what_is_pasted_takes_no_gpu(where, finished):
+    """Neither the one of this machine nor a place in the GPU partition."""
+    profile = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())["set-resources"]
+    of_profile = {
+        rule: Resources.parse([f"{key}={value}" for key, value in asked.items()], allow_expressions=True)
+        for rule, asked in profile.items()
+    }
+    overlay = merged(PASTED, {"compute": {"device": "cuda"}, "synthesis": {"steps": 9}})
+    jobs = to_run(finished, overlay, overwrite_resources=of_profile if where == "on a cluster" else {})
+    asked = {job.wildcards_dict["generator"]: job.resources for job in jobs if job.rule.name == "synthesise"}
+    assert {name: resources["gpu"] for name, resources in asked.items()} == {"patch_ddpm": 1, "pasting": 0}
+    if where == "on a cluster":
+        partitions = {name: resources["slurm_partition"] for name, resources in asked.items()}
+        assert partitions == {"patch_ddpm": "gpu", "pasting": "cpu"}
 
 
 def cases_of(jobs) -> set[str]:

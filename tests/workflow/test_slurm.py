@@ -19,13 +19,17 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.workflow.stress import CONFIG
+from tests.workflow import stress
 
 SCRIPTS = ROOT / "tests/workflow/slurm"
 PROFILE = ROOT / "workflow/profiles/slurm/config.yaml"
+CONFIG = (  # two arms, one of each kind; and the same precision in both runs, whatever each would measure
+    *stress.CONFIG, "--config", "segmenters={unet: {arms: [real, synthetic]}}", "compute={precision: float32}",
+)  # fmt: skip
+TABLE = "results/comparison/unet.tsv"
 LOG = "results/logs/train_generator/patch_ddpm/100.log"
 SMALL = {  # what a cluster's users would set, and waits of seconds instead of minutes
-    "cores": 2,
+    "cores": 1,  # a group runs one job after the other, so that it needs one GPU
     "latency-wait": 10,
     "seconds-between-status-checks": 3,
     "slurm-init-seconds-before-status-checks": 3,
@@ -60,9 +64,19 @@ def profile(tmp_path_factory) -> Path:
     for resources in (shipped["default-resources"], *shipped["set-resources"].values()):
         resources["mem_mb"] = "attempt * 2000"
     shipped["set-threads"] = dict.fromkeys(shipped["set-threads"], 1)
-    shipped["set-resources"]["synthesise"] |= {"gpu": 0, "gres": "gpu:1"}  # the other way to ask for one
+    shipped["set-resources"]["synthesise"] |= {"gpu": 0, "gres": "'gpu:1' if input.model else ''"}  # the other way
+    shipped["set-resources"]["score"] = {"slurm_partition": "gpu"}  # jobs of a group lie in one partition
     folder = tmp_path_factory.mktemp("profile")
     (folder / "config.yaml").write_text(yaml.safe_dump(shipped | SMALL))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local_study(slurm, snakemake, tmp_path_factory) -> Path:
+    """The same study after a run on this machine alone."""
+    folder = tmp_path_factory.mktemp("local")
+    ended = snakemake(folder, *CONFIG, "--", TABLE)
+    assert ended.returncode == 0, ended.stdout[-4000:]
     return folder
 
 
@@ -74,7 +88,7 @@ def squeue(rule: str, *columns: str, states: str = "all") -> list[list[str]]:
     return [row[1:] for row in rows if f"rule_{rule}" in row[0]]
 
 
-def wait_for(what, run: subprocess.Popen, seconds: float = 900):
+def wait_for(what, run: subprocess.Popen, seconds: float = 1800):
     """The first true answer of ``what``."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and run.poll() is None:
@@ -119,14 +133,17 @@ def went_on_at(study: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def study(slurm, profile, tiny_study, tmp_path_factory):
-    """The tiny study after a run through Slurm that was disturbed twice, with what happened."""
+def study(slurm, profile, local_study, tmp_path_factory):
+    """The study after a run through Slurm that was disturbed twice, with what happened. It starts with two cases to
+    prepare; the others are taken from the local run."""
     folder = tmp_path_factory.mktemp("clustered").resolve()
-    for part in (".snakemake/metadata", ".snakemake/incomplete", "results/phantom"):
-        shutil.copytree(tiny_study / part, folder / part, symlinks=True)
+    for part in (".snakemake/metadata", ".snakemake/incomplete", "results/phantom", "results/cases"):
+        shutil.copytree(local_study / part, folder / part, symlinks=True)
+    shutil.copy2(local_study / "results/cohort.tsv", folder / "results/cohort.tsv")
+    for case in sorted((folder / "results/cases").iterdir())[:2]:
+        shutil.rmtree(case)
     command = [
-        sys.executable, "-m", "snakemake", "--workflow-profile", profile, "--directory", folder, *CONFIG, "--",
-        "results/comparison/unet.tsv",
+        sys.executable, "-m", "snakemake", "--workflow-profile", profile, "--directory", folder, *CONFIG, "--", TABLE,
     ]  # fmt: skip
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with open(folder / "said.txt", "w") as said:
@@ -139,7 +156,7 @@ def study(slurm, profile, tiny_study, tmp_path_factory):
             subprocess.run(["scontrol", "update", f"JobId={too_long}", "EndTime=now"], check=True)
             wait_for(lambda: squeue("train_generator", "JobID", states="completing"), run)
             os.kill(process, signal.SIGCONT)  # Slurm's SIGTERM is waiting for it
-            run.wait(timeout=1200)
+            run.wait(timeout=3000)
         finally:
             run.kill()
             run.wait()
@@ -147,11 +164,11 @@ def study(slurm, profile, tiny_study, tmp_path_factory):
     return folder, jobs, run.returncode
 
 
-def test_a_run_through_slurm_gives_the_tables_of_a_local_run(study, tiny_study):
+def test_a_run_through_slurm_gives_the_tables_of_a_local_run(study, local_study):
     folder, _, code = study
     assert code == 0, (folder / "said.txt").read_text()[-4000:]
-    for path in ("results/comparison/unet.tsv", "results/cohort.tsv"):
-        assert (folder / path).read_bytes() == (tiny_study / path).read_bytes()
+    for path in (TABLE, "results/cohort.tsv"):
+        assert (folder / path).read_bytes() == (local_study / path).read_bytes()
 
 
 def test_a_cancelled_and_a_too_long_training_went_on(study):
@@ -170,7 +187,8 @@ def test_a_retry_gets_more_memory(study):
 
 
 def test_gpu_jobs_are_on_the_gpu_partition_and_got_a_gpu(study):
-    partition_of = dict.fromkeys(("train_generator", "synthesise", "arm"), "gpu") | {"cohort": "cpu", "prepare": "cpu"}
+    partition_of = dict.fromkeys(("train_generator", "synthesise", "arm"), "gpu")
+    partition_of |= {"prepare": "cpu", "reference": "cpu"}
     for rule, wanted in partition_of.items():
         rows = squeue(rule, "Partition", "tres-per-job", "tres-per-node")
         assert rows, rule

@@ -59,8 +59,7 @@ def of_generator(place):
 
     def path(wildcards):
         name = STUDY.sets[wildcards.set].generator
-        trained = STUDY.generators[name].kind != "copy_paste"
-        return place.format(generator=name, size=wildcards.size) if trained else []
+        return place.format(generator=name, size=wildcards.size) if trained(name) else []
 
     return path
 

@@ -24,6 +24,17 @@ wildcard_constraints:
 
 SEED = STUDY.study.seed
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
+COHORT = Path("results/cohort.tsv")
+COHORT_COLUMNS = {"case", "patient", "split", "train_rank", "status", "source", "annotation"}  # that rules ask for
+
+# Here, since whatever an input function raises is told with a traceback.
+if COHORT.exists():
+    missing = COHORT_COLUMNS - set(COHORT.read_text(encoding="utf-8").partition("\n")[0].split("\t"))
+    if missing:
+        raise WorkflowError(
+            f"{COHORT} has no column {', '.join(sorted(missing))}, as when an older version wrote it: delete it and "
+            "give the same command again; prepared cases are kept"
+        )
 
 # What finds the worst validation cases, at each training-set size.
 BENCHMARK_PREDICTIONS = f"results/predictions/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}/{{size}}"
@@ -88,6 +99,11 @@ def batches(name, size):
     return [f"results/synthetic/{synthetic.generator}/{name}/{size}/{i}" for i in range(count)]
 
 
+def trained(generator):
+    """Whether this generator is a network; copy_paste only pastes: no training, no GPU, and what it makes is real."""
+    return STUDY.generators[generator].kind != "copy_paste"
+
+
 # (segmenter, size) of every comparison; (set, size) and (generator, size) of what they use.
 COMPARED = [(segmenter, size) for segmenter in STUDY.segmenters for size in STUDY.sizes_of(segmenter)]
 USED_SETS = sorted(
@@ -98,8 +114,6 @@ USED_SETS = sorted(
         if STUDY.arms[arm].synthetic
     }
 )
-# Sets that a trained generator makes: they are checked; what copy_paste pastes is real.
-CHECKED_SETS = [
-    (name, size) for name, size in USED_SETS if STUDY.generators[STUDY.sets[name].generator].kind != "copy_paste"
-]
+# Sets that a trained generator makes: they are checked.
+CHECKED_SETS = [(name, size) for name, size in USED_SETS if trained(STUDY.sets[name].generator)]
 USED_GENERATORS = sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS})

@@ -23,7 +23,8 @@ rule train_generator:
         seed=SEED,
     shell:
         "{TOGETHER}lungsyn generation train --generator '{params.generator}' --seed {params.seed} --cases {input.cases}"
-        " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} > {log} 2>&1"
+        " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve}"
+        " --live results/live/{wildcards.generator}-{wildcards.size}.png > {log} 2>&1"
 
 
 def condition_cases(wildcards):
@@ -64,14 +65,14 @@ rule conditions:
 
 def generator_model(wildcards):
     """The trained generator; nothing is trained for the copy-paste baseline."""
-    trained = STUDY.generators[wildcards.generator].kind != "copy_paste"
-    return f"results/generator/{wildcards.generator}/{wildcards.size}/model.safetensors" if trained else []
+    model = f"results/generator/{wildcards.generator}/{wildcards.size}/model.safetensors"
+    return model if trained(wildcards.generator) else []
 
 
 def ranges(wildcards):
     """The ranges of the measures; what is pasted is not measured."""
-    trained = STUDY.generators[wildcards.generator].kind != "copy_paste"
-    return f"results/quality/{wildcards.generator}/{wildcards.size}/reference.json" if trained else []
+    reference = f"results/quality/{wildcards.generator}/{wildcards.size}/reference.json"
+    return reference if trained(wildcards.generator) else []
 
 
 rule reference:
@@ -104,7 +105,7 @@ rule synthesise:
         "results/logs/synthesise/{generator}/{set}/{size}/{batch}.log",
     threads: STUDY.compute.generator_threads
     resources:
-        gpu=GPU,
+        gpu=lambda w: GPU if trained(w.generator) else 0,
     params:
         code=code_of("generation", "synthesise"),
         model=lambda w, input: f"--model {input.model} --reference {input.reference}" if input.model else "",

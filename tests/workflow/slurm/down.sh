@@ -4,6 +4,10 @@ set -uo pipefail
 folder=$(realpath -m "$1")
 
 timeout 10 scancel --user="$(id -un)" 2>/dev/null
+for _ in {1..60}; do # what is left of a job lives on when the daemons are gone
+    [[ -n $(timeout 10 squeue --noheader 2>/dev/null) ]] || break
+    sleep 0.5
+done
 for daemon in slurmd slurmctld munged; do
     pid=$(cat "$folder/$daemon.pid" 2>/dev/null) || continue
     kill "$pid" 2>/dev/null

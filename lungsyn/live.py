@@ -1,0 +1,115 @@
+"""A picture of a generator's training, drawn again and again while it learns: is it worth waiting for?
+
+On the left the loss so far. On the right patches of held-out cases and what the averaged weights make in their place:
+the nodule and all masks are given, the surroundings are the real ones, the noise is the same every time, so that only
+what was learned differs from one picture to the next. Weights are only read, random numbers are its own, and a picture
+that fails is one line in the log: with and without it the same is learned.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from lungsyn.compute import choose_device
+from lungsyn.config import Compute, Generator
+from lungsyn.evaluation.figures import COLOURS, INK, save
+from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
+from lungsyn.generation.patches import grid_multiple
+from lungsyn.generation.samplers import noise_adder, plan, sample
+from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.generation.synthesis import Background, blended, make_canvas, network_denoiser
+from lungsyn.generation.training import Watch, hold_out
+from lungsyn.volume.files import Case, open_case
+from lungsyn.volume.intensity import to_hu, to_model_range
+from lungsyn.volume.patches import box, padded_shape
+from lungsyn.volume.space import bounding_box
+
+CASES, STEPS, DPI = 3, 12, 100
+LARGEST_SHARE = 0.03  # of a training's time; where a picture takes long, fewer are drawn
+
+
+def watcher(folders: Sequence[Path], settings: Generator, compute: Compute, seed: int, out: Path) -> Watch:
+    """What `training.train` calls after each check; it draws ``out`` when there is time for it, and at the end."""
+    learned, held_out = hold_out(list(folders), settings, seed)
+    cases = [(folder.name, open_case(folder)) for folder in held_out or learned]
+    shown = [(name, case) for name, case in cases if case.about["nodules"]][:CASES]
+    next_at = 0.0
+
+    def watch(network: Callable, precision: torch.dtype, records: Sequence[dict]) -> None:
+        nonlocal next_at
+        began = time.monotonic()
+        if began < next_at and records[-1]["images_seen"] < settings.images:
+            return
+        try:
+            device = choose_device(compute)
+            pairs = {name: real_and_made(network, case, settings, device, precision, seed) for name, case in shown}
+            draw(pairs, records, settings, "held-out" if held_out else "train", out)
+        except Exception as error:
+            print(f"no live picture this time: {error!r}".splitlines()[0], flush=True)
+        next_at = time.monotonic() + (time.monotonic() - began) / LARGEST_SHARE
+
+    return watch
+
+
+def patch_start(case: Case, nodule: np.ndarray, settings: Generator) -> tuple[int, int, int]:
+    """Where the patch begins that has the nodule in its middle, as far as case and coarse grid allow."""
+    multiple, patch = grid_multiple(settings), settings.patch_voxels
+    start = (sum(bounding_box(nodule)) - patch) // 2 // multiple * multiple
+    last = np.array(padded_shape(case.ct.shape, patch, multiple)) - patch
+    return tuple(int(a) for a in np.clip(start, 0, last))
+
+
+def real_and_made(
+    network: Callable, case: Case, settings: Generator, device: torch.device, precision: torch.dtype, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The patch at the largest nodule: real HU, HU made in its place, nodule mask; ``[P P P]`` each."""
+    nodule = largest_nodule(case.nodules)
+    start = patch_start(case, nodule, settings)
+    patch = box(start, settings.patch_voxels)
+    to_make = np.zeros(case.ct.shape, np.float32)
+    to_make[patch] = 1
+    real = Background(to_model_range(case.ct, settings.window_hu), to_make)
+    masks = np.stack([case.nodules, case.lungs, case.body])
+    canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), settings, device, real)
+
+    abar = SCHEDULES[settings.schedule](settings.timesteps)
+    timesteps = sampling_timesteps(settings.timesteps, min(STEPS, settings.timesteps))
+    denoise = network_denoiser(network, canvas, settings, abar, 1.0, precision)
+    denoise_volume = blended(denoise, canvas, settings, lambda t: [[a] for a in start], 1)
+    add_noise = noise_adder(torch.Generator(device).manual_seed(seed))
+    x = torch.zeros(canvas.padded, device=device)
+    add_noise(x, 1.0)
+    made = sample(denoise_volume, x, timesteps, plan("dpmpp_2m", abar, timesteps), add_noise)
+    real_hu, made_hu = (to_hu(volume[patch].cpu().numpy(), settings.window_hu) for volume in (canvas.background, made))
+    return real_hu, made_hu, canvas.masks[0][patch].cpu().numpy()
+
+
+def draw(pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, whose: str, out: Path) -> None:
+    """The loss on the left; a column per case: the real slice above, the made one below."""
+
+    def layout(figure: Figure) -> None:
+        left, right = figure.subfigures(1, 2, width_ratios=[1, 1 + len(pairs) / 2])
+        axis = left.subplots()
+        for key, label, colour in (("loss", "train", COLOURS[0]), ("validation", "held-out, averaged weights", INK)):
+            points = [(record["images_seen"], record[key]) for record in records if record[key] is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1.2, label=label)
+        axis.set(xlabel="patches seen", ylabel="loss", yscale="log", xlim=(0, settings.images))
+        axis.yaxis.set(major_formatter="{x:.2g}", minor_formatter="{x:.2g}")
+        axis.legend(frameon=False, fontsize=9)
+        axes = right.subplots(2, len(pairs), squeeze=False) if pairs else []
+        for column, (name, (real, made, nodule)) in enumerate(pairs.items()):
+            index = widest_slices(nodule)[2]
+            for row, (what, patch) in enumerate(((f"real, {whose}", real), ("made", made))):
+                draw_slice(axes[row][column], patch, 2, index, (1, 1, 1), settings.window_hu)
+                draw_contour(axes[row][column], nodule, 2, index, TRUTH_COLOUR, 0.8)
+                if column == 0:
+                    axes[row][0].set_ylabel(what)
+            axes[0][column].set_title(name[-24:], fontsize=8)
+        figure.suptitle(f"{records[-1]['images_seen']:,} of {settings.images:,} patches seen", fontweight="bold")
+
+    save(5 + 2.4 * len(pairs), 5.2, DPI, out, layout)

@@ -1,0 +1,89 @@
+"""The live picture shows what is learned and never touches it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lungsyn import live
+from lungsyn.config import Compute
+from lungsyn.generation import training
+from lungsyn.generation.patches import masks_window
+from lungsyn.generation.schedule import sampling_timesteps
+from lungsyn.volume.files import open_case
+from lungsyn.volume.intensity import to_hu, to_model_range
+from lungsyn.volume.patches import window
+
+CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
+
+
+@pytest.fixture
+def settings(generator_settings):
+    return generator_settings.model_copy(update={"images": 12, "validation_every_images": 6})
+
+
+def trained(case_folders, settings, folder, out=None):
+    watch = {"watch": live.watcher(case_folders, settings, CPU, 7, out)} if out else {}
+    return training.train(case_folders, settings, CPU, 7, folder, **watch)
+
+
+def test_the_same_is_learned_with_and_without_it(case_folders, settings, tmp_path):
+    out = tmp_path / "live/generator.png"
+    alone, facts, _ = trained(case_folders, settings, tmp_path / "alone")
+    global_state = torch.get_rng_state()
+    watched, facts_watched, _ = trained(case_folders, settings, tmp_path / "watched", out)
+    assert all(torch.equal(alone[name], watched[name]) for name in alone)
+    assert facts["best_loss"] == facts_watched["best_loss"]
+    assert torch.equal(global_state, torch.get_rng_state())
+    assert np.asarray(Image.open(out).convert("L")).std() > 20
+    assert [path.name for path in out.parent.iterdir()] == ["generator.png"]
+
+
+def test_a_picture_that_fails_is_one_line_and_the_training_goes_on(case_folders, settings, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    _, _, records = trained(case_folders, settings, tmp_path / "checkpoints", tmp_path / "file/generator.png")
+    assert [record["images_seen"] for record in records] == [6, 12]
+    said = [line for line in capsys.readouterr().out.splitlines() if "picture" in line]
+    assert said and all(line.startswith("no live picture this time: ") for line in said)
+
+
+@pytest.mark.parametrize("number", [0, 2])  # the second is smaller than a patch along z
+def test_what_the_network_says_stands_in_the_real_surroundings(case_folders, settings, number):
+    settings = settings.model_copy(update={"prediction": "sample"})
+    case, size = open_case(case_folders[number]), settings.patch_voxels
+    start = live.patch_start(case, live.largest_nodule(case.nodules), settings)
+    says = np.random.default_rng(0).uniform(-1, 1, (size, size, size)).astype(np.float32)
+    asked = []
+
+    def network(x_t, masks, coarse, t, spacing_mm):
+        asked.append((int(t), masks[0, 0].numpy().copy()))
+        return torch.from_numpy(says)[None, None]
+
+    real, made, nodule = live.real_and_made(network, case, settings, torch.device("cpu"), torch.float32, 0)
+    hu = window(case.ct, start, size, -1000)
+    body = masks_window(case, start, size).any(axis=0)
+    assert np.array_equal(real, to_hu(to_model_range(hu, settings.window_hu), settings.window_hu))
+    assert np.array_equal(made, np.where(body, to_hu(says, settings.window_hu), real))
+    assert nodule.any() and np.array_equal(nodule, masks_window(case, start, size)[0])
+    assert [t for t, _ in asked] == sampling_timesteps(settings.timesteps, live.STEPS)[:-1]
+    assert all(np.array_equal(mask, nodule) for _, mask in asked)
+
+
+def test_pictures_take_little_of_the_time_and_the_last_is_drawn(case_folders, settings, tmp_path, monkeypatch):
+    """A clock in place of the time: each picture takes a second, each check comes ten seconds after the other."""
+    clock, drawn = [0.0], []
+
+    def draw(pairs, records, *_):
+        clock[0] += 1
+        drawn.append(records[-1]["images_seen"])
+
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(live, "real_and_made", lambda *_: None)
+    monkeypatch.setattr(live, "draw", draw)
+    settings = settings.model_copy(update={"images": 100})
+    watch = live.watcher(case_folders, settings, CPU, 7, tmp_path / "live.png")
+    for images_seen in range(1, 101):
+        clock[0] += 10
+        watch(None, torch.float32, [{"images_seen": images_seen}])
+    assert drawn[0] == 1 and drawn[-1] == 100
+    assert 20 < len(drawn) <= 2 + 1000 * live.LARGEST_SHARE
