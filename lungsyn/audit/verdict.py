@@ -1,7 +1,8 @@
 """The verdict on a synthetic set: checks with values, thresholds and one plain sentence each.
 
 A check is *pass*, *fail*, or *blind*: it could not have found anything, because planted copies were not found or
-because so few cases cannot show a difference. A set fails if one check fails; it passes if all pass; else it is blind.
+because so few cases cannot show a difference; or it found more than is allowed, but so few cases may show that by
+chance. A set fails if one check fails; it passes if all pass; else it is blind.
 
 For nodules and for whole volumes alike:
 
@@ -156,14 +157,15 @@ def _beyond(kind: str, tail: Beyond, control: Control, settings: Thresholds) -> 
     failed = tail.fraction > allowed and tail.p < settings.alpha
     # The p of all of them: what so few cases could show at most.
     few = beyond(np.full(control.synthetic, np.inf), np.zeros(control.held_out), CONFIDENCE).p >= settings.alpha
-    result = _result(failed, few or control.recall < LEAST_RECALL)
+    undecided = tail.fraction > allowed and not failed
+    result = _result(failed, few or undecided or control.recall < LEAST_RECALL)
     percent = _interval(100 * tail.fraction, 100 * tail.low, 100 * tail.high, 1)
     sentence = (
         f"{tail.count} of {control.synthetic} synthetic {kind}s ({percent} %) are closer to a train {kind} than "
         f"{1 - tail.expected:.0%} of held-out ones are; by chance {tail.expected:.1%} (p {tail.p:.2g}), allowed "
         f"{allowed:.1%}."
     )
-    blind = _blindness(control) or ("Blind: so few cases cannot show it. " if few and not failed else "")
+    blind = _blindness(control) or _too_few(few and not failed, undecided)
     return Check(f"{kind}: beyond", tail.fraction, tail.low, tail.high, allowed, result, blind + sentence)
 
 
@@ -198,14 +200,22 @@ def membership_check(losses: Sequence[Mapping], settings: Thresholds) -> Check:
     allowed = settings.largest_membership_auc
     few = found.smallest_p >= settings.alpha
     failed = found.auc > allowed and found.p < settings.alpha
-    told = "An attacker can tell" if failed else "An attacker could not tell"
+    undecided = found.auc > allowed and not failed
+    told = "An attacker can tell" if failed else f"An attacker {'may' if undecided else 'could not'} tell"
     sentence = (
         f"{told} {len(learned)} cases that the generator learned from, by its loss, from {len(unseen)} that it never "
         f"saw: AUC {_interval(found.auc, found.low, found.high, 2)} (p {found.p:.2g}); 0.5 is chance, allowed "
         f"{allowed:g}."
     )
-    blind = "Blind: so few cases cannot show it. " if few else ""
-    return Check("membership", found.auc, found.low, found.high, allowed, _result(failed, few), blind + sentence)
+    result = _result(failed, few or undecided)
+    return Check("membership", found.auc, found.low, found.high, allowed, result, _too_few(few, undecided) + sentence)
+
+
+def _too_few(nothing: bool, undecided: bool) -> str:
+    """Why there were too few cases: for any finding, or to tell this one from chance."""
+    if nothing:
+        return "Blind: so few cases cannot show it. "
+    return "Blind: more than is allowed, which so few cases may show by chance. " if undecided else ""
 
 
 def _interval(value: float, low: float, high: float, digits: int) -> str:

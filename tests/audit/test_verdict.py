@@ -96,6 +96,15 @@ def test_a_copy_is_a_finding_even_of_an_audit_that_misses_others():
     assert results(found)["nodule: beyond"] == "blind"
 
 
+def test_more_than_is_allowed_is_no_pass_even_if_it_may_be_chance():
+    """One of eight beyond the held-out ones: 12 % where 5 % are allowed, and no proof of anything."""
+    synthetic = np.r_[spread(7, 0.3), 0.5]
+    found = verdict(neighbours(synthetic, spread(200, 0.3), spread(20, 0.85)), [], [], SETTINGS, 0)
+    check = found["checks"][1]
+    assert check["value"] > SETTINGS.largest_fraction_beyond and check["result"] == "blind"
+    assert check["sentence"].startswith("Blind: ")
+
+
 def test_one_held_out_case_cannot_show_anything():
     rows = neighbours(spread(3, 0.3), [0.3], spread(20, 0.85), train=3)
     found = verdict(rows, [], [], SETTINGS, 0)
@@ -114,6 +123,9 @@ def test_membership():
     apart = membership_check(losses(spread(40, -9, sd=1), spread(40, 0, sd=1)), SETTINGS)
     assert (apart.result, apart.value) == ("fail", 1.0)
     assert membership_check(losses([0.0], [1.0, 2.0]), SETTINGS).result == "blind"
+    undecided = membership_check(losses(spread(12, 0, sd=1), spread(52, 0.6, sd=1)), SETTINGS)
+    assert undecided.value > SETTINGS.largest_membership_auc and undecided.result == "blind"
+    assert undecided.sentence.startswith("Blind: more than is allowed") and "may tell" in undecided.sentence
     assert membership_check(losses(spread(40, 9, sd=1), spread(40, 0, sd=1)), SETTINGS).result == "pass"
 
 
