@@ -16,6 +16,7 @@ from pathlib import Path
 from lungsyn.config import Cohort, Config, Generator, Segmenter
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
+from lungsyn.volume.patches import MIRRORS
 from lungsyn.volume.tables import write_table
 
 CHEST_MM3 = 330 * 270 * 300  # around the lungs of an adult
@@ -92,7 +93,8 @@ def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates:
         return rates[rule] * work * min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
     if rule == "predict":
         settings = study.segmenters[wildcards["segmenter"]]
-        seen = voxels * (1 - settings.overlap) ** -3 * n_scored * study.replicates * (8 if settings.mirrored else 1)
+        seen = voxels * (1 - settings.overlap) ** -3 * n_scored * study.replicates
+        seen *= len(MIRRORS) if settings.mirrored else 1
         return rates["train_segmenter"] / 3 * seen * width(settings)  # forward only
     return SECONDS_PER_JOB.get(rule, SMALL_SECONDS)
 

@@ -6,7 +6,6 @@ and windows have their mean removed and norm 1, so a correlation is a dot produc
 cores ``[q c^3]`` times windows ``[r k c^3]``. References come block by block: memory holds the queries and one block.
 """
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,7 +14,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-MIRRORS = tuple(axes for n in range(4) for axes in itertools.combinations(range(3), n))  # which axes are turned round
+from lungsyn.volume.patches import MIRRORS
+
 PLANTED_FRACTION, LEAST_PLANTED = 0.01, 20
 PLANTED_NOISE = 0.5  # of the cube's own spread
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from lungsyn.audit.memorisation import MIRRORS, aligned
+from lungsyn.audit.memorisation import aligned
 from lungsyn.audit.patches import Cutter, Place, cut
 from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.pictures import draw_slice
+from lungsyn.volume.patches import MIRRORS
 
 PAIRS = {"nodule": 4, "volume": 2}  # of each group
 

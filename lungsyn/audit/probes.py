@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lungsyn.audit import memorisation
-from lungsyn.audit.memorisation import MIRRORS, Nearest
+from lungsyn.audit.memorisation import Nearest
 from lungsyn.audit.patches import (
     Cutter,
     Place,
@@ -25,6 +25,7 @@ from lungsyn.audit.patches import (
 )
 from lungsyn.config import Probing
 from lungsyn.errors import InputError
+from lungsyn.volume.patches import MIRRORS
 
 KINDS = ("nodule", "volume")
 COLUMNS = ["kind", "group", "place", "patient", "source", "correlation", "nearest", "shift", "mirror",

@@ -1,7 +1,6 @@
 """Whole-volume prediction by MONAI's sliding window, in float32 sums."""
 
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import to_model_range
+from lungsyn.volume.patches import MIRRORS
 
 LUNG_MARGIN_MM = 5.0  # a prediction may reach this far beyond the lung mask
 
@@ -47,12 +47,12 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.
     """The probability of nodule in whole percent, rounded down (so 50 says at least one half): uint8 ``[x y z]``."""
     settings, device = segmenter.settings, segmenter.device
     image = torch.from_numpy(to_model_range(case.ct, settings.window_hu))[None, None]
-    mirrors = [axes for n in range(4 if inference.mirrored else 1) for axes in combinations((2, 3, 4), n)]
+    mirrors = [[2 + axis for axis in axes] for axes in (MIRRORS if inference.mirrored else [()])]
 
     def forward(patches: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, dtype=segmenter.precision, enabled=segmenter.precision != torch.float32):
             logits = [segmenter.network(patches.flip(axes)).float().flip(axes) for axes in mirrors]
-        return torch.stack(logits).mean(0)  # float32: the sliding window sums in its input's dtype
+        return sum(logits) / len(mirrors)  # float32: the sliding window sums in its input's dtype
 
     logits = sliding_window_inference(
         image, settings.patch_voxels, 4, forward, overlap=inference.overlap, mode="gaussian", padding_mode="constant",

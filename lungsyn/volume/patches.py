@@ -12,8 +12,11 @@ map and grid are both products over the axes, hence so is that sum: three vector
 """
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
+
+MIRRORS = tuple(axes for n in range(4) for axes in combinations(range(3), n))  # which axes are turned round
 
 
 def axis_starts(length: int, patch: int, stride: int) -> list[int]:

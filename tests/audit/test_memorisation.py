@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lungsyn.audit.memorisation import LEAST_PLANTED, MIRRORS, aligned, nearest, plant, planted_count
+from lungsyn.audit.memorisation import LEAST_PLANTED, aligned, nearest, plant, planted_count
+from lungsyn.volume.patches import MIRRORS
 
 RNG = np.random.default_rng(0)
 REFERENCES = RNG.normal(size=(7, 8, 8, 8)).astype(np.float32)

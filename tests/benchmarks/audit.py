@@ -5,7 +5,8 @@ import statistics
 
 import numpy as np
 
-from lungsyn.audit.memorisation import MIRRORS, nearest
+from lungsyn.audit.memorisation import nearest
+from lungsyn.volume.patches import MIRRORS
 from tests.benchmarks.claims import Bench, Claim, in_turns
 
 SYNTHETIC, REAL = 1000, 10_000
