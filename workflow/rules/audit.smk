@@ -54,16 +54,6 @@ rule membership:
         " --unseen {input.unseen} {COMPUTE} --out {output} > {log} 2>&1"
 
 
-def of_generator(place):
-    """An input function: a file of the generator that makes the set; none where nothing is trained (copy-paste)."""
-
-    def path(wildcards):
-        name = STUDY.sets[wildcards.set].generator
-        return place.format(generator=name, size=wildcards.size) if trained(name) else []
-
-    return path
-
-
 rule verdict:
     """Can the set be shared? Every check with its value, its threshold and a sentence."""
     input:
@@ -83,9 +73,6 @@ rule verdict:
         "lungsyn audit verdict --audit '{params.audit}' --seed {params.seed} --set {wildcards.set}"
         " --size {wildcards.size} --held-out-splits {params.splits} --neighbours {input.neighbours}"
         " {params.membership} --out {output} > {log} 2>&1"
-
-
-RANGES = "results/quality/{generator}/{size}/reference.json"  # in which a synthetic case's measures must lie
 
 
 rule fidelity:

@@ -104,6 +104,19 @@ def trained(generator):
     return STUDY.generators[generator].kind != "copy_paste"
 
 
+RANGES = "results/quality/{generator}/{size}/reference.json"  # in which a synthetic case's measures must lie
+
+
+def of_generator(place):
+    """An input function: a file of the generator, or of the one that makes the set; none where nothing is trained."""
+
+    def path(wildcards):
+        name = getattr(wildcards, "generator", None) or STUDY.sets[wildcards.set].generator
+        return place.format(generator=name, size=wildcards.size) if trained(name) else []
+
+    return path
+
+
 # (segmenter, size) of every comparison; (set, size) and (generator, size) of what they use.
 COMPARED = [(segmenter, size) for segmenter in STUDY.segmenters for size in STUDY.sizes_of(segmenter)]
 USED_SETS = sorted(

@@ -63,24 +63,12 @@ rule conditions:
         " > {log} 2>&1"
 
 
-def generator_model(wildcards):
-    """The trained generator; nothing is trained for the copy-paste baseline."""
-    model = f"results/generator/{wildcards.generator}/{wildcards.size}/model.safetensors"
-    return model if trained(wildcards.generator) else []
-
-
-def ranges(wildcards):
-    """The ranges of the measures; what is pasted is not measured."""
-    reference = f"results/quality/{wildcards.generator}/{wildcards.size}/reference.json"
-    return reference if trained(wildcards.generator) else []
-
-
 rule reference:
     """Measure the train cases: the ranges in which a synthetic case must lie. Seams: where this generator's patches meet."""
     input:
         cases=cases("train"),
     output:
-        "results/quality/{generator}/{size}/reference.json",
+        RANGES,
     log:
         "results/logs/reference/{generator}/{size}.log",
     params:
@@ -96,8 +84,8 @@ rule synthesise:
     """Make a batch of whole volumes: HU and masks in the layout of a real case. Odd ones are made again."""
     input:
         cases=condition_cases,
-        reference=ranges,
-        model=generator_model,
+        reference=of_generator(RANGES),
+        model=of_generator("results/generator/{generator}/{size}/model.safetensors"),
         conditions="results/conditions/{set}/{size}.tsv",
     output:
         directory("results/synthetic/{generator}/{set}/{size}/{batch}"),
