@@ -1,7 +1,6 @@
 """Speed and memory of the segmenter, against MONAI's plain loop with the same network: in turns, in fresh processes."""
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 from lungsyn.volume.files import write_case
-from tests.benchmarks.claims import Bench, Claim
+from tests.benchmarks.claims import Bench, Claim, compare
 from tests.conftest import make_case
 
 CASES = 6
@@ -33,17 +32,8 @@ def segmenter(bench: Bench) -> list[Claim]:
         "segmenter-predict": ("case_s", f"s per case, overlap {bench.inference.overlap:g}"),
         "segmenter-memory": ("peak_mb", "peak MB of the process"),
     }
-    return [_claim(name, key, [[run[key] for run in turn] for turn in turns], f"{unit}; {what}")
+    return [compare(name, *([run[key] for run in runs] for runs in zip(*turns, strict=True)), unit, what, 1)
             for name, (key, unit) in lines.items()]  # fmt: skip
-
-
-def _claim(name: str, key: str, turns: list[list[float]], measured: str) -> Claim:
-    ours, plain = (statistics.median(column) for column in zip(*turns, strict=True))
-    ratios = [peer / our for our, peer in turns]
-    noise = f"{len(ratios)} rounds, ratios {min(ratios):.3g} to {max(ratios):.3g}"
-    ratio = statistics.median(ratios)
-    bar = {} if key == "peak_mb" else {"bar": ">= 1x", "met": ratio >= 1}
-    return Claim(name, ours, plain, ratio, f"{measured}; {noise}", **bar)
 
 
 def told(contestant: str, folders: list[Path], bench: Bench) -> dict:

@@ -7,7 +7,6 @@ line of JSON: seconds per optimiser step, seconds per predicted case, peak memor
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ import torch
 
 from lungsyn.compute import set_up
 from lungsyn.config import Compute, Inference, Segmenter
+from lungsyn.provenance import peak_host_mb
 
 WARM_UP_STEPS = 3
 
@@ -129,8 +129,7 @@ def main(told: dict) -> dict:
     set_up(1, torch.device("cpu")) if told["contestant"] == "ours" else torch.set_num_threads(1)
     folders = [Path(folder) for folder in told["cases"]]
     training, predicting = {"ours": ours, "plain": plain}[told["contestant"]](folders, settings, inference, clock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"step_s": training / settings.steps, "case_s": predicting, "peak_mb": peak / 1e6}
+    return {"step_s": training / settings.steps, "case_s": predicting, "peak_mb": peak_host_mb()}
 
 
 if __name__ == "__main__":
