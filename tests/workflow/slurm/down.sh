@@ -3,11 +3,15 @@
 set -uo pipefail
 folder=$(realpath -m "$1")
 
-timeout 10 scancel --user="$(id -un)" 2>/dev/null
-for _ in {1..60}; do # what is left of a job lives on when the daemons are gone
-    [[ -n $(timeout 10 squeue --noheader 2>/dev/null) ]] || break
-    sleep 0.5
-done
+is_ours() { [[ $(readlink "/etc/slurm/$1") == "$folder/$1" ]]; }
+
+if is_ours slurm.conf; then # else scancel would ask another Slurm, and end jobs that are somebody's work
+    timeout 10 scancel --user="$(id -un)" 2>/dev/null
+    for _ in {1..60}; do # what is left of a job lives on when the daemons are gone
+        [[ -n $(timeout 10 squeue --noheader 2>/dev/null) ]] || break
+        sleep 0.5
+    done
+fi
 for daemon in slurmd slurmctld munged; do
     pid=$(cat "$folder/$daemon.pid" 2>/dev/null) || continue
     kill "$pid" 2>/dev/null
@@ -18,7 +22,7 @@ for daemon in slurmd slurmctld munged; do
     kill -KILL "$pid" 2>/dev/null
 done
 for file in slurm.conf gres.conf; do
-    if [[ $(readlink "/etc/slurm/$file") == "$folder/$file" ]]; then
+    if is_ours "$file"; then
         rm "/etc/slurm/$file"
     fi
 done
