@@ -200,3 +200,13 @@ def test_gpu_jobs_are_on_the_gpu_partition_and_got_a_gpu(study):
 def test_cases_are_prepared_in_one_job_and_glue_in_none(study):
     assert len(squeue("prepare", "JobID")) == 1
     assert squeue("compare", "JobID") == squeue("conditions", "JobID") == []
+
+
+def test_another_slurm_s_jobs_are_left_alone(tmp_path):
+    """Without a Slurm that up.sh started in its folder, down.sh cancels nothing."""
+    called = tmp_path / "called"
+    (tmp_path / "scancel").write_text(f"#!/bin/sh\ntouch {called}\n")
+    (tmp_path / "scancel").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([SCRIPTS / "down.sh", tmp_path / "no Slurm"], env=environment)
+    assert not called.exists()
