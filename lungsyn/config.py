@@ -238,7 +238,8 @@ class Inference(Section):
 
     overlap: float = Field(ge=0, le=0.75, description="Overlap of the sliding window in prediction")
     mirrored: bool = Field(
-        default=False, description="Average over all mirrored forms of a patch: better, at eight times the cost"
+        default=False,
+        description="Average over all mirrored forms of a patch: fewer false positives, eight times the cost",
     )
     keep_lungs: bool = Field(default=True, description="Predictions outside the (dilated) lungs are removed")
 
