@@ -438,12 +438,19 @@ def _known(key: str, name, known: Iterable) -> None:
 
 
 def read(files: Sequence[Path]) -> dict:
-    """A config and its overlays as Snakemake merges them: dicts key by key, everything else replaced."""
+    """A config and its overlays as Snakemake merges them: dicts key by key, everything else replaced. Raises InputError
+    naming the file."""
     merged: dict = {}
     for file in files:
         if not file.is_file():
             raise InputError(f"{file}: no such file; run this in the folder that holds config.yaml and Snakefile")
-        merged = _merge(merged, yaml.safe_load(file.read_text(encoding="utf-8")))
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: not YAML ({error})") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{file}: holds no keys; config.yaml shows what a config looks like")
+        merged = _merge(merged, content)
     return merged
 
 

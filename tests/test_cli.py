@@ -74,6 +74,12 @@ def test_a_rule_s_code_is_its_verb_s():
         assert verb.groups() in cli.VERBS, name
 
 
+def test_without_a_comparison_no_report_is_promised(tmp_path, capsys):
+    assert cli.main(["evaluation", "answer", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "no comparison yet" in said and "report.html" not in said
+
+
 def test_rules_that_run_on_the_submitting_machine_exist():
     listed = re.search(r"localrules:\n((?:    \w+,\n)+)", (ROOT / "workflow/rules/operation.smk").read_text())[1]
     rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))

@@ -110,6 +110,13 @@ def test_every_key_is_described():
             assert nested or obvious or name in plain or "description" in field, f"{name}.{key} has no description"
 
 
+@pytest.mark.parametrize(("text", "message"), [("a: [b", "not YAML"), ("", "holds no keys"), ("- a", "holds no keys")])
+def test_a_file_that_is_no_config_is_named(tmp_path, text, message):
+    (tmp_path / "overlay.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"overlay\.yaml: {message}"):
+        config.read([ROOT / "config.yaml", tmp_path / "overlay.yaml"])
+
+
 def test_frozen():
     with pytest.raises(Exception, match="frozen"):
         config.check(SHIPPED).study.seed = 3

@@ -291,8 +291,12 @@ def evaluation_answer(args) -> None:
     """Print the comparison tables of a finished run and where its pictures are."""
     from lungsyn.evaluation.comparison import as_text, by_size, from_cells
 
-    tables = (args.results / "comparison").glob("*.tsv")
-    for path in sorted(path for path in tables if "." not in path.stem):  # not unet.froc.tsv, unet.strata.tsv
+    found = (args.results / "comparison").glob("*.tsv")
+    tables = sorted(path for path in found if "." not in path.stem)  # not unet.froc.tsv, unet.strata.tsv
+    if not tables:
+        print(f"{args.results}: no comparison yet, as after a dry run or a run of some files")
+        return
+    for path in tables:
         for title, rows in by_size(from_cells(read_table(path)), path.stem).items():
             print(as_text(rows, f"segmenter {title}"), end="\n\n")
     print(f"report: {args.results / 'report.html'}\nfigure: {args.results / 'figures' / 'dice_difference.png'}")

@@ -127,7 +127,11 @@ def write_json_lines(path: Path, records: Iterable[dict]) -> None:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """What a JSON file holds. Raises InputError naming the file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,6 +67,10 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "bad.nii").write_bytes(b"not nifti")
     with pytest.raises(InputError, match=r"bad\.nii: not a readable NIfTI"):
         files.read_volume(tmp_path / "bad.nii")
+    (tmp_path / "bad.json").write_text("{")
+    for name in ("bad.json", "nowhere.json"):
+        with pytest.raises(InputError, match=f"{name}: not a readable JSON file"):
+            files.read_json(tmp_path / name)
 
 
 def test_scaled_values_are_read_scaled(tmp_path):
