@@ -15,7 +15,7 @@ For nodules and for whole volumes alike:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -66,14 +66,13 @@ def overall(checks: Sequence[Mapping]) -> str:
 def verdict(
     neighbours: Sequence[Mapping],
     losses: Sequence[Mapping],
-    other_checks: Sequence[Mapping],
     settings: Thresholds,
     seed: int,
 ) -> dict:
     """The verdict as JSON: ``result``, ``checks``, ``controls``.
 
     ``neighbours``: rows of `probes.probe` (correlations as numbers or text); ``losses``: rows of `membership.attack`,
-    may be empty; ``other_checks``: of other measures, with ``check``, ``result`` and ``sentence`` at least."""
+    may be empty."""
     controls, checks = [], []
     for kind in dict.fromkeys(row["kind"] for row in neighbours):
         rows = [row for row in neighbours if row["kind"] == kind]
@@ -82,7 +81,6 @@ def verdict(
         checks += [asdict(check) for check in found]
     if losses:
         checks.append(asdict(membership_check(losses, settings)))
-    checks += [dict.fromkeys(field.name for field in fields(Check)) | dict(check) for check in other_checks]
     return {"result": overall(checks), "checks": checks, "controls": controls}
 
 

@@ -58,7 +58,6 @@ def _verdict_arguments(parser):
     parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
     add(parser, "neighbours", "out")
     parser.add_argument("--membership", type=Path, help="losses of the generator, if it has any")
-    parser.add_argument("--measures", type=Path, nargs="*", default=[], help="JSON of other measures with 'checks'")
 
 
 @verb("audit", "verdict", _verdict_arguments)
@@ -67,8 +66,7 @@ def audit_verdict(args) -> None:
     from lungsyn.audit.verdict import verdict
 
     losses = read_table(args.membership) if args.membership else []
-    others = [check for path in args.measures for check in read_json(path).get("checks", [])]
-    found = verdict(read_table(args.neighbours), losses, others, args.audit, args.seed)
+    found = verdict(read_table(args.neighbours), losses, args.audit, args.seed)
     about = {
         "set": args.set,
         "size": args.size,

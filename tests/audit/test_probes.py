@@ -42,7 +42,7 @@ def test_the_copy_is_found_and_nothing_else(rows):
     first = {row["kind"]: row for row in reversed(rows) if row["group"] == "synthetic" and row["place"] != "x"}
     assert first["nodule"]["nearest"] == "train-3/1" and first["volume"]["nearest"] == "train-3"
     assert (first["volume"]["shift"], first["volume"]["mirror"]) == ("0 0 0", "")
-    found = verdict(rows, [], [], SETTINGS, 0)
+    found = verdict(rows, [], SETTINGS, 0)
     results = {check["check"]: check for check in found["checks"]}
     assert results["nodule: copies"]["value"] == 2 and results["volume: copies"]["value"] == 1
     assert results["nodule: closer"]["result"] == "pass"
