@@ -105,13 +105,15 @@ class Restart:
         about: dict,
         every_seconds: float,
         team: Team = ALONE,
+        begin_with: Path | None = None,
     ):
-        """Puts the state of a stopped training back, in place, where ``folder`` holds one."""
+        """Puts the state of a stopped training back, in place, where ``folder`` holds one; else the one kept in
+        ``begin_with``, if that is given."""
         self.path, self.every_seconds, self.team = folder / "checkpoint.safetensors", every_seconds, team
         self.parts = (model, optimizer, averages)
         self.about = {"seconds": 0.0, "records": []} | about
-        if self.path.exists():
-            state, self.about = load(self.path)
+        if found := self.path if self.path.exists() else begin_with:
+            state, self.about = load(found)
             restore(state, *self.parts)
         self.stop = StopRequest()
         self.saved = self.tick = time.monotonic()
@@ -123,12 +125,17 @@ class Restart:
         self.tick = now
         return self.about["seconds"]
 
+    def keep(self, path: Path) -> None:
+        """Write the state as it is to ``path``; one process does."""
+        if self.team.leads:
+            self.seconds()
+            save(path, training_state(*self.parts), self.about)
+
     def save(self) -> None:
         """Write the checkpoint and the curve so far; one process does."""
         if not self.team.leads:
             return
-        self.seconds()
-        save(self.path, training_state(*self.parts), self.about)
+        self.keep(self.path)
         write_json_lines(self.path.with_name("training.jsonl"), self.about["records"])
         self.saved = time.monotonic()
 

@@ -1,4 +1,8 @@
-"""Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact."""
+"""Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact.
+
+The learning rate falls over the last fifth. What comes before does not depend on the training's length, and its last
+state is kept: a training that is made longer goes on from there and ends as if it had been that long at once.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,9 +21,11 @@ from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.processes import ALONE, Team
 from lungsyn.progress import Progress
+from lungsyn.provenance import model_facts
 from lungsyn.volume.files import data_digests
 from lungsyn.volume.patches import batches
 
+FALL = 0.2  # of a training's length, over which its learning rate falls to zero
 NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
 # (the network with its averaged weights, precision, records of the curve): to look on, and to change nothing
 Watch = Callable[[Callable, torch.dtype, list[dict]], None]
@@ -35,7 +41,7 @@ def train(
     watch: Watch = lambda network, precision, records: None,
 ) -> tuple[dict[str, Tensor], dict, list[dict]]:
     """Train on the cases in ``folders`` (train split only). Returns the best averaged weights, what made them, and the
-    records of the curve. Continues from ``checkpoints`` if the same training was stopped there.
+    records of the curve. Continues from ``checkpoints`` if the same training was stopped there, or a shorter one made.
 
     Each process of the ``team`` calls it alike, takes its share of every batch, and returns the same; the leader calls
     ``watch`` after each check."""
@@ -53,10 +59,16 @@ def train(
     learned, held_out = hold_out(folders, settings, seed)
     patches = TrainingPatches(learned, settings, seed)
     watched = list(held_out_batches(held_out, settings, seed, team)) if held_out else []
-    key = checkpoint.digest(settings.model_dump(mode="json"), seed, data_digests(folders))
+    chosen = settings.model_dump(mode="json")
+    key, any_length = (
+        checkpoint.digest(made_by, seed, data_digests(folders)) for made_by in (chosen, chosen | {"images": None})
+    )
+    before_fall = checkpoints / f"generator-{any_length}" / "before_fall.safetensors"
+    kept = images_kept(before_fall)
     restart = checkpoint.Restart(
         checkpoints / f"generator-{key}", network, optimizer, averages,
         {"images_seen": 0, "best_loss": None, "checks_without_gain": 0}, compute.checkpoint_seconds, team,
+        begin_with=before_fall if 0 < kept <= fall_begins(settings) else None,
     )  # fmt: skip
     about = restart.about
     precision = choose_precision(compute, device, about.get("precision"), checkpoints)
@@ -99,6 +111,8 @@ def train(
             recent = []
             if team.leads:
                 watch(lambda *inputs: functional_call(network, average, inputs), precision, about["records"])
+        if kept < about["images_seen"] <= fall_begins(settings) < about["images_seen"] + settings.batch_patches:
+            restart.keep(before_fall)
         restart.between_steps(f"{about['images_seen']} of {settings.images} patches")
         if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
             print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)
@@ -169,10 +183,20 @@ def loss_weight(masks: Tensor, settings: Generator) -> Tensor:
 
 
 def learning_rate(settings: Generator, images_seen: int) -> float:
-    """Linear warm-up, constant, then a linear fall to zero over the last fifth."""
+    """Linear warm-up, constant, then a linear fall to zero."""
     warm = min(1.0, (images_seen + settings.batch_patches) / max(settings.warmup_images, 1))
-    fall = min(1.0, (settings.images - images_seen) / (0.2 * settings.images))
+    fall = min(1.0, (settings.images - images_seen) / (FALL * settings.images))
     return settings.learning_rate * warm * fall
+
+
+def fall_begins(settings: Generator) -> int:
+    """Up to so many patches seen, the learning rate does not depend on the length of the training."""
+    return int((1 - FALL) * settings.images)
+
+
+def images_kept(before_fall: Path) -> int:
+    """Patches seen by the state of an earlier training in this file; 0 if there is none."""
+    return model_facts(before_fall)["images_seen"] if before_fall.exists() else 0
 
 
 @torch.no_grad()

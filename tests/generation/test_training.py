@@ -37,6 +37,24 @@ def test_a_killed_training_ends_bit_equal(case_folders, generator_settings, tmp_
     assert [r["validation"] for r in records] == [r["validation"] for r in records_again]
 
 
+def test_a_training_made_longer_goes_on_and_ends_as_if_it_had_been_so_long_at_once(
+    case_folders, generator_settings, tmp_path, capsys
+):
+    def made(images, folder):
+        settings = generator_settings.model_copy(update={"images": images})
+        weights, facts, records = training.train(case_folders, settings, CPU, 7, tmp_path / folder)
+        begun = capsys.readouterr().out.split(", from ")[1].split(" of ")[0]
+        return weights, facts["best_loss"], [r["validation"] for r in records], int(begun)
+
+    *at_once, _ = made(80, "at once")
+    begun_at = [made(images, "in turns")[-1] for images in (20, 40, 20)]
+    *in_turns, begun = made(80, "in turns")
+    assert [*begun_at, begun] == [0, 16, 20, 32]  # four fifths of the one before; a finished one is only read
+    assert all(torch.equal(at_once[0][name], in_turns[0][name]) for name in at_once[0])
+    assert at_once[1:] == in_turns[1:]
+    assert made(24, "in turns")[-1] == 0  # the state that is kept is of a longer training: none of its own
+
+
 def test_a_training_goes_on_in_its_precision_whatever_is_measured_then(
     case_folders, generator_settings, tmp_path, monkeypatch
 ):
