@@ -150,11 +150,20 @@ def find_series(root: Path, map_over=map) -> tuple[dict[str, list[Header]], list
 
 def series_files(folder: Path, series_uid: str) -> list[Path]:
     """The files of one series below its folder, unordered. Raises InputError if there is none."""
-    names = [os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file()]
-    found = [folder / header.path for header in _headers_in((folder, names)) if header.series_uid == series_uid]
+    found = [path for path in folder.rglob("*") if path.is_file() and _series_of(path) == series_uid]
     if not found:
         raise InputError(f"{folder}: no file of series {series_uid}; index the cohort again")
     return found
+
+
+def _series_of(path: Path) -> str:
+    """The file's SeriesInstanceUID; empty if it has none or is no DICOM."""
+    try:
+        with _quiet():
+            data = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+            return str(data.get("SeriesInstanceUID", ""))
+    except Exception:  # whatever a damaged file makes pydicom raise
+        return ""
 
 
 def read_ct(files: list[Path]) -> Volume:

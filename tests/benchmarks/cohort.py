@@ -62,7 +62,7 @@ def _claim(name: str, turns: list[list[float]], what: str, bar: str, met: Callab
 
 
 def measured(contestant: str, folder: str, uid: str) -> dict:
-    """One run of one contestant in a fresh process: seconds and peak memory, its imports included."""
+    """One run of one contestant in a fresh process: seconds without, peak memory with its imports."""
     command = [sys.executable, "-m", "tests.benchmarks.preparing", contestant, str(folder), uid]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 

@@ -1,6 +1,7 @@
 """What tests.benchmarks.cohort runs in fresh processes: ``python -m tests.benchmarks.preparing CONTESTANT ROOT UID``.
 
-Apart, so that nothing but the contestant's own imports is in its time and memory. Prints one line of JSON.
+Apart, so that a contestant's memory is its own and nothing is warm. Prints one line of JSON. Imports are not in the
+time: they are mostly pylidc's, the same in both. They are in the peak memory.
 """
 
 import json
@@ -15,49 +16,63 @@ SPACING_MM = 1.0
 UNION = {"consensus_level": 0.5, "min_readers": 1, "min_diameter_mm": 3}
 
 
-def ours(root: Path, uid: str) -> None:
-    from lungsyn.cohort import lidc
+Work = Callable[[Path, str], int | None]  # one contestant's, its imports done; may return a number of files
+
+
+def ours() -> Work:
+    from lungsyn.cohort import annotations, lidc
     from lungsyn.cohort.preprocess import prepare
     from lungsyn.config import Nodules, Preprocess
 
-    ct, _, masks = lidc.read_case(root, uid, Nodules(**UNION))
-    case = prepare(ct, masks, Preprocess(spacing_mm=SPACING_MM, margin_mm=10, field_of_view="chest"))
-    assert case.nodules.any() and case.lungs.any()
+    annotations._pylidc()
+
+    def work(root: Path, uid: str) -> None:
+        ct, _, masks = lidc.read_case(root, uid, Nodules(**UNION))
+        case = prepare(ct, masks, Preprocess(spacing_mm=SPACING_MM, margin_mm=10, field_of_view="chest"))
+        assert case.nodules.any() and case.lungs.any()
+
+    return work
 
 
-def plain(root: Path, uid: str) -> None:
+def plain() -> Work:
     from scipy.ndimage import zoom
 
     from lungsyn.cohort import annotations
 
-    scan, utils = annotations.find_scan(uid), annotations._pylidc().utils
-    type(scan).get_path_to_dicom_files = lambda self: str(next(root.rglob("*.dcm")).parent)
-    hu = scan.to_volume(verbose=False)
-    mask = np.zeros(hu.shape, dtype=bool)
-    for cluster in scan.cluster_annotations(verbose=False):
-        part, box, _ = utils.consensus(cluster, clevel=UNION["consensus_level"])
-        mask[box] |= part
-    factors = [scan.pixel_spacing / SPACING_MM] * 2 + [scan.slice_spacing / SPACING_MM]
-    assert zoom(hu, factors, order=1).shape == zoom(mask.astype(np.uint8), factors, order=1).shape
+    utils = annotations._pylidc().utils
+
+    def work(root: Path, uid: str) -> None:
+        scan = annotations.find_scan(uid)
+        type(scan).get_path_to_dicom_files = lambda self: str(next(root.rglob("*.dcm")).parent)
+        hu = scan.to_volume(verbose=False)
+        mask = np.zeros(hu.shape, dtype=bool)
+        for cluster in scan.cluster_annotations(verbose=False):
+            part, box, _ = utils.consensus(cluster, clevel=UNION["consensus_level"])
+            mask[box] |= part
+        factors = [scan.pixel_spacing / SPACING_MM] * 2 + [scan.slice_spacing / SPACING_MM]
+        assert zoom(hu, factors, order=1).shape == zoom(mask.astype(np.uint8), factors, order=1).shape
+
+    return work
 
 
-def headers(root: Path, _: str) -> int:
+def headers() -> Work:
     from lungsyn.cohort.dicom import find_series
 
-    return sum(len(found) for found in find_series(root)[0].values())
+    return lambda root, _: sum(len(found) for found in find_series(root)[0].values())
 
 
-def whole(root: Path, _: str) -> int:
+def whole() -> Work:
     import pydicom
 
-    return sum(bool(pydicom.dcmread(path).PixelData) for path in sorted(root.rglob("*.dcm")))
+    return lambda root, _: sum(bool(pydicom.dcmread(path).PixelData) for path in sorted(root.rglob("*.dcm")))
 
 
-def run(contestant: Callable, root: Path, uid: str) -> dict:
+def run(contestant: Callable[[], Work], root: Path, uid: str) -> dict:
+    work = contestant()
     started, started_cpu = time.perf_counter(), time.process_time()
-    files = contestant(root, uid)
+    files = work(root, uid)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-    from lungsyn.provenance import peak_host_mb  # last: the contestant's time and imports are its own
+    from lungsyn.provenance import peak_host_mb
 
     return {"files_per_s": files / seconds} if files else {
         "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak_host_mb() * 2**20 / 1e9,
