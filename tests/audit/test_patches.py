@@ -112,6 +112,22 @@ def test_a_shared_mask_is_no_copy_but_copied_grain_is():
     assert (found["copied"].index == np.arange(12)).all()
 
 
+def test_a_bright_core_in_a_generous_mask_is_explained_by_the_depth():
+    """Readers draw around the rim: all nodules are cores, and one large core must not be everybody's neighbour."""
+    rng = np.random.default_rng(2)
+
+    def cored() -> tuple[np.ndarray, np.ndarray]:
+        masks = ball(rng, 24)
+        depth = ndimage.distance_transform_edt(masks[0])
+        core = rng.uniform(700, 900) / (1 + np.exp(-(depth - rng.uniform(3, 4)) / 0.7))
+        return masks, (-850 + core + grains(rng, 1, 24)[0]).astype(np.float32)
+
+    masks, hu = (np.stack(parts) for parts in zip(*(cored() for _ in range(12)), strict=True))
+    left = unexplained(hu, masks)
+    pairs = np.corrcoef(left.reshape(12, -1))[np.triu_indices(12, 1)]
+    assert np.abs(pairs).max() < 0.1  # the masks and their blurred versions alone leave 0.25
+
+
 def test_residuals_come_in_blocks_and_in_order(case_folders, monkeypatch):
     places = nodule_places(case_folders)
     cutter = Cutter(8, 1, WINDOW)
