@@ -39,7 +39,7 @@ def plot_nearest(
             halves, chosen.items(), columns, (COLOURS[4], COLOURS[5]), strict=True
         ):
             totals = " and ".join(f"{len(_closest(rows, kind, group))} {kind}s" for kind in PAIRS)
-            half.suptitle(f"{group}: closest of {totals}", fontsize=11.5, fontweight="bold", color=colour)
+            half.suptitle(f"{group}: closest of {totals}", fontsize=10.5, fontweight="bold", color=colour)
             axes = half.subplots(n_rows, len(titles), squeeze=False)
             for axis in axes[len(found) :].ravel():
                 axis.set_axis_off()

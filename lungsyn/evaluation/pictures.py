@@ -152,9 +152,11 @@ def plot_turned(
         (f"found with “{arms[0]}”, missed with “{arms[1]}”", lost, totals[1]),
     ]
     columns = max(len(gained), len(lost), 3)
+    heights = [2.5 if nodules else 0.6 for _, nodules, _ in halves]
 
     def draw(figure: Figure) -> None:
-        for half, (words, nodules, total) in zip(figure.subfigures(2, 1), halves, strict=True):
+        parts = figure.subfigures(2, 1, height_ratios=heights)
+        for half, (words, nodules, total) in zip(parts, halves, strict=True):
             half.suptitle(f"{words}:  {total}" + (f", drawn: {len(nodules)}" if total > len(nodules) else ""),
                           x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)  # fmt: skip
             axes = half.subplots(1, columns, squeeze=False)[0]
@@ -162,10 +164,11 @@ def plot_turned(
                 axis.set_axis_off()
             for axis, (item, index) in zip(axes, nodules, strict=False):
                 _thumbnail(axis, item, index, arms, settings.window_hu)
-        _legend(figure, [f"{arm}, each replicate" for arm in arms])
+        if gained or lost:
+            _legend(figure, [f"{arm}, each replicate" for arm in arms])
         headline(figure, "Nodules that only one of two arms finds (majority of the replicates)", study_name)
 
-    save(max(2.0 * columns, 11), 5.9, settings.dpi, out, draw)
+    save(max(2.0 * columns, 11), sum(heights) + 0.9, settings.dpi, out, draw)
 
 
 def _thumbnail(axis, item: Drawn, index: int, arms: tuple[str, str], window_hu) -> None:
