@@ -102,6 +102,8 @@ def disturb(folder: Path, disturbance: Disturbance, *arguments: str) -> list[str
     moment = time.monotonic() + disturbance.seconds
     wait_for(run, lambda: time.monotonic() > moment)
     number, whom = KILLS[disturbance.how]
+    if whom == "a job":
+        wait_for(run, lambda: bool(jobs(run)))  # on a busy machine the moment may come before the first
     hit = jobs(run)
     if whom == "a job":
         hit = dict(list((trainings(run) or hit).items())[:1])
