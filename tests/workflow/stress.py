@@ -178,7 +178,7 @@ def main() -> None:
     rng, went_on = np.random.default_rng(args.seed), 0
     for kill in range(args.kills):
         study = folder / f"study-{kill // args.kills_per_study}"
-        study.mkdir(exist_ok=True)
+        study.mkdir(parents=True, exist_ok=True)
         disturbance = draw(rng)
         hit = disturb(study, disturbance)
         where = " in a training" if disturbance.in_training else ""
