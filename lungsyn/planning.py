@@ -48,9 +48,9 @@ def case_voxels(cohort: Cohort) -> float:
 def width(network: Generator | Segmenter) -> float:
     """Multiplications per voxel up to a constant: channels squared, levels at an eighth of the voxels each.
 
-    A generator's first level is at half resolution already.
+    The first level of a generator and of ``unet`` is at half resolution already.
     """
-    first = 1 if isinstance(network, Generator) else 0
+    first = 1 if isinstance(network, Generator) or network.network == "unet" else 0
     blocks = network.blocks if isinstance(network, Generator) else 1
     return blocks * sum(c**2 * 8.0 ** -(level + first) for level, c in enumerate(network.channels))
 
