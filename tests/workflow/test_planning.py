@@ -46,6 +46,11 @@ def test_work_follows_the_settings(tiny):
     settings = tiny.generators["patch_ddpm"]
     twice = settings.model_copy(update={"images": 2 * settings.images, "blocks": 2})
     assert planning.generator_work(twice) == 4 * planning.generator_work(settings)
+    by_network = {
+        name: planning.width(tiny.segmenters["unet"].model_copy(update={"network": name, "channels": [8, 16, 32]}))
+        for name in ("unet", "dynunet")
+    }
+    assert by_network["dynunet"] == 8 * by_network["unet"]  # which begins at half resolution
 
 
 def test_disk_by_hand(tiny):
