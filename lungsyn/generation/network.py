@@ -9,6 +9,9 @@ ten times smaller in CT than their mean, so noise hides them long before it hide
 which the network only has to correct, keeps the mean and drops the differences. With one scale for all, the network
 would have to learn that filter, and short trainings leave noise in every volume.
 
+What is known of the mean is taken off first: lungs, nodules and other tissue have HU of their own, and the masks say
+where they are. What is left is a third as wide, and so is the grain that an imperfect correction leaves in the volume.
+
 Each voxel's channels are normalised by themselves (LayerNorm). Group or instance normalisation would average over the
 patch: the same voxel would then come out differently in two overlapping patches, and a seam would show.
 """
@@ -25,13 +28,17 @@ from torch.utils.checkpoint import checkpoint
 from lungsyn.config import Generator
 from lungsyn.generation.prediction import from_v, precondition
 from lungsyn.generation.schedule import SCHEDULES
+from lungsyn.volume.intensity import AIR_HU, to_model_range
 
 MASKS = 3  # nodules, lungs, body: uint8 on disk, 0/1 here
 
-# Standard deviation of CT within the body, in the model range: of a voxel, and of the Haar bands by the number of axes
-# (0 to 3) along which they take a difference. At 1 mm and at 3 mm: 1.4-1.6, 0.15-0.25, 0.05-0.10, 0.03-0.05.
-VOXEL_SD = 0.55
-HAAR_SD = (1.5, 0.2, 0.075, 0.04)
+# Mean of CT at 1 mm and at 3 mm, HU: nodules -330 and -140, lungs -790 and -800, other tissue 50 and 20.
+NODULE_HU, LUNG_HU, TISSUE_HU = -200.0, -800.0, 30.0
+# Standard deviation of CT within the body about these means, in the model range: of a voxel, and of the Haar bands by
+# the number of axes (0 to 3) along which they take a difference. At 1 mm and at 3 mm: 0.5-0.6 (without the means
+# 1.6-1.7), 0.15-0.25, 0.05-0.10, 0.03-0.05.
+VOXEL_SD = 0.23
+HAAR_SD = (0.55, 0.2, 0.075, 0.04)
 
 
 class Block(nn.Module):
@@ -80,6 +87,8 @@ class PatchUNet(nn.Module):
         self.prediction = settings.prediction
         self.register_buffer("abar", SCHEDULES[settings.schedule](settings.timesteps).float(), persistent=False)
         self.register_buffer("band_sd", band_sd(self.haar), persistent=False)
+        means = to_model_range((AIR_HU, TISSUE_HU, LUNG_HU, NODULE_HU), settings.window_hu)
+        self.register_buffer("means", torch.from_numpy(means), persistent=False)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -89,7 +98,8 @@ class PatchUNet(nn.Module):
         abar = self.abar[t][:, None, None, None, None]
         c_in, c_skip, c_out = precondition(abar, self.band_sd[:, None, None, None])  # [b 8 1 1 1] each
         with torch.autocast(x.device.type, enabled=False):
-            bands = to_half(x, self.haar)  # [b 8 x/2 y/2 z/2]
+            mean = self._mean(masks)  # [b 8 x/2 y/2 z/2], as the bands are
+            bands = to_half(x, self.haar) - abar.sqrt() * mean
             fine = torch.cat([c_in * bands, to_half(masks.to(x.dtype), haar=False)], dim=1)
         h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))
         skips = []
@@ -100,8 +110,13 @@ class PatchUNet(nn.Module):
             h = self._run(self.decode[i], self.up[i](h) + skips[i], embedding)
         correction = self.head(F.silu(channel_norm(h))).float()
         with torch.autocast(x.device.type, enabled=False):
-            v = from_half(c_skip * bands + c_out * correction, self.haar)
+            v = from_half(c_skip * bands + c_out * correction - (1 - abar).sqrt() * mean, self.haar)
         return from_v(self.prediction, v, x, abar)
+
+    def _mean(self, masks: Tensor) -> Tensor:
+        """What the masks say of x_0, as bands; of Haar's the mean of eight voxels alone, since edges are soft in CT."""
+        mean = to_half(expected(masks, self.means), self.haar)
+        return torch.cat([mean[:, :1], torch.zeros_like(mean[:, 1:])], dim=1) if self.haar else mean
 
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
         for block in level:
@@ -110,6 +125,14 @@ class PatchUNet(nn.Module):
             else:
                 h = block(h, embedding)
         return h
+
+
+def expected(masks: Tensor, means: Tensor) -> Tensor:
+    """The mean of each voxel's tissue: ``[b 1 x y z]`` of masks ``[b 3 x y z]`` and the means of air, other tissue,
+    lungs and nodules."""
+    nodule, lung, body = masks.bool().split(1, dim=1)
+    air, tissue, lungs, nodules = means
+    return torch.where(nodule, nodules, torch.where(lung, lungs, torch.where(body, tissue, air)))
 
 
 def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:

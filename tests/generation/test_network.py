@@ -1,7 +1,19 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lungsyn.generation.network import HAAR_SD, band_sd, build, channel_norm, coarse_channels, from_half, to_half
+from lungsyn.generation.network import (
+    HAAR_SD,
+    LUNG_HU,
+    NODULE_HU,
+    TISSUE_HU,
+    band_sd,
+    build,
+    channel_norm,
+    coarse_channels,
+    from_half,
+    to_half,
+)  # fmt: skip
 from lungsyn.generation.prediction import to_x0
 
 
@@ -68,14 +80,20 @@ def test_activation_checkpointing_changes_memory_not_gradients(generator_setting
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
 def test_a_fresh_network_is_the_best_linear_denoiser(generator_settings, prediction):
-    """For Gaussian bands of the standard deviations that it assumes: E[x_0 | x_t] = sqrt(abar) sd^2 c_in^2 x_t."""
+    """For Gaussian bands of the standard deviations that it assumes, about the mean m that it takes from the masks:
+    E[x_0 | x_t] = m + sqrt(abar) sd^2 c_in^2 (x_t - sqrt(abar) m)."""
     settings = generator_settings.model_copy(update={"prediction": prediction, "stem": "haar"})
-    network, (x, *others) = build(settings), inputs(settings)
-    abar = network.abar[others[2]][:, None, None, None, None].double()
+    network, (x, masks, *others) = build(settings), inputs(settings)
+    abar = network.abar[others[1]][:, None, None, None, None].double()
     sd = band_sd(True)[:, None, None, None].double()
-    expected = from_half(abar.sqrt() * sd**2 / (abar * sd**2 + 1 - abar) * to_half(x.double(), True), True)
-    x0 = to_x0(prediction, network(x, *others).double(), x.double(), abar)
-    assert torch.allclose(x0, expected, atol=2e-3)
+    nodule, lung, body = masks.double().unbind(1)
+    hu = nodule * NODULE_HU + (1 - nodule) * (lung * LUNG_HU + (1 - lung) * (body * TISSUE_HU - (1 - body) * 1000))
+    low, high = settings.window_hu
+    blocks = F.avg_pool3d(2 * (hu[:, None] - low) / (high - low) - 1, 2)  # their mean is all that the masks tell
+    mean = to_half(F.interpolate(blocks, scale_factor=2), True)
+    guess = mean + abar.sqrt() * sd**2 / (abar * sd**2 + 1 - abar) * (to_half(x.double(), True) - abar.sqrt() * mean)
+    x0 = to_x0(prediction, network(x, masks, *others).double(), x.double(), abar)
+    assert torch.allclose(x0, from_half(guess, True), atol=2e-3)
 
 
 def test_bands_are_told_by_the_axes_they_differ_along():

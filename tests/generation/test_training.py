@@ -102,7 +102,7 @@ def test_another_setting_starts_afresh(case_folders, generator_settings, tmp_pat
     training.train(case_folders[:2], generator_settings, CPU, 0, tmp_path)
     other = generator_settings.model_copy(update={"nodule_weight": 9.0})
     training.train(case_folders[:2], other, CPU, 0, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*/training.jsonl"))) == 2
 
 
 def test_not_a_number_stops_with_step_and_cases(case_folders, generator_settings, tmp_path):
