@@ -31,7 +31,6 @@ BENCHMARKS = {
     "audit": audit.audit,
     "segmenter": segmenter.segmenter,
 }
-NNUNET = {"network": "dynunet", "channels": [12, 24, 48], "patch_voxels": 24, "batch_patches": 6}  # its network, small
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -71,7 +70,7 @@ def bench_of(told: argparse.Namespace) -> Bench:
         generator = generator.model_copy(update={"channels": [16, 32]})
     return Bench(
         generator, study.synthesis, compute,
-        part(trial, Segmenter).model_copy(update=NNUNET | {"steps": 5 if told.quick else 30}), part(trial, Inference),
+        part(trial, Segmenter).model_copy(update={"steps": 5 if told.quick else 30}), part(trial, Inference),
         volume_voxels=told.voxels, rounds=told.rounds,
         images=told.images, cases=told.cases, step_counts=tuple(told.step_counts), results=told.results,
         work=told.work or told.results / "benchmarks",
