@@ -8,6 +8,7 @@ warning of the DICOM library, since those quote the values that they complain ab
 Axes: ``[x y z]`` is DICOM's [column, row, slice], z ascending. LPS (DICOM) to RAS+ (here) flips the first two mm axes.
 """
 
+import math
 import os
 import re
 import warnings
@@ -88,7 +89,7 @@ def _header_of(path: str, data: pydicom.Dataset, pixel_bytes: int) -> Header:
     header = Header(path, uid, modality, patient)
     if modality != "CT":
         return header
-    number = {tag: _numbers(data.get(tag), count) for tag, count in (GEOMETRY | PIXELS).items()}
+    number = {tag: _numbers(data, tag, count) for tag, count in (GEOMETRY | PIXELS).items()}
     missing = [tag for tag, values in number.items() if not values]
     if missing:
         return header._replace(flaw=f"tags missing, or no number: {', '.join(missing)} in {path}")
@@ -104,13 +105,19 @@ def _header_of(path: str, data: pydicom.Dataset, pixel_bytes: int) -> Header:
     return header._replace(z_mm=number["ImagePositionPatient"][2], in_plane=in_plane, flaw=flaw)
 
 
-def _numbers(value, count: int) -> tuple[float, ...]:
-    """A tag's value as ``count`` finite numbers; empty if it is absent or anything else."""
+def _numbers(data: pydicom.Dataset, tag: str, count: int) -> tuple[float, ...]:
+    """A tag's value as ``count`` finite numbers; empty if it is absent or anything else.
+
+    Decimal strings are read as they lie in the file: pydicom's own type for them takes ten times as long.
+    """
+    raw = data.get_item(tag)
+    is_text = raw is not None and raw.VR == "DS" and isinstance(raw.value, bytes)
     try:
-        numbers = tuple(float(item) for item in np.ravel(value))
+        values = raw.value.strip(b" \0").split(b"\\") if is_text else np.ravel(data.get(tag))
+        numbers = tuple(float(value) for value in values)
     except (TypeError, ValueError):
         return ()
-    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()
 
 
 def _syntax_flaw(syntax: str, path: str) -> str:
