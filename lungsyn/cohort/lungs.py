@@ -25,7 +25,7 @@ AIRWAY_HU = -880  # a trachea's median is below, a lung's top above
 AIRWAY_MM2 = 800  # largest section of a trachea (normal up to 25 mm wide), in the axial plane
 AIRWAY_MM = 25  # a shorter run of sections is no trachea
 MIDLINE_MM = 35  # how far a trachea's top may lie from the middle of the body
-IN_PLANE, EVERYWHERE = (0, 1), (0, 1, 2)  # axes along which voxels touch
+IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None] & np.array([False, True, False])
 
 
 def chest_masks(
@@ -49,7 +49,7 @@ def chest_masks(
         first, last = bounding_box(lung)  # half of a coarse voxel's lung never reaches beyond it
         start, stop = np.maximum(first * factor - margin, 0), np.minimum(last * factor + margin, space.shape)
     box = space.crop(start, stop)
-    inside, lung = _refined(body, lung, factor, start, stop)
+    inside, lung = _refined(body, lung, coarse, box)
     here = nodules[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     lost = here & (lung == 0)
     lung[lost] = sides(lung > 0, box)[lost] if lost.any() and lung.any() else RIGHT
@@ -63,50 +63,25 @@ def _coarser(space: Space, factor: int) -> Space:
     return Space(tuple(-(-n // factor) for n in space.shape), affine)
 
 
-def _refined(body: np.ndarray, lung: np.ndarray, factor: int, start, stop) -> tuple[np.ndarray, np.ndarray]:
+def _refined(body: np.ndarray, lung: np.ndarray, coarse: Space, space: Space) -> tuple[np.ndarray, np.ndarray]:
     """Body (bool) and lungs (uint8) interpolated from the coarse grid to a box of the fine one."""
-    half = (2 * factor) ** 3 // 2
-    inside = occupancy(body, factor, start, stop) >= half
-    right, left = (occupancy(lung == side, factor, start, stop) for side in (RIGHT, LEFT))
+    if np.allclose(coarse.spacing_mm, space.spacing_mm):
+        start = np.rint(np.linalg.solve(coarse.affine, space.affine[:, 3])[:3]).astype(int)
+        box = tuple(slice(a, a + n) for a, n in zip(start, space.shape, strict=True))
+        return body[box], lung[box].copy()
+    inside = resample(Volume(body, coarse.affine), space, fill=0.0) >= 0.5
+    right, left = (resample(Volume(lung == side, coarse.affine), space, fill=0.0) for side in (RIGHT, LEFT))
     result = np.where(right >= left, np.uint8(RIGHT), np.uint8(LEFT))
     right += left
-    result[right < half] = 0
+    result[right < 0.5] = 0
     return inside, result
-
-
-def occupancy(mask: np.ndarray, factor: int, start, stop) -> np.ndarray:
-    """``mask`` interpolated linearly to ``factor`` times as many voxels per axis, in a box of them: of (2 factor)^3.
-
-    Whole numbers, since blocks of voxels lie on voxels: as exact as floats, and several times faster.
-    """
-    first = np.maximum(start // factor - 1, 0)
-    near = tuple(slice(a, b) for a, b in zip(first, -(-stop // factor) + 1, strict=True))
-    result = np.ascontiguousarray(mask[near].T, np.min_scalar_type((2 * factor) ** 3))  # [z y x], as they lie
-    for axis in (2, 1, 0):  # the shortest steps through memory while the array is small
-        # beyond the border it is like the border
-        line = np.concatenate([result[_along(axis, slice(1))], result, result[_along(axis, slice(-1, None))]], axis)
-        finer = np.empty([n * factor if a == axis else n for a, n in enumerate(result.shape)], result.dtype)
-        for k in range(factor):
-            offset = 2 * k + 1 - factor  # from the coarse voxel's centre, in halves of fine voxels
-            other = line[_along(axis, slice(2, None) if offset > 0 else slice(-2))]
-            part = result * result.dtype.type(2 * factor - abs(offset))
-            part += other * result.dtype.type(abs(offset))
-            finer[_along(axis, slice(k, None, factor))] = part
-        result = finer
-    box = tuple(slice(a, b) for a, b in zip(start - first * factor, stop - first * factor, strict=True))
-    return result.T[box]
-
-
-def _along(axis: int, index: slice) -> tuple[slice, ...]:
-    """An index of this axis alone."""
-    return (slice(None),) * axis + (index,)
 
 
 def _any_in_block(mask: np.ndarray, factor: int, shape) -> np.ndarray:
     """Whether any voxel is set in each block of ``factor``^3 voxels; cut or padded to ``shape``."""
     result = np.zeros(shape, dtype=bool)
-    where = np.unravel_index(np.flatnonzero(mask), mask.shape)  # argwhere takes ten times as long
-    result[tuple(np.minimum(w // factor, n - 1) for w, n in zip(where, shape, strict=True))] = True
+    where = np.minimum(np.argwhere(mask) // factor, np.array(shape) - 1)
+    result[tuple(where.T)] = True
     return result
 
 
@@ -118,7 +93,7 @@ def body_mask(hu: np.ndarray, space: Space) -> np.ndarray:
     radius = max(1.0, 3.0 / space.spacing_mm[0])
     dense = hu > TISSUE_HU
     core = _largest(~within(~dense, radius))
-    return filled(within(core, radius + 1) & dense, IN_PLANE)
+    return ndimage.binary_fill_holes(within(core, radius + 1) & dense, IN_PLANE)
 
 
 def lung_mask(hu: np.ndarray, body: np.ndarray, space: Space, nodules: np.ndarray | None = None) -> np.ndarray:
@@ -148,7 +123,7 @@ def airway(air: np.ndarray, hu: np.ndarray, body: np.ndarray, space: Space) -> n
     found = np.zeros(air.shape, dtype=bool)
     if not air.any():
         return found
-    sections, _ = ndimage.label(air, _touching(IN_PLANE))
+    sections, _ = ndimage.label(air, IN_PLANE)
     area_mm2 = np.bincount(sections.ravel()) * space.spacing_mm[0] * space.spacing_mm[1]
     small = area_mm2 <= AIRWAY_MM2
     small[0] = False
@@ -214,9 +189,8 @@ def sides(lung: np.ndarray, space: Space) -> np.ndarray:
 def _nearest_side(pieces: np.ndarray, first: int, second: int) -> np.ndarray:
     x_first, x_second = (np.nonzero(pieces == n)[0].mean() for n in (first, second))
     right, left = (first, second) if x_first > x_second else (second, first)
-    others = (pieces != right) & (pieces != left)
-    nearest = ndimage.distance_transform_edt(others, return_distances=False, return_indices=True)
-    return np.where(pieces[tuple(nearest)] == right, np.uint8(RIGHT), np.uint8(LEFT))
+    to_right, to_left = (ndimage.distance_transform_edt(pieces != n) for n in (right, left))
+    return np.where(to_right <= to_left, RIGHT, LEFT).astype(np.uint8)
 
 
 def _by_midline(lung: np.ndarray) -> np.ndarray:
@@ -234,15 +208,15 @@ def closed(mask: np.ndarray, radius_mm: float, space: Space) -> np.ndarray:
     part = np.pad(mask[box], pad)
     shrunk = ~within(~within(part, radius), radius)
     result = mask.copy()
-    result[box] |= filled(shrunk)[(slice(pad, -pad),) * 3]
+    result[box] |= ndimage.binary_fill_holes(shrunk)[(slice(pad, -pad),) * 3]
     return result
 
 
 def within(mask: np.ndarray, radius: float) -> np.ndarray:
     """The voxels at most ``radius`` (voxels) from one of ``mask``, all of them inside the array: bool.
 
-    Exact: squares of distances are a sum over axes, so that one windowed minimum per axis finds the smallest. For balls
-    of a few voxels far faster than ``distance_transform_edt``, which finds all distances.
+    Exact: squares of distances are a sum over axes, so that one windowed minimum per axis finds the smallest. With
+    ``distance_transform_edt``, which finds all distances, preparing a case takes twice as long.
     """
     beyond = int(radius**2) + 1
     square = np.where(mask, 0, beyond).astype(np.min_scalar_type(2 * beyond))
@@ -257,16 +231,6 @@ def within(mask: np.ndarray, radius: float) -> np.ndarray:
     return square < beyond
 
 
-def filled(mask: np.ndarray, axes: tuple[int, ...] = EVERYWHERE) -> np.ndarray:
-    """``mask`` and its holes: what cannot be left along ``axes``. One labelling, not scipy's dilation step by step."""
-    gaps, count = ndimage.label(~mask, _touching(axes))
-    open_ended = np.zeros(count + 1, dtype=bool)
-    for axis in axes:
-        open_ended[np.unique(np.take(gaps, (0, -1), axis))] = True
-    open_ended[0] = False
-    return ~open_ended[gaps]
-
-
 def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:
     """Lung in a cut-out: aerated tissue and nodules, small vessels closed over: uint8 ``[x y z]``, 1 lung.
 
@@ -279,12 +243,6 @@ def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:
     medians = np.asarray(ndimage.median(ct.data, pieces, large)) if len(large) else np.zeros(0)
     lung = np.isin(pieces, large[medians > GAS_HU]) | nodules
     return (closed(lung, 3.0, ct.space) if lung.any() else lung).astype(np.uint8)
-
-
-def _touching(axes: tuple[int, ...]) -> np.ndarray:
-    """A voxel and its neighbours along ``axes``: bool ``[3 3 3]``."""
-    offsets = np.abs(np.indices((3, 3, 3)) - 1)
-    return (offsets.sum(axis=0) == offsets[list(axes)].max(axis=0)) & (offsets.sum(axis=0) <= 1)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

@@ -50,12 +50,12 @@ def index(bench: Bench) -> list[Claim]:
     """One line: files per second, headers against whole files."""
     with tempfile.TemporaryDirectory() as folder:
         write_chest(Path(folder))
-        turns = []
-        for _ in range(bench.rounds):
-            turns.append([])
-            for name in ("headers", "whole"):
-                forget(Path(folder))
-                turns[-1].append(measured(name, folder, "")["files_per_s"])
+
+        def rate(name: str) -> float:
+            forget(Path(folder))
+            return measured(name, folder, "")["files_per_s"]
+
+        turns = [[rate(name) for name in ("headers", "whole")] for _ in range(bench.rounds)]
     headers, whole = (statistics.median(column) for column in zip(*turns, strict=True))
     ratio = statistics.median(a / b for a, b in turns)
     return [Claim("index", headers, whole, ratio, "files/s, headers of one series; peer: whole files by pydicom")]

@@ -5,11 +5,11 @@ import pytest
 from scipy import ndimage
 
 from lungsyn.cohort import annotations, phantom
-from lungsyn.cohort.lungs import IN_PLANE, LEFT, RIGHT, body_mask, chest_masks, filled, occupancy, part_mask, within
+from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, part_mask, within
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Nodules, Phantom, Preprocess
-from lungsyn.volume.resample import resample, resample_mask
-from lungsyn.volume.space import Space, Volume
+from lungsyn.volume.resample import resample_mask
+from lungsyn.volume.space import Volume
 
 SPACING_MM = 2.0
 AFFINE = np.diag([SPACING_MM] * 3 + [1.0])
@@ -136,22 +136,3 @@ def test_what_lies_within_a_ball_is_what_the_distance_transform_says(radius, sha
     mask[0, -1, 0] = True
     assert np.array_equal(within(mask, radius), ndimage.distance_transform_edt(~mask) <= radius)
     assert not within(np.zeros(shape, bool), radius).any()
-
-
-def test_holes_are_filled_as_scipy_does_and_in_planes_where_told():
-    mask = np.random.default_rng(1).random((20, 22, 24)) < 0.7
-    assert np.array_equal(filled(mask), ndimage.binary_fill_holes(mask))
-    planes = [ndimage.binary_fill_holes(mask[:, :, k]) for k in range(mask.shape[2])]
-    assert np.array_equal(filled(mask, IN_PLANE), np.stack(planes, axis=2))
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3, 4])
-def test_occupancy_is_linear_interpolation(factor):
-    mask = np.random.default_rng(factor).random((9, 7, 8)) < 0.5
-    coarse = Space(mask.shape, np.diag([factor] * 3 + [1.0]))
-    affine = np.eye(4)
-    affine[:3, 3] = (1 - factor) / 2  # first corner on first corner
-    fine = Space(tuple(factor * n for n in mask.shape), affine)
-    start, stop = np.array([0, factor, 3]), np.array([9 * factor, 6 * factor, 5 * factor + 1])
-    expected = resample(Volume(mask, coarse.affine), fine.crop(start, stop), fill=0)
-    assert np.allclose(occupancy(mask, factor, start, stop) / (2 * factor) ** 3, expected, atol=1e-5)
