@@ -59,10 +59,8 @@ def train(
     learned, held_out = hold_out(folders, settings, seed)
     patches = TrainingPatches(learned, settings, seed)
     watched = list(held_out_batches(held_out, settings, seed, team)) if held_out else []
-    chosen = settings.model_dump(mode="json")
-    key, any_length = (
-        checkpoint.digest(made_by, seed, data_digests(folders)) for made_by in (chosen, chosen | {"images": None})
-    )
+    chosen, data = settings.model_dump(mode="json"), data_digests(folders)
+    key, any_length = (checkpoint.digest(made_by, seed, data) for made_by in (chosen, chosen | {"images": None}))
     before_fall = checkpoints / f"generator-{any_length}" / "before_fall.safetensors"
     kept = images_kept(before_fall)
     restart = checkpoint.Restart(
