@@ -63,12 +63,7 @@ def overall(checks: Sequence[Mapping]) -> str:
     return next((result for result in (FAIL, BLIND) if result in results), PASS if results else BLIND)
 
 
-def verdict(
-    neighbours: Sequence[Mapping],
-    losses: Sequence[Mapping],
-    settings: Thresholds,
-    seed: int,
-) -> dict:
+def verdict(neighbours: Sequence[Mapping], losses: Sequence[Mapping], settings: Thresholds, seed: int) -> dict:
     """The verdict as JSON: ``result``, ``checks``, ``controls``.
 
     ``neighbours``: rows of `probes.probe` (correlations as numbers or text); ``losses``: rows of `membership.attack`,

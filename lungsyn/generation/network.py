@@ -10,7 +10,7 @@ which the network only has to correct, keeps the mean and drops the differences.
 would have to learn that filter, and short trainings leave noise in every volume.
 
 What is known of the mean is taken off first: lungs, nodules and other tissue have HU of their own, and the masks say
-where they are. What is left is a third as wide, and so is the grain that an imperfect correction leaves in the volume.
+where they are. What is left of the mean band is a third as wide, so that the same error of the network is less HU.
 
 Each voxel's channels are normalised by themselves (LayerNorm). Group or instance normalisation would average over the
 patch: the same voxel would then come out differently in two overlapping patches, and a seam would show.
@@ -32,11 +32,12 @@ from lungsyn.volume.intensity import AIR_HU, to_model_range
 
 MASKS = 3  # nodules, lungs, body: uint8 on disk, 0/1 here
 
-# Mean of CT at 1 mm and at 3 mm, HU: nodules -330 and -140, lungs -790 and -800, other tissue 50 and 20.
+# Mean in cut-outs of CT at 1 mm and in the phantom at 3 mm, HU: nodules -330 and -140, lungs -790 and -800, other
+# tissue 50 and 20.
 NODULE_HU, LUNG_HU, TISSUE_HU = -200.0, -800.0, 30.0
-# Standard deviation of CT within the body about these means, in the model range: of a voxel, and of the Haar bands by
-# the number of axes (0 to 3) along which they take a difference. At 1 mm and at 3 mm: 0.5-0.6 (without the means
-# 1.6-1.7), 0.15-0.25, 0.05-0.10, 0.03-0.05.
+# Standard deviation within the body about these means, in the model range: of a voxel, and of the Haar bands by the
+# number of axes (0 to 3) along which they take a difference. In both: 0.5-0.6 (without the means 1.6-1.7), 0.13-0.25,
+# 0.05-0.10, 0.03-0.05.
 VOXEL_SD = 0.23
 HAAR_SD = (0.55, 0.2, 0.075, 0.04)
 

@@ -103,4 +103,4 @@ def test_an_untrained_generator_is_rejected_at_every_attempt(why, generator, few
     assert np.array_equal(first.nodules, second.nodules) and not np.array_equal(first.ct, second.ct)
     assert np.array_equal(first.ct, synthetic_case(generator, row, few_steps, sources).ct)
     named = {fault["measure"] for fault in tried[0].faults}
-    assert "nodule_contrast_hu" in named  # the mean of lungs it has from the masks
+    assert "nodule_contrast_hu" in named and "lung_hu" not in named  # the mean of lungs it has from the masks

@@ -13,7 +13,7 @@ from lungsyn.generation.network import (
     coarse_channels,
     from_half,
     to_half,
-)  # fmt: skip
+)
 from lungsyn.generation.prediction import to_x0
 
 
