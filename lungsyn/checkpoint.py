@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lungsyn.errors import InputError
+from lungsyn.errors import no_model
 from lungsyn.processes import ALONE, Team
 from lungsyn.volume.files import whole_file, write_json_lines
 
@@ -44,7 +44,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return tensors | {alias: tensors[name] for alias, name in metadata["aliases"].items()}, metadata["about"]
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: not a model of lungsyn ({error}): delete it and run the training again") from error
+        raise no_model(path, error) from error
 
 
 def training_state(

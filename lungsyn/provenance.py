@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lungsyn.codedigest import of_verb
 from lungsyn.config import Section
+from lungsyn.errors import no_model
 
 PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "nibabel", "numpy", "scipy", "matplotlib")
 
@@ -62,11 +63,14 @@ def costs(results: Path) -> list[dict]:
 
 
 def model_facts(path: Path) -> dict:
-    """The description in a model file's header; reads no weights and needs no torch."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return json.loads(header["__metadata__"]["about"])
+    """The description in a model file's header; reads no weights and needs no torch. Raises InputError naming it."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        return json.loads(header["__metadata__"]["about"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise no_model(path, error) from error
 
 
 def peak_host_mb() -> int:

@@ -77,3 +77,13 @@ def test_the_description_is_readable_without_torch(tmp_path):
 def test_digest_depends_on_content_not_on_order():
     assert checkpoint.digest({"a": 1, "b": 2}) == checkpoint.digest({"b": 2, "a": 1})
     assert checkpoint.digest({"a": 1}) != checkpoint.digest({"a": 2})
+
+
+@pytest.mark.parametrize("content", [b"", b"x\n", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{}"])
+def test_a_file_that_is_no_model_is_named(tmp_path, content):
+    from lungsyn.provenance import model_facts
+
+    (tmp_path / "m").write_bytes(content)
+    for read in (checkpoint.load, model_facts):
+        with pytest.raises(InputError, match=r"m: not a model of lungsyn .*delete it"):
+            read(tmp_path / "m")
