@@ -147,7 +147,7 @@ class Generator(Section):
     flips: bool = Field(description="Mirror patches with all their conditions (coordinates too) at random")
     images: Count = Field(description="Training length in patches seen")
     batch_patches: Count = Field(description="Patches per optimiser step")
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: float = Field(gt=0, le=1, description="Of AdamW; Muon's steps are as long")
     warmup_images: int = Field(ge=0, description="Patches over which the learning rate rises from zero")
     ema_images: Count = Field(description="Half-life of the averaged weights, in patches")
     gradient_norm: float = Field(gt=0, description="Gradients are clipped to this norm")
@@ -230,7 +230,7 @@ class Segmenter(Section):
     nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
     steps: Count = Field(description="Optimiser steps, the same in every arm")
     batch_patches: Count = Field(description="Patches per optimiser step")
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: float = Field(gt=0, le=1, description="Of AdamW; Muon's steps are as long")
 
 
 class Inference(Section):

@@ -3,10 +3,11 @@ import torch
 
 from lungsyn import checkpoint
 from lungsyn.errors import InputError
+from lungsyn.optimizer import Muon
 
 
 def network():
-    return torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3), torch.nn.Conv3d(4, 1, 3)).to(
+    return torch.nn.Sequential(torch.nn.Conv3d(2, 16, 3), torch.nn.Conv3d(16, 1, 3)).to(
         memory_format=torch.channels_last_3d
     )
 
@@ -19,11 +20,12 @@ def step(model, optimizer, seed):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_training_goes_on_exactly(tmp_path, fused):
+@pytest.mark.parametrize("optimizer_of", [torch.optim.AdamW, Muon])
+def test_training_goes_on_exactly(tmp_path, optimizer_of, fused):
     """Fused optimisers walk through memory: moments must come back in the weights' memory order (channels last)."""
     torch.manual_seed(0)
     model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+    optimizer = optimizer_of(model.parameters(), 1e-3, fused=fused)
     for seed in range(3):
         step(model, optimizer, seed)
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -33,7 +35,7 @@ def test_training_goes_on_exactly(tmp_path, fused):
         step(model, optimizer, seed)
 
     other = network()
-    other_optimizer = torch.optim.AdamW(other.parameters(), fused=fused)
+    other_optimizer = optimizer_of(other.parameters(), 1e-3, fused=fused)
     other_average = {name: torch.zeros_like(tensor) for name, tensor in average.items()}
     state, about = checkpoint.load(tmp_path / "c")
     checkpoint.restore(state, other, other_optimizer, {"average": other_average})

@@ -19,6 +19,7 @@ from lungsyn.config import Compute, Generator
 from lungsyn.errors import InputError
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.optimizer import Muon
 from lungsyn.processes import ALONE, Team
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
@@ -51,7 +52,7 @@ def train(
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
+    optimizer = Muon(network.parameters(), settings.learning_rate, fused=device.type != "mps")
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     best = {name: tensor.clone() for name, tensor in average.items()}
     averages = {"average": average, "best": best}

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Segmenter
+from lungsyn.optimizer import Muon
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
@@ -36,7 +37,7 @@ def train(
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device, memory_format=torch.channels_last_3d)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, fused=device.type != "mps")
+    optimizer = Muon(network.parameters(), settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
     data = data_digests(real), data_digests(synthetic), synthetic_share
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)

@@ -13,6 +13,7 @@ from lungsyn.config import Generator
 from lungsyn.generation.network import build, coarse_channels
 from lungsyn.generation.synthesis import Canvas, make_canvas, synthesise
 from lungsyn.generation.training import hold_out, update_average, weighted_loss
+from lungsyn.optimizer import Muon
 from tests.benchmarks import peers, quality
 from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped
 
@@ -85,7 +86,7 @@ def random_batch(settings: Generator) -> dict:
 def training_step(network: nn.Module, settings: Generator, precision: torch.dtype) -> Callable[[], None]:
     """One whole optimiser step as the training does it, the loading of patches left out."""
     batch = random_batch(settings)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
+    optimizer = Muon(network.parameters(), 1e-4, fused=True)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     def run() -> None:
@@ -110,7 +111,7 @@ def train_vs_monai(bench: Bench) -> list[Claim]:
     best, name = min(zip(others, names, strict=True), key=lambda pair: statistics.median(pair[0]))
     per_patch = [[t / ours.batch_patches for t in times] for times in (mine, best)]
     measured = (
-        f"forward, backward, AdamW, EMA on {ours.batch_patches} patches of {ours.patch_voxels}^3; "
+        f"forward, backward, optimiser, EMA on {ours.batch_patches} patches of {ours.patch_voxels}^3; "
         f"MONAI {theirs.channels} in {name}, its better precision here"
     )
     return [compare("train-vs-monai", *per_patch, "s per patch", measured, 3), *_held_out_losses(bench, theirs)]
