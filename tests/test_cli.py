@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -33,6 +35,18 @@ def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, stu
     with pytest.raises(SystemExit):
         cli.main(["generation", "synthesise", "--synthesis", as_json(study.synthesis).replace("steps", "stepz")])
     assert "stepz: unknown key" in capsys.readouterr().err
+
+
+def test_more_cases_are_open_than_a_system_s_usual_limit_lets():
+    """A train case is four memory maps, each an open file; the limit of the process that runs the tests stays."""
+    script = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+from lungsyn.cli import allow_open_files
+allow_open_files()
+files = [os.open(os.devnull, os.O_RDONLY) for _ in range(500)]
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_case_folders_are_found_in_order(case_folders, tmp_path):

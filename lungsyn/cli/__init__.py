@@ -6,6 +6,7 @@ What a verb computes with is imported by that verb: preparing a case must not wa
 
 import argparse
 import os
+import resource
 import sys
 import time
 
@@ -15,6 +16,7 @@ from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
 from lungsyn.provenance import peak_host_mb, versions
 
+OPEN_FILES = 10_240  # what macOS grants at most; 2,500 cases
 NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}
 
 
@@ -23,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     # OpenMP threads that spin while they wait starve whatever else runs here, such as another job of the same run.
     # It has to be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    allow_open_files()
     args = make_parser().parse_args(argv)
     name = f"lungsyn {' '.join(args.rule)}".replace("study ", "")
     started = time.monotonic()
@@ -38,6 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.rule not in NO_JOB:
         print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)
     return 0
+
+
+def allow_open_files() -> None:
+    """Ask for as many open files as the system grants: each case of a training is four memory maps, and the usual 1,024
+    (macOS: 256) end at 254 cases (60)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, attempts, case_folders, verb
 from lungsyn.provenance import note
-from lungsyn.volume.files import read_json, write_json
+from lungsyn.volume.files import data_digests, read_json, write_json
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -56,6 +56,7 @@ def _verdict_arguments(parser):
     add_numbers(parser, "seed", "size")
     parser.add_argument("--set", required=True, help="name of the synthetic set")
     parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
+    add(parser, "synthetic", nargs="+")
     add(parser, "neighbours", "out")
     parser.add_argument("--membership", type=Path, help="losses of the generator, if it has any")
 
@@ -70,6 +71,7 @@ def audit_verdict(args) -> None:
     about = {
         "set": args.set,
         "size": args.size,
+        "cases": dict(data_digests(case_folders(args.synthetic))),  # it is on these and no others
         "held_out_splits": args.held_out_splits,
         "made": note(args.rule, audit=args.audit),
     }

@@ -69,7 +69,9 @@ def cohort_nodules(args) -> None:
 def _export_arguments(parser):
     add(parser, "format", type=str, choices=["nnunet", "dicom"])
     add(parser, "cases", nargs="+")
-    parser.add_argument("--verdict", type=Path, help="the set's verdict: unless it is pass, nothing is exported")
+    parser.add_argument(
+        "--verdict", type=Path, help="the set's verdict: unless it is pass, and on these cases, nothing is exported"
+    )
     add(parser, "out")
 
 
@@ -78,7 +80,8 @@ def cohort_export(args) -> None:
     """Write cases, real or synthetic, as an nnU-Net raw dataset, or synthetic ones as DICOM CT and SEG."""
     from lungsyn.cohort import export
 
+    cases = [(folder.name, open_case(folder)) for folder in case_folders(args.cases)]
     if args.verdict:
-        export.refuse_unless_passed(read_json(args.verdict))
+        export.refuse_unless_passed(read_json(args.verdict), cases)
     write = {"nnunet": export.write_nnunet, "dicom": export.write_dicom}[args.format]
-    write(args.out, [(folder.name, open_case(folder)) for folder in case_folders(args.cases)])
+    write(args.out, cases)

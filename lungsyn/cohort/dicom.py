@@ -146,7 +146,7 @@ def find_series(root: Path, map_over=map) -> tuple[dict[str, list[Header]], list
     """Every series below ``root`` by its UID, and the files that are unreadable. ``map_over``: a pool's map, or map."""
     paths = sorted(
         os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, names in os.walk(root) for name in names if not name.startswith(".")
+        for folder, _, names in os.walk(root, followlinks=True) for name in names if not name.startswith(".")
     )  # fmt: skip
     jobs = [(root, paths[first : first + 500]) for first in range(0, len(paths), 500)]
     series, unreadable = defaultdict(list), []

@@ -29,6 +29,8 @@ def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
         raise InputError(f"cohort.root {root} is not a folder: set it to the folder that holds LIDC-IDRI's patients")
     with mapping(workers) as map_over:
         series, unreadable = find_series(root, map_over)
+        if not series and not unreadable:
+            raise InputError(f"cohort.root {root}: no DICOM file in it or below: set it to LIDC-IDRI's folder")
         ct = {uid: headers for uid, headers in sorted(series.items()) if headers[0].modality == "CT"}
         by_folder = defaultdict(list)
         for header in unreadable:

@@ -44,6 +44,9 @@ def find_pairs(root: Path) -> list[dict]:
         raise InputError(f"{root}: no .nii or .nii.gz in images/ (with labels/) or imagesTr/ (with labelsTr/)")
     if any(name.endswith(CHANNEL_ZERO) for name in image_of):
         image_of = {n.removesuffix(CHANNEL_ZERO): path for n, path in image_of.items() if n.endswith(CHANNEL_ZERO)}
+    for misplaced in (root / images / "cases.tsv", root / labels / "cases.tsv"):
+        if misplaced.exists():
+            raise InputError(f"{misplaced}: it belongs beside the folders, in {root}: move it there")
     listed = _listed(root / "cases.tsv")
     pairs = [
         {
@@ -119,6 +122,8 @@ def _read(root: Path, name: str) -> Volume:
         volume = read_volume(root / name)
     except InputError:
         raise InputError(f"unreadable file: {name} is not a whole NIfTI volume; get it again") from None
+    if volume.data.dtype.kind not in "iuf":
+        raise InputError(f"no number per voxel: {name} holds {volume.data.dtype}; write HU, or labels")
     shape = volume.data.shape
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
         raise InputError(f"not three axes: {name} has {len(shape)} axes {shape}")

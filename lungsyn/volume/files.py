@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,10 +19,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Space, Volume
 
+# What nibabel lets through from damaged files.
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 CASE_FILES = ("ct.nii", "nodules.nii", "lungs.nii", "body.nii", "case.json")
 
 
@@ -30,7 +35,7 @@ def read_volume(path: Path) -> Volume:
     try:
         image = nib.load(path)
         return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
-    except (OSError, nib.filebasedimages.ImageFileError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable NIfTI volume ({error}): write it again or remove the case") from error
 
 

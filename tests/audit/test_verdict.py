@@ -138,20 +138,20 @@ def test_the_worst_check_decides(found, expected):
 
 
 def test_the_command_writes_it_and_a_failing_set_is_not_exported(tmp_path, capsys):
+    case = make_case(name="untargeted-1")
+    case.about["dataset"] = "synthetic"
+    write_case(tmp_path / "set" / "untargeted-1", case)
     rows = neighbours(np.r_[spread(80, 0.3), 0.9], spread(60, 0.3), spread(20, 0.85))
     columns = sorted({key for row in rows for key in row})
     write_table(tmp_path / "nearest.tsv", [dict.fromkeys(columns) | row for row in rows], columns)
     told = ["--audit", "{}", "--seed", "1", "--set", "untargeted", "--size", "50", "--held-out-splits", "test"]
     files = ["--neighbours", str(tmp_path / "nearest.tsv"), "--out", str(tmp_path / "verdict.json")]
-    assert cli.main(["audit", "verdict", *told, *files]) == 0
+    assert cli.main(["audit", "verdict", *told, "--synthetic", str(tmp_path / "set"), *files]) == 0
     about = read_json(tmp_path / "verdict.json")
     assert (about["set"], about["size"], about["result"]) == ("untargeted", 50, "fail")
     assert about["held_out_splits"] == ["test"]
     assert about["made"]["audit"] == SETTINGS.model_dump(mode="json")
 
-    case = make_case(name="untargeted-1")
-    case.about["dataset"] = "synthetic"
-    write_case(tmp_path / "set" / "untargeted-1", case)
     export = [
         "cohort",
         "export",
@@ -170,11 +170,16 @@ def test_the_command_writes_it_and_a_failing_set_is_not_exported(tmp_path, capsy
     assert cli.main(export) == 0
     write_json(tmp_path / "verdict.json", about | {"result": "pass"})
     assert cli.main([*export, "--verdict", str(tmp_path / "verdict.json")]) == 0
+    # A case made again, or one of another set, has no verdict.
+    case.ct[0, 0, 0] += 1
+    write_case(tmp_path / "set" / "untargeted-1", case)
+    assert cli.main([*export, "--verdict", str(tmp_path / "verdict.json")]) == 2
+    assert "untargeted-1 is not what the verdict on set untargeted is about" in capsys.readouterr().err
 
 
 def test_a_blind_set_is_not_exported_either():
     blind = {"check": "membership", "result": "blind", "sentence": "Blind: too few."}
     with pytest.raises(InputError, match=r"(?s)is blind, so it is not exported.*membership \(blind\): Blind: too few"):
-        refuse_unless_passed({"set": "a", "result": "blind", "checks": [blind]})
+        refuse_unless_passed({"set": "a", "cases": {}, "result": "blind", "checks": [blind]}, [])
     with pytest.raises(InputError, match="it has no check"):
-        refuse_unless_passed({"set": "a", "result": "blind", "checks": []})
+        refuse_unless_passed({"set": "a", "cases": {}, "result": "blind", "checks": []}, [])

@@ -115,6 +115,12 @@ def test_what_cannot_be_exported_says_why(tmp_path, synthetic, capsys):
     assert export(tmp_path, "dicom", "set", "real") == 2
     assert "LIDC-IDRI-0001 is not synthetic" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    pasted = make_case(name="pasted-0000")
+    pasted.about.update(dataset="synthetic", made={"row": {"why": "inpainted"}})
+    write_case(tmp_path / "pasted" / "pasted-0000", pasted)
+    assert export(tmp_path, "dicom", "pasted") == 2
+    assert "pasted-0000 is a real patient's CT around new nodules" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     assert export(tmp_path, "nnunet", "nowhere") == 2
     assert "no case to export" in capsys.readouterr().err
     assert export(tmp_path, "nnunet", "set", "set") == 2

@@ -346,3 +346,14 @@ def test_nothing_included_says_why(root):
         table.index(settings(root, min_diameter_mm=90), root, seed=1)
     with pytest.raises(InputError, match="is not a folder"):
         lidc.index(root / "nowhere", settings(root))
+
+
+def test_folders_that_are_links_are_followed_and_an_empty_root_says_so(root, tmp_path):
+    """A facility's store, seen through links to each patient."""
+    store = tmp_path / "store"
+    store.mkdir()
+    with pytest.raises(InputError, match="no DICOM file in it or below"):
+        rows_of(store)
+    for patient in (WHOLE, BROKEN):
+        (store / patient).symlink_to(root / patient)
+    assert rows_of(store) == rows_of(root)

@@ -1,5 +1,6 @@
 """NIfTI cohorts: the three layouts, every defect, and the real cut-outs when they are at hand."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -89,6 +90,27 @@ def flatten(path: Path) -> None:
     nib.save(nib.Nifti1Image(np.asanyarray(flat.dataobj), None, flat.header), path)
 
 
+def garble(path: Path) -> None:
+    """Break the compressed stream, not its length: zlib's own error."""
+    data = bytearray(path.read_bytes())
+    data[40:60] = b"\xff" * 20
+    path.write_bytes(data)
+
+
+def write_bytes(path: Path, changed: dict[int, bytes]) -> None:
+    """Put bytes into the uncompressed file; at 70 lies the data type."""
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    for place, new in changed.items():
+        data[place : place + len(new)] = new
+    path.write_bytes(gzip.compress(bytes(data)))
+
+
+def coloured(data) -> np.ndarray:
+    colours = np.zeros(data.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colours["R"] = 7
+    return colours
+
+
 DEFECTS = [
     (lambda r: (r / "labels/b.nii.gz").unlink(), "missing label"),
     (lambda r: (r / "images/b.nii.gz").unlink(), "missing image"),
@@ -113,6 +135,9 @@ DEFECTS = [
         "unreadable file: images/b.nii.gz",
     ),
     (lambda r: flatten(r / "images/b.nii.gz"), "affine without a volume"),
+    (lambda r: garble(r / "images/b.nii.gz"), "unreadable file: images/b.nii.gz"),
+    (lambda r: write_bytes(r / "images/b.nii.gz", {70: b"\x07\x07"}), "unreadable file: images/b.nii.gz"),
+    (lambda r: write(r / "images/b.nii.gz", coloured(image())), "no number per voxel"),
 ]
 
 
@@ -166,6 +191,38 @@ def test_tables_that_cannot_be_meant_are_refused(tmp_path, text, message):
     (tmp_path / "cases.tsv").write_text(text)
     with pytest.raises(InputError, match=message):
         nifti.index(tmp_path, settings(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["images", "labels"])
+def test_a_list_in_the_wrong_folder_is_not_passed_over(tmp_path, folder):
+    """Patients would straddle the splits without a word."""
+    write_cases(tmp_path, ["a", "b"])
+    (tmp_path / folder / "cases.tsv").write_text("case\tpatient\na\tp\nb\tp\n")
+    with pytest.raises(InputError, match=r"cases.tsv: it belongs beside the folders, in .*: move it there"):
+        nifti.index(tmp_path, settings(tmp_path))
+
+
+def test_leaving_a_case_out_moves_no_other_patient(tmp_path):
+    write_cases(tmp_path, [f"c{i:02}" for i in range(11)])
+    cohort = settings(tmp_path)
+    everyone = {row["case"]: row for row in table.index(cohort, tmp_path, seed=1)}
+    for case in everyone:
+        rest = {
+            row["case"]: row
+            for row in table.index(cohort.model_copy(update={"exclude": {case: "a reason"}}), tmp_path, seed=1)
+        }
+        assert (rest[case]["status"], rest[case]["split"], rest[case]["train_rank"]) == ("excluded", "", "")
+        assert all(rest[other]["split"] == everyone[other]["split"] for other in rest if other != case)
+        ranks = sorted(int(row["train_rank"]) for row in rest.values() if row["train_rank"] != "")
+        assert ranks == list(range(1, len(ranks) + 1))  # without a gap: a rank is compared with a number of patients
+
+
+def test_leaving_out_a_split_s_last_case_is_refused(tmp_path):
+    write_cases(tmp_path, ["a", "b", "c"])
+    cohort = settings(tmp_path)
+    tested = next(row["case"] for row in table.index(cohort, tmp_path, seed=1) if row["split"] == "test")
+    with pytest.raises(InputError, match="cohort.exclude leaves split test without a case"):
+        table.index(cohort.model_copy(update={"exclude": {tested: "a reason"}}), tmp_path, seed=1)
 
 
 def test_a_folder_of_no_known_layout_is_refused(tmp_path):

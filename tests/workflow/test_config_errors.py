@@ -12,6 +12,10 @@ BAD = {
         {"generators": {"patch_ddpm": {"patch_voxels": 96}}},
         ["generators.patch_ddpm.patch_voxels is 96: at 3 mm that is 288 mm, more than a chest is deep"],
     ),
+    "no such root": (
+        {"cohort": {"dataset": "lidc", "root": "nowhere/LIDC-IDRI"}},
+        ["cohort.root is nowhere/LIDC-IDRI, and there is no such folder"],
+    ),
     "unknown set": (
         {"arms": {"synthetic": {"synthetic": "nosuch"}}},
         ["arms.synthetic.synthetic is 'nosuch', which does not exist: it must be one of targeted, untargeted"],

@@ -19,13 +19,14 @@ Error in rule prepare:
 
 def test_a_run_with_bad_input_says_why(snakemake, tmp_path):
     """The real thing: a folder that holds no cases."""
-    (tmp_path / "raw").mkdir()
-    overlay = {"cohort": {"dataset": "nifti", "root": str(tmp_path / "raw")}}
+    raw = tmp_path / "St Mary's CT"  # a blank and an apostrophe, which a shell takes for its own
+    raw.mkdir()
+    overlay = {"study": {"name": "St Mary's"}, "cohort": {"dataset": "nifti", "root": str(raw)}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(overlay))
     ended = snakemake(tmp_path, "--configfile", str(tmp_path / "study.yaml"))
     assert ended.returncode == 1
     end = ended.stdout[ended.stdout.index("1 job failed.") :]
-    assert f"cohort: lungsyn cohort index: {tmp_path / 'raw'}" in end
+    assert f"cohort: lungsyn cohort index: {raw}" in end
     assert "read: results/logs/cohort.log" in end
     assert "Traceback" not in ended.stdout
 

@@ -29,7 +29,7 @@ rule memorisation:
         audit=settings(STUDY.audit, study_config.Probing),
         seed=SEED,
     shell:
-        "lungsyn audit memorisation --audit '{params.audit}' --seed {params.seed} --synthetic {input.synthetic}"
+        "lungsyn audit memorisation --audit {params.audit:q} --seed {params.seed} --synthetic {input.synthetic}"
         " --train {input.train} --held-out {input.held_out} {COMPUTE} --out {output} > {log} 2>&1"
 
 
@@ -57,6 +57,7 @@ rule membership:
 rule verdict:
     """Can the set be shared? Every check with its value, its threshold and a sentence."""
     input:
+        synthetic=lambda w: batches(w.set, w.size),
         neighbours="results/audit/{set}/{size}/nearest.tsv",
         membership=of_generator("results/audit/membership/{generator}/{size}.tsv"),
     output:
@@ -70,8 +71,9 @@ rule verdict:
         splits=held_out_splits,
         seed=SEED,
     shell:
-        "lungsyn audit verdict --audit '{params.audit}' --seed {params.seed} --set {wildcards.set}"
-        " --size {wildcards.size} --held-out-splits {params.splits} --neighbours {input.neighbours}"
+        "lungsyn audit verdict --audit {params.audit:q} --seed {params.seed} --set {wildcards.set}"
+        " --size {wildcards.size} --held-out-splits {params.splits} --synthetic {input.synthetic}"
+        " --neighbours {input.neighbours}"
         " {params.membership} --out {output} > {log} 2>&1"
 
 
@@ -96,5 +98,5 @@ rule fidelity:
     shell:
         "lungsyn audit fidelity --real-train {input.train} --real-held-out {input.held_out}"
         " --synthetic {input.synthetic} {params.reference} --set {wildcards.set} --size {wildcards.size}"
-        " --fidelity '{params.fidelity}' --seed {params.seed} --quality {output.quality} --out {output.fidelity}"
+        " --fidelity {params.fidelity:q} --seed {params.seed} --quality {output.quality} --out {output.fidelity}"
         " > {log} 2>&1"

@@ -15,14 +15,20 @@ rule phantom:
         nodules=settings(STUDY.cohort.nodules),
         seed=SEED,
     shell:
-        "lungsyn cohort phantom --phantom '{params.phantom}' --nodules '{params.nodules}' --seed {params.seed}"
+        "lungsyn cohort phantom --phantom {params.phantom:q} --nodules {params.nodules:q} --seed {params.seed}"
         " --workers {threads} --out {output} > {log} 2>&1"
+
+
+def raw_data(_):
+    """The root of the raw data; of NIfTI files also their folders and their list, whose times tell of new files."""
+    parts = ("cases.tsv", "images", "labels", "imagesTr", "labelsTr") if STUDY.cohort.dataset == "nifti" else ()
+    return [RAW, *(path for path in (f"{RAW}/{part}" for part in parts) if os.path.exists(path))]
 
 
 checkpoint cohort:
     """List the cases, check their headers, split them by patient. The only table that decides which jobs exist."""
     input:
-        raw=RAW,
+        raw=raw_data,
     output:
         table="results/cohort.tsv",
     log:
@@ -31,9 +37,10 @@ checkpoint cohort:
     params:
         code=code_of("cohort", "index"),
         cohort=settings(STUDY.cohort, study_config.Listing),
+        root=RAW,
         seed=SEED,
     shell:
-        "lungsyn cohort index --cohort '{params.cohort}' --root {input.raw} --seed {params.seed}"
+        "lungsyn cohort index --cohort {params.cohort:q} --root {params.root:q} --seed {params.seed}"
         " --workers {threads} --out {output.table} > {log} 2>&1"
 
 
@@ -71,7 +78,7 @@ rule prepare:
         cohort=settings(STUDY.cohort, study_config.Preparation),
         root=RAW,
     shell:
-        "lungsyn cohort prepare --row '{params.row}' --cohort '{params.cohort}' --root {params.root}"
+        "lungsyn cohort prepare --row {params.row:q} --cohort {params.cohort:q} --root {params.root:q}"
         " --out results/cases/{wildcards.case} > {log} 2>&1"
 
 

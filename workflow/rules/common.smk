@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from functools import cache
 from glob import glob
 from pathlib import Path
@@ -28,6 +29,10 @@ COHORT = Path("results/cohort.tsv")
 COHORT_COLUMNS = {"case", "patient", "split", "train_rank", "status", "source", "annotation"}  # that rules ask for
 
 # Here, since whatever an input function raises is told with a traceback.
+if STUDY.cohort.root and not Path(RAW).is_dir():
+    raise WorkflowError(
+        f"cohort.root is {RAW}, and there is no such folder (from {os.getcwd()}): set it to the folder of the raw data"
+    )
 if COHORT.exists():
     missing = COHORT_COLUMNS - set(COHORT.read_text(encoding="utf-8").partition("\n")[0].split("\t"))
     if missing:
@@ -51,7 +56,7 @@ GPUS = STUDY.compute.gpus if STUDY.compute.gpus > 1 else GPU
 TOGETHER = f"torchrun --standalone --nproc-per-node {GPUS} --no-python " if STUDY.compute.gpus > 1 else ""
 
 # Where and how it runs: not a parameter, so that changing it reruns nothing.
-COMPUTE = f"--compute '{study_config.as_json(STUDY.compute)}'"
+COMPUTE = f"--compute {shlex.quote(study_config.as_json(STUDY.compute))}"
 
 
 def settings(section, model=None):

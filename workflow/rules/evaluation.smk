@@ -61,7 +61,7 @@ rule compare:
         seed=SEED,
     shell:
         "lungsyn evaluation compare --scores {input.scores} --nodules {input.nodules} --points {input.points}"
-        " --benchmark-scores {input.benchmark} --benchmark '{params.benchmark}' --evaluation '{params.evaluation}'"
+        " --benchmark-scores {input.benchmark} --benchmark {params.benchmark:q} --evaluation {params.evaluation:q}"
         " --seed {params.seed} --froc {output.froc} --strata {output.strata} --out {output.table} > {log} 2>&1"
 
 
@@ -118,8 +118,8 @@ rule plot_arms:
         "lungsyn evaluation plot-arms --scores {input.scores} --nodules {input.nodules}"
         " --predictions {input.predictions} --comparisons {input.comparisons} --frocs {input.frocs}"
         " --curves {input.generators} {input.curves} --cohort {input.cohort} --cases {input.cases}"
-        " --null-arms {params.null_arms} --benchmark '{params.benchmark}' --evaluation '{params.evaluation}'"
-        " --study '{params.study}' --figures '{params.figures}' --out results/figures > {log} 2>&1"
+        " --null-arms {params.null_arms} --benchmark {params.benchmark:q} --evaluation {params.evaluation:q}"
+        " --study {params.study:q} --figures {params.figures:q} --out results/figures > {log} 2>&1"
 
 
 rule plot_set:
@@ -153,7 +153,7 @@ rule plot_set:
     shell:
         "lungsyn evaluation plot-set --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out}"
         " --neighbours {input.neighbours} --fidelity {input.fidelity} {params.reference} --set {wildcards.set}"
-        " --size {wildcards.size} --audit '{params.audit}' --study '{params.study}' --figures '{params.figures}'"
+        " --size {wildcards.size} --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
         " --out results/figures > {log} 2>&1"
 
 
@@ -187,6 +187,6 @@ rule report:
         code=code_of("evaluation", "report"),
         config=study_config.as_json(STUDY, without={"compute"}),
     shell:
-        "lungsyn evaluation report --config '{params.config}' --cohort {input.cohort} --comparisons {input.comparisons}"
+        "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"
         " --main-figure {output.figure} --out {output.report} > {log} 2>&1"

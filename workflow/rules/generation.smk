@@ -22,7 +22,7 @@ rule train_generator:
         generator=lambda w: settings(STUDY.generators[w.generator]),
         seed=SEED,
     shell:
-        "{TOGETHER}lungsyn generation train --generator '{params.generator}' --seed {params.seed} --cases {input.cases}"
+        "{TOGETHER}lungsyn generation train --generator {params.generator:q} --seed {params.seed} --cases {input.cases}"
         " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve}"
         " --live results/live/{wildcards.generator}-{wildcards.size}.png > {log} 2>&1"
 
@@ -76,7 +76,7 @@ rule reference:
         grid=lambda w: settings(study_config.grid_of(STUDY.generators[w.generator], STUDY.synthesis)),
         quality=settings(STUDY.quality),
     shell:
-        "lungsyn generation reference --cases {input.cases} --grid '{params.grid}' --quality '{params.quality}'"
+        "lungsyn generation reference --cases {input.cases} --grid {params.grid:q} --quality {params.quality:q}"
         " --out {output} > {log} 2>&1"
 
 
@@ -101,5 +101,5 @@ rule synthesise:
         quality=settings(STUDY.quality),
     shell:
         "lungsyn generation synthesise {params.model} --conditions {input.conditions} --batch {wildcards.batch}"
-        " --set {wildcards.set} --synthesis '{params.synthesis}'"
-        " --quality '{params.quality}' --cases {input.cases} {COMPUTE} --out {output} > {log} 2>&1"
+        " --set {wildcards.set} --synthesis {params.synthesis:q}"
+        " --quality {params.quality:q} --cases {input.cases} {COMPUTE} --out {output} > {log} 2>&1"

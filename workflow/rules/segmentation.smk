@@ -39,7 +39,7 @@ rule train_segmenter:
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
         seed=SEED,
     shell:
-        "lungsyn segmentation train --segmenter '{params.segmenter}' --seed {params.seed} {params.reseeded}"
+        "lungsyn segmentation train --segmenter {params.segmenter:q} --seed {params.seed} {params.reseeded}"
         " --replicate {wildcards.replicate} --cases {input.cases} --synthetic {input.synthetic} {params.share}"
         " --checkpoints results/checkpoints {COMPUTE}"
         " --model {output.model} --curve {output.curve} > {log} 2>&1"
@@ -64,5 +64,5 @@ rule predict:
         code=code_of("segmentation", "predict"),
         inference=lambda w: settings(STUDY.segmenters[w.segmenter], study_config.Inference),
     shell:
-        "lungsyn segmentation predict --inference '{params.inference}' --models {input.models} --cases {input.cases}"
+        "lungsyn segmentation predict --inference {params.inference:q} --models {input.models} --cases {input.cases}"
         " {COMPUTE} --out {output} > {log} 2>&1"
