@@ -169,6 +169,11 @@ class Generator(Section):
                 f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.channels)} levels: "
                 "change patch_voxels or remove a level from channels"
             )
+        if self.context_factor and self.patch_voxels % (4 * self.context_factor):
+            raise ValueError(
+                f"patch_voxels {self.patch_voxels} must be a multiple of {4 * self.context_factor} for context_factor "
+                f"{self.context_factor}, so that the surroundings begin on the coarse grid: change one of them"
+            )
         return self
 
 
@@ -389,6 +394,11 @@ class Config(Section):
                     f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
                     f"({LARGEST_PATCH_MM:g} mm): lower it"
                 )
+        if not self.cohort.split.validation or not self.cohort.split.test:
+            raise ValueError(
+                "cohort.split leaves no patient for validation or test: the worst cases are of validation, and claims "
+                "rest on test; give both more than 0"
+            )
         for name in self.figures.case_arms:
             _known("figures.case_arms", name, self.arms)
         benchmark = self.arms[self.benchmark.arm]

@@ -1,4 +1,4 @@
-"""The optimiser of every training: Muon for the convolutions, AdamW for the rest.
+"""The optimiser of every training: Muon for the hidden convolutions, AdamW for the rest.
 
 A laptop has few steps, and Muon learns more per step (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon;
 Liu et al. 2025, arXiv 2502.16982): it makes the momentum of a weight matrix orthogonal, so that a step moves all its
@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.9  # short trainings: 0.95 learned less in the first thousand patches
-ROWS = 16  # a matrix with fewer has few directions: AdamW (the output layers)
+CHANNELS = 16  # with fewer on one side a matrix has few directions: input and output layers stay with AdamW
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for weights of three axes and more, AdamW for all others. Muon's steps are as long (Liu et al., Eq. 4).
+    """Muon for convolutions between ``CHANNELS`` channels or more, AdamW for all else. Muon's steps are as long as
+    AdamW's (Liu et al., Eq. 4).
 
     State of the former: ``momentum``, of the weight's shape.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False):
         parameters = list(parameters)
-        self.matrices = [p for p in parameters if p.ndim > 2 and p.shape[0] >= ROWS]
+        self.matrices = [p for p in parameters if p.ndim > 2 and min(p.shape[:2]) >= CHANNELS]
         super().__init__(parameters, lr=learning_rate, fused=fused)
 
     @torch.no_grad()
@@ -48,7 +49,8 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Roughly U V^T of the singular value decomposition U S V^T: all singular values between 0.7 and 1.2.
+    """Roughly U V^T of the singular value decomposition U S V^T: singular values from 0.7 to 1.2, less where S is below
+    a few hundredths of its largest.
 
     Five Newton-Schulz iterations with Jordan's coefficients, in the matrix's dtype; ``[m n]``."""
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix

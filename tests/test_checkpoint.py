@@ -7,7 +7,7 @@ from lungsyn.optimizer import Muon
 
 
 def network():
-    return torch.nn.Sequential(torch.nn.Conv3d(2, 16, 3), torch.nn.Conv3d(16, 1, 3)).to(
+    return torch.nn.Sequential(torch.nn.Conv3d(2, 16, 3), torch.nn.Conv3d(16, 16, 3), torch.nn.Conv3d(16, 1, 1)).to(
         memory_format=torch.channels_last_3d
     )
 

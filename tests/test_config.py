@@ -46,6 +46,12 @@ BAD = [
     ("synthesis.steps", 0, r"synthesis\.steps is 0: input should be greater than or equal to 1"),
     ("synthesis.sampler", "euler", r"synthesis\.sampler is 'euler': input should be 'ddpm', 'ddim' or 'dpmpp_2m'"),
     ("generators.patch_ddpm.patch_voxels", 28, r"multiple of 8"),
+    (
+        "generators.patch_ddpm",
+        SHIPPED["generators"]["patch_ddpm"] | {"patch_voxels": 24, "context_factor": 4},
+        r"multiple of 16 for context_factor 4",
+    ),
+    ("cohort.split", {"train": 0.8, "validation": 0.2, "test": 0}, r"no patient for validation or test"),
     ("generators.patch_ddpm.patch_voxels", 96, r"288 mm, more than a chest is deep \(250 mm\): lower it"),
     ("generators.patch_ddpm.window_hu", [-500, 400], r"must start at -1000 HU \(air\) or below"),
     ("arms.synthetic.synthetic", "nosuch", r"'nosuch', which does not exist: it must be one of targeted, untargeted"),

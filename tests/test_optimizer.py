@@ -23,7 +23,7 @@ def test_a_matrix_of_zeros_stays():
 
 def test_convolutions_move_as_torch_s_muon_moves_their_matrix():
     torch.manual_seed(0)
-    conv = torch.nn.Conv3d(4, 16, 3, bias=False).to(memory_format=torch.channels_last_3d)
+    conv = torch.nn.Conv3d(16, 16, 3, bias=False).to(memory_format=torch.channels_last_3d)
     matrix = torch.nn.Parameter(conv.weight.detach().clone().flatten(1))
     start = matrix.detach().clone()
     ours = Muon(conv.parameters(), 0.01)
@@ -41,10 +41,14 @@ def test_convolutions_move_as_torch_s_muon_moves_their_matrix():
 
 
 def test_everything_else_moves_as_adamw_moves_it():
-    """Vectors, linear layers and output layers."""
+    """Vectors, linear layers, and input and output layers, transposed ones too."""
     torch.manual_seed(0)
-    ours = torch.nn.ModuleList([torch.nn.Linear(30, 30), torch.nn.Conv3d(16, 1, 3), torch.nn.LayerNorm(5)])
-    peer = torch.nn.ModuleList([torch.nn.Linear(30, 30), torch.nn.Conv3d(16, 1, 3), torch.nn.LayerNorm(5)])
+    ours, peer = (
+        torch.nn.ModuleList(
+            [torch.nn.Linear(30, 30), torch.nn.LayerNorm(5), torch.nn.Conv3d(1, 16, 3), torch.nn.Conv3d(16, 1, 3),
+             torch.nn.ConvTranspose3d(16, 1, 3)]
+        ) for _ in range(2)
+    )  # fmt: skip
     peer.load_state_dict(ours.state_dict())
     optimizers = Muon(ours.parameters(), 0.01), torch.optim.AdamW(peer.parameters(), lr=0.01)
     for _ in range(3):

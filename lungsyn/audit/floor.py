@@ -203,9 +203,15 @@ def _spectrum(gathered: dict, seed: int) -> dict:
 
 
 def _diversity(sets: dict[str, Sequence[Measured]], seed: int) -> dict:
-    """Mean MS-SSIM of the axial slices of two cases: among the synthetic, and among the train cases ("floor")."""
+    """Mean MS-SSIM of the axial slices of two units, a case of each: among the synthetic, and among train patients
+    ("floor"). None where there are not two."""
     rng = np.random.default_rng([seed, 7])
-    chosen = {name: rng.permutation(len(sets[name]))[:PICTURES] for name in ("train", "synthetic")}
+    chosen = {}
+    for name in ("train", "synthetic"):
+        one_each = list({measured.unit: i for i, measured in enumerate(sets[name])}.values())
+        chosen[name] = rng.permutation(one_each)[:PICTURES]
+    if min(map(len, chosen.values())) < 2:
+        return {"ms_ssim": None}
     pictures = {name: [sets[name][i].picture for i in sorted(places)] for name, places in chosen.items()}
     shape = np.max([p.shape for found in pictures.values() for p in found], axis=0)
     similar = {

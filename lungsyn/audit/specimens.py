@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from lungsyn.audit.features import WINDOW_HU, Extractor
 from lungsyn.audit.fidelity import tile_spectrum
-from lungsyn.generation.conditions import region_to_make
+from lungsyn.generation.conditions import changed_nodules, region_to_make
 from lungsyn.volume.files import Case, open_case, read_json
 from lungsyn.volume.intensity import AIR_HU
 
@@ -49,11 +49,13 @@ class Measured:
     picture: np.ndarray  # [h w] HU, the axial slice in the middle
 
 
-def specimen(case: Case, unit: str, made: np.ndarray | None = None, first_nodule: int = 1) -> Specimen:
-    """``made``: the voxels that count (default: the body); nodules before ``first_nodule`` are not looked at."""
+def specimen(case: Case, unit: str, made: np.ndarray | None = None, numbers: Sequence[int] | None = None) -> Specimen:
+    """``made``: the voxels that count (default: the body); ``numbers``: the nodules that do (default: all)."""
     body = np.asarray(case.body) > 0
     hu = np.where(body, np.clip(case.ct, *WINDOW_HU), AIR_HU).astype(np.float32)
-    nodules = np.where(case.nodules >= first_nodule, case.nodules, 0)
+    nodules = np.asarray(case.nodules)
+    if numbers is not None:
+        nodules = np.where(np.isin(nodules, numbers), nodules, 0)
     counts = body if made is None else body & made
     return Specimen(unit, hu, counts, nodules, np.asarray(case.lungs), float(case.space.spacing_mm.mean()))
 
@@ -61,9 +63,13 @@ def specimen(case: Case, unit: str, made: np.ndarray | None = None, first_nodule
 def openers(
     train: Sequence[Path], held_out: Sequence[Path], synthetic: Sequence[Path]
 ) -> dict[str, list[Callable[[], Specimen]]]:
-    """Per set and case, a function that opens it. If any set is inpainted, only what was made anew counts, in all."""
+    """Per set and case, a function that opens it. If any set is inpainted, only what was made anew counts, in all; a
+    case in which nothing was (no nodule found a place) says nothing of the set and is left out."""
     sources = {folder.name: folder for folder in train}
-    inpainted = any(read_json(f / "case.json")["made"]["row"]["why"] == "inpainted" for f in synthetic)
+    abouts = {folder: read_json(folder / "case.json") for folder in synthetic}
+    inpainted = any(about["made"]["row"]["why"] == "inpainted" for about in abouts.values())
+    if inpainted:
+        synthetic = [folder for folder in synthetic if abouts[folder]["new_nodules"]]
 
     def made(case, kept):
         return region_to_make(case.nodules, replace(case, nodules=kept)) > 0 if inpainted else None
@@ -74,8 +80,10 @@ def openers(
 
     def fake(folder):
         case = open_case(folder)
-        before = open_case(sources[case.about["made"]["row"]["body_case"]]).nodules if inpainted else case.nodules
-        return specimen(case, folder.name, made(case, before), int(before.max()) + 1 if inpainted else 1)
+        if not inpainted:
+            return specimen(case, folder.name)
+        before = open_case(sources[case.about["made"]["row"]["body_case"]]).nodules
+        return specimen(case, folder.name, made(case, before), changed_nodules(case.nodules, before))
 
     sets = {"train": (real, train), "held_out": (real, held_out), "synthetic": (fake, synthetic)}
     return {name: [partial(opener, folder) for folder in folders] for name, (opener, folders) in sets.items()}

@@ -51,7 +51,7 @@ def compare(
             if arm != benchmark_arm:
                 result = paired_difference(
                     list(means.values()), list(benchmark.values()), [patient[case] for case in benchmark],
-                    settings.bootstrap, settings.confidence, seed,
+                    settings.bootstrap, settings.confidence, seed, len(scores) - 1,
                 )  # fmt: skip
                 row |= {
                     "mean_difference": result.mean, "ci_low": result.low, "ci_high": result.high,
@@ -125,7 +125,7 @@ def as_text(rows: Sequence[Mapping], title: str = "") -> str:
     blocks.append(
         "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"
         "interval is a bootstrap over patients. Could have seen: the smallest true difference that these\n"
-        "patients would show with 80 % power."
+        "patients would show with 80 % power, corrected for the number of arms."
     )
     return "\n".join(blocks)
 

@@ -26,11 +26,11 @@ class Difference:
     smallest_resolvable: float | None
 
 
-def paired_difference(a, b, patients, samples: int, confidence: float, seed: int) -> Difference:
+def paired_difference(a, b, patients, samples: int, confidence: float, seed: int, arms: int = 1) -> Difference:
     """How much ``a`` exceeds ``b``: two values per case ``[n]``, and each case's patient ``[n]``.
 
-    ``samples`` bootstrap draws, interval of level ``confidence``. Raises ValueError on unpaired or non-finite
-    values.
+    ``samples`` bootstrap draws, interval of level ``confidence``; ``arms``: how many are compared at once. Raises
+    ValueError on unpaired or non-finite values.
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if difference.ndim != 1 or len(difference) != len(patients) or not len(difference):
@@ -41,7 +41,7 @@ def paired_difference(a, b, patients, samples: int, confidence: float, seed: int
     low, high = bootstrap_interval(sums, cases, samples, confidence, seed)
     return Difference(
         n_cases=len(difference), n_patients=len(cases), mean=float(difference.mean()), low=low, high=high,
-        p=wilcoxon_p(sums / cases), smallest_resolvable=smallest_resolvable(sums, cases, confidence),
+        p=wilcoxon_p(sums / cases), smallest_resolvable=smallest_resolvable(sums, cases, confidence, arms),
     )  # fmt: skip
 
 
@@ -84,19 +84,21 @@ def wilcoxon_p(difference: np.ndarray) -> float:
     return float(stats.wilcoxon(rounded, zero_method="pratt").pvalue)
 
 
-def smallest_resolvable(sums, cases, confidence: float) -> float | None:
-    """The true mean difference that this many patients would show with a power of 80 %.
+def smallest_resolvable(sums, cases, confidence: float, arms: int = 1) -> float | None:
+    """The true mean difference that this many patients would show with a power of 80 %; None if none can be told.
 
-    (t_{1 - alpha/2} + t_{power}) SE with n - 1 degrees of freedom. SE is that of the mean over cases,
-    patients being the clusters; with one case each it is SD / sqrt(n), so about 2.8 SD / sqrt(n) for many.
+    (t_{1 - alpha/2} + t_{power}) SE with n - 1 degrees of freedom, alpha divided among the ``arms`` that are compared
+    at once, as Holm's correction asks of the smallest p. SE is that of the mean over cases, patients being the
+    clusters; with one arm and one case each it is SD / sqrt(n), so about 2.8 SD / sqrt(n) for many. None as well where
+    the signed-rank test's smallest p, 2^(1 - n), is too large for any claim, and where no difference was seen at all.
     """
-    n = len(sums)
-    if n < 2:
+    n, alpha = len(sums), (1 - confidence) / arms
+    if n < 2 or 2.0 ** (1 - n) >= alpha:
         return None
     residual = sums - cases * (sums.sum() / cases.sum())  # [p]
     error = np.sqrt(n / (n - 1) * np.square(residual).sum()) / cases.sum()
-    quantiles = stats.t.ppf([(1 + confidence) / 2, POWER], n - 1)
-    return float(quantiles.sum() * error)
+    quantiles = stats.t.ppf([1 - alpha / 2, POWER], n - 1)
+    return float(quantiles.sum() * error) or None
 
 
 def holm(p_values) -> np.ndarray:

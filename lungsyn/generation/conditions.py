@@ -94,16 +94,21 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
     )
 
 
+def changed_nodules(nodules: np.ndarray, before: np.ndarray) -> list[int]:
+    """The numbers of the nodules that are not where they were, or were not there."""
+    numbers = range(1, max(nodules.max(), before.max()) + 1)
+    return [number for number in numbers if not np.array_equal(nodules == number, before == number)]
+
+
 def region_to_make(nodules: np.ndarray, body: Case) -> np.ndarray:
     """How much of each voxel is made anew when ``nodules`` are inpainted into ``body``: 0 ... 1, float32 ``[x y z]``.
 
     1 up to ``INPAINT_MARGIN_MM`` around every nodule that is new or gone, falling to 0 over the same distance again.
     """
-    changed = np.zeros(nodules.shape, dtype=bool)
-    for index in range(1, max(nodules.max(), body.nodules.max()) + 1):
-        now, before = nodules == index, body.nodules == index
-        if not np.array_equal(now, before):
-            changed |= now | before
+    numbers = changed_nodules(nodules, body.nodules)
+    if not numbers:
+        return np.zeros(nodules.shape, dtype=np.float32)
+    changed = np.isin(nodules, numbers) | np.isin(body.nodules, numbers)
     distance_mm = ndimage.distance_transform_edt(~changed, sampling=body.space.spacing_mm)
     return np.clip(2.0 - distance_mm / INPAINT_MARGIN_MM, 0.0, 1.0).astype(np.float32)
 

@@ -27,7 +27,7 @@ from lungsyn.generation.patches import coarse_window, grid_multiple
 from lungsyn.generation.prediction import Denoiser, guide, to_x0
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
-from lungsyn.volume.intensity import AIR_MODEL
+from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import (
     all_starts,
     axis_starts,
@@ -61,6 +61,7 @@ class Canvas:
     generated: Tensor  # bool: voxels that need the network
     shape: tuple[int, int, int]  # of the case itself
     spacing_mm: float
+    air: float  # AIR_HU in the model range
     background: Tensor | None = None  # float32, model range; None: air
     weight: Tensor | None = None  # float32 0 ... 1
 
@@ -86,10 +87,11 @@ def make_canvas(
 
     conditions = torch.stack([on_device((mask > 0).astype(np.uint8)) for mask in masks])
     generated = conditions.amax(dim=0) > 0
+    air = float(to_model_range(AIR_HU, settings.window_hu))
     if background is None:
-        return Canvas(conditions, generated, shape, spacing_mm)
-    values, weight = on_device(background.values, AIR_MODEL), on_device(background.weight)
-    return Canvas(conditions, generated & (weight > 0), shape, spacing_mm, values, weight)
+        return Canvas(conditions, generated, shape, spacing_mm, air)
+    values, weight = on_device(background.values, air), on_device(background.weight)
+    return Canvas(conditions, generated & (weight > 0), shape, spacing_mm, air, values, weight)
 
 
 def synthesise(
@@ -113,7 +115,7 @@ def synthesise(
     add_noise = noise_adder(generator)
     add_noise(x, 1.0)
     if synthesis.mode == "stitched":
-        x = stitched(denoise, x, canvas, settings, synthesis, timesteps, steps, add_noise, patches_per_batch)
+        x = stitched(denoise, x, canvas, settings, synthesis, timesteps, steps, seed, patches_per_batch)
     else:
         grids = step_grids(canvas, settings, synthesis, np.random.default_rng(seed))
         by_timestep = dict(zip(timesteps, grids, strict=False))
@@ -170,7 +172,7 @@ def set_known(x0: Tensor, canvas: Canvas) -> None:
     for i in range(0, len(x0), 8):  # slab by slab: no second volume
         slab, generated = x0[i : i + 8], canvas.generated[i : i + 8]
         if canvas.background is None:
-            slab.masked_fill_(~generated, AIR_MODEL)
+            slab.masked_fill_(~generated, canvas.air)
         else:
             made = torch.lerp(canvas.background[i : i + 8], slab, canvas.weight[i : i + 8])
             slab.copy_(torch.where(generated, made, canvas.background[i : i + 8]))
@@ -226,9 +228,11 @@ def network_denoiser(
 
 def stitched(
     denoise: PatchDenoiser, x: Tensor, canvas: Canvas, settings: Generator, synthesis: Synthesis, timesteps, steps,
-    add_noise, patches_per_batch: int,
+    seed: int, patches_per_batch: int,
 ) -> Tensor:  # fmt: skip
-    """Each patch is sampled to the end by itself, its surroundings unknown, then all are blended."""
+    """Each patch is sampled to the end by itself, its surroundings unknown, then all are blended.
+
+    A patch's noise follows from ``seed`` and its place, whichever patches share its batch."""
     grid = [axis_starts(n, settings.patch_voxels, stride_voxels(settings, synthesis)) for n in canvas.padded]
 
     def alone(x_t: Tensor, starts: list[Start], _views: Tensor | None, _t: int) -> Tensor:
@@ -238,6 +242,12 @@ def stitched(
                 pooled = F.avg_pool3d(patches[:, None], 2 * settings.context_factor)[:, 0]
                 views = F.pad(pooled, [coarse_margin(settings)] * 6)
             return denoise(patches[:, None], starts, views, t)
+
+        adders = [noise_adder(torch.Generator(x.device).manual_seed(hash((seed, *start)))) for start in starts]
+
+        def add_noise(patches: Tensor, scale: float) -> None:
+            for patch, add in zip(patches, adders, strict=True):
+                add(patch, scale)
 
         return sample(one, x_t[:, 0].clone(), timesteps, steps, add_noise)
 

@@ -23,7 +23,7 @@ from lungsyn.optimizer import Muon
 from lungsyn.processes import ALONE, Team
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
-from lungsyn.volume.files import data_digests
+from lungsyn.volume.files import data_digests, read_json
 from lungsyn.volume.patches import batches
 
 FALL = 0.2  # of a training's length, over which its learning rate falls to zero
@@ -66,7 +66,7 @@ def train(
     kept = images_kept(before_fall)
     restart = checkpoint.Restart(
         checkpoints / f"generator-{key}", network, optimizer, averages,
-        {"images_seen": 0, "best_loss": None, "checks_without_gain": 0}, compute.checkpoint_seconds, team,
+        {"images_seen": 0, "best_loss": None, "checks_without_gain": 0, "recent": []}, compute.checkpoint_seconds, team,
         begin_with=before_fall if 0 < kept <= fall_begins(settings) else None,
     )  # fmt: skip
     about = restart.about
@@ -78,9 +78,12 @@ def train(
 
     forward = team.parallel(network)
     forward = torch.compile(forward) if compute.compile and device.type == "cuda" else forward
-    progress, recent = Progress("generator", settings.images, "patches", about["images_seen"]), []
+    progress = Progress("generator", settings.images, "patches", about["images_seen"])
     numbers = batches(range(about["images_seen"], settings.images), settings.batch_patches)
     for batch in loader(patches, map(team.share, numbers), compute, device):
+        if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
+            print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)
+            break
         network.train()
         loss = weighted_loss(forward, batch, settings, device, precision, team)
         for group in optimizer.param_groups:
@@ -100,22 +103,18 @@ def train(
         about["images_seen"] += seen
         update_average(average, network, settings, about["images_seen"], seen)
 
-        recent.append(value)
+        about["recent"].append(value)
         if team.leads:
-            progress.update(about["images_seen"], loss=float(np.mean(recent[-50:])))
+            progress.update(about["images_seen"], loss=float(np.mean(about["recent"][-50:])))
         if due(about["images_seen"], seen, settings):
             restart.seconds()  # of learning: the check's own come after
             losses = held_out_losses(network, average, watched, settings, device, precision, team)
-            record(about, recent, losses, average, best)
-            recent = []
+            record(about, losses, average, best)
             if team.leads:
                 watch(lambda *inputs: functional_call(network, average, inputs), precision, about["records"])
         if kept < about["images_seen"] <= fall_begins(settings) < about["images_seen"] + settings.batch_patches:
             restart.keep(before_fall)
         restart.between_steps(f"{about['images_seen']} of {settings.images} patches")
-        if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
-            print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)
-            break
     restart.save()
     cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
     facts = {key: about[key] for key in ("images_seen", "best_loss", "precision")}
@@ -133,11 +132,16 @@ def check_shares(settings: Generator, team: Team) -> None:
 
 
 def hold_out(folders: list[Path], settings: Generator, seed: int) -> tuple[list[Path], list[Path]]:
-    """Split the train cases into those learned from and those that only watch (at least one case is learned from)."""
-    count = min(round(settings.held_out * len(folders)), len(folders) - 1)
-    order = np.random.default_rng([seed, 1]).permutation(len(folders))
-    held_out = set(order[:count].tolist())
-    return [f for i, f in enumerate(folders) if i not in held_out], [f for i, f in enumerate(folders) if i in held_out]
+    """Split the train cases, by patient, into those learned from (at least one patient) and those that only watch."""
+    patient_of = {folder: read_json(folder / "case.json")["patient"] for folder in folders}
+    patients = list(dict.fromkeys(patient_of.values()))
+    count = min(round(settings.held_out * len(patients)), len(patients) - 1)
+    order = np.random.default_rng([seed, 1]).permutation(len(patients))
+    watching = {patients[i] for i in order[:count]}
+    groups = {True: [], False: []}
+    for folder in folders:
+        groups[patient_of[folder] in watching].append(folder)
+    return groups[False], groups[True]
 
 
 def loader(
@@ -240,18 +244,19 @@ def held_out_losses(
     return [float(s / w) for s, w in team.total(sums).T if w > 0]
 
 
-def record(about: dict, recent: list[float], losses: list[float], average: dict, best: dict) -> None:
+def record(about: dict, losses: list[float], average: dict, best: dict) -> None:
     """Note a check in the curve, and keep the averaged weights if they are the best so far."""
     mean = float(np.mean(losses)) if losses else None
     about["records"].append(
         {
             "images_seen": about["images_seen"],
             "seconds": round(about["seconds"], 1),
-            "loss": float(np.mean(recent)),
+            "loss": float(np.mean(about["recent"])),
             "validation": mean,
             "validation_per_noise": [round(x, 6) for x in losses],
         }
     )
+    about["recent"] = []
     better = mean is None or about["best_loss"] is None or mean < about["best_loss"]
     about["checks_without_gain"] = 0 if better else about["checks_without_gain"] + 1
     if better:

@@ -44,7 +44,9 @@ def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
 
 @torch.no_grad()
 def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.ndarray:
-    """The probability of nodule in whole percent, rounded down (so 50 says at least one half): uint8 ``[x y z]``."""
+    """The probability of nodule in whole percent, rounded down (so 50 says at least one half): uint8 ``[x y z]``.
+
+    Raises FloatingPointError if the network gives no number."""
     settings, device = segmenter.settings, segmenter.device
     image = torch.from_numpy(to_model_range(case.ct, settings.window_hu))[None, None]
     mirrors = [[2 + axis for axis in axes] for axes in (MIRRORS if inference.mirrored else [()])]
@@ -58,6 +60,8 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.
         image, settings.patch_voxels, 4, forward, overlap=inference.overlap, mode="gaussian", padding_mode="constant",
         cval=-1.0, sw_device=device, device="cpu",
     )  # fmt: skip
+    if logits.isnan().any():
+        raise FloatingPointError("the network's output is no number: it would pass for a case without nodules")
     percent = logits[0, 0].sigmoid_().mul_(100).to(torch.uint8).numpy()
     if inference.keep_lungs:
         percent[~near_lungs(case)] = 0

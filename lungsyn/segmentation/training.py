@@ -42,7 +42,7 @@ def train(
     data = data_digests(real), data_digests(synthetic), synthetic_share
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)
     restart = checkpoint.Restart(
-        checkpoints / f"segmenter-{key}", network, optimizer, {}, {"steps": 0}, compute.checkpoint_seconds
+        checkpoints / f"segmenter-{key}", network, optimizer, {}, {"steps": 0, "recent": []}, compute.checkpoint_seconds
     )
     about = restart.about
     precision = choose_precision(compute, device, about.get("precision"), checkpoints)
@@ -61,7 +61,7 @@ def train(
     )
     forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
     network.train()
-    progress, recent = Progress("segmenter", settings.steps, "steps", about["steps"]), []
+    progress = Progress("segmenter", settings.steps, "steps", about["steps"])
     for images, nodules in batches:
         images = images.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
@@ -71,23 +71,25 @@ def train(
             group["lr"] = settings.learning_rate * (1 - about["steps"] / settings.steps) ** 0.9  # nnU-Net's decay
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0))
         value = float(loss.detach())
-        if not np.isfinite(value):
-            raise FloatingPointError(f"loss {value} at step {about['steps']}: lower segmenters.*.learning_rate")
+        if not np.isfinite([value, norm]).all():  # an infinite norm would make the weights no numbers, unseen
+            raise FloatingPointError(
+                f"loss {value}, gradient {norm} at step {about['steps']}: lower segmenters.*.learning_rate"
+            )
         optimizer.step()
         about["steps"] += 1
-        recent.append(value)
-        progress.update(about["steps"], loss=float(np.mean(recent[-20:])))
+        about["recent"].append(value)
+        progress.update(about["steps"], loss=float(np.mean(about["recent"][-20:])))
         if about["steps"] % max(settings.steps // RECORDS, 1) == 0 or about["steps"] == settings.steps:
             about["records"].append(
                 {
                     "images_seen": about["steps"] * settings.batch_patches,
                     "seconds": round(restart.seconds(), 1),
-                    "loss": float(np.mean(recent)),
+                    "loss": float(np.mean(about["recent"])),
                 }
             )
-            recent = []
+            about["recent"] = []
         restart.between_steps(f"{about['steps']} of {settings.steps} steps")
     restart.save()
     cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}

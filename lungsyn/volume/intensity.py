@@ -7,7 +7,6 @@ import numpy as np
 
 AIR_HU = -1000  # outside the body
 NOT_FINITE_HU = -32768  # stands for a value that is no number: the lowest int16, which no CT has
-AIR_MODEL = -1.0  # the same in the model range: every window in use starts at or below air
 
 
 def to_model_range(hu, window_hu: tuple[float, float]):

@@ -111,9 +111,12 @@ def window(array: np.ndarray, start, size: int, fill) -> np.ndarray:
 
 
 def random_start(rng: np.random.Generator, shape, patch: int, near=None) -> tuple[int, int, int]:
-    """A random start of a patch inside ``shape``: uniform, or so that the voxel ``near`` falls into its middle half."""
-    highest = np.maximum(np.asarray(shape) - patch, 0)
+    """A random start of a patch inside ``shape``: uniform, or so that the voxel ``near`` falls into its middle half.
+
+    Along an axis shorter than the patch, ``shape`` lies anywhere in the patch: starts are negative."""
+    room = np.asarray(shape) - patch
+    lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
     if near is None:
-        return tuple(int(n) for n in rng.integers(0, highest + 1))
+        return tuple(int(n) for n in rng.integers(lowest, highest + 1))
     start = np.asarray(near) - rng.integers(patch // 4, patch - patch // 4, size=3)
-    return tuple(int(n) for n in np.clip(start, 0, highest))
+    return tuple(int(n) for n in np.clip(start, lowest, highest))

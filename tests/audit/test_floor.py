@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from lungsyn import cli
@@ -262,10 +263,11 @@ def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, fe
     for name in ("c0", "c1", "c2"):
         case = open_case(tmp_path / f"study/train/{name}")
         nodules = np.array(case.nodules)
-        centre = np.argwhere(case.lungs == 1).mean(0).astype(int)
+        free = ndimage.distance_transform_edt((nodules == 0) & (np.asarray(case.lungs) == 1))
+        centre = np.unravel_index(free.argmax(), free.shape)
         nodules[tuple(slice(c - 1, c + 2) for c in centre)] = 3
         row = {"body_case": name, "why": "inpainted"}
-        about = {"case": f"i-{name}", "patient": "synthetic", "nodules": [], "made": {"row": row}}
+        about = {"case": f"i-{name}", "patient": "synthetic", "nodules": [], "new_nodules": 1, "made": {"row": row}}
         made = replace(case, nodules=nodules, about=about)
         write_case(tmp_path / f"study/synthetic/i-{name}", made)
     found = run(tmp_path / "study", tmp_path)

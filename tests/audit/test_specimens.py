@@ -8,6 +8,7 @@ import pytest
 from lungsyn.audit import specimens
 from lungsyn.audit.features import scattering
 from lungsyn.audit.specimens import measure, nodule_slices, specimen, spread_places
+from lungsyn.volume.files import write_case
 from tests.conftest import make_case
 
 
@@ -71,7 +72,7 @@ def test_of_an_inpainted_case_only_what_was_made_counts(case):
     far, near = case.ct.copy(), case.ct.copy()
     far[34:], near[:12] = -500, -500
     a, b, c = (
-        measure(specimen(replace(case, ct=ct), "a", made, first_nodule=2), 1, scattering) for ct in (case.ct, far, near)
+        measure(specimen(replace(case, ct=ct), "a", made, numbers=[2]), 1, scattering) for ct in (case.ct, far, near)
     )
     assert len(a.features["nodule"]) == 3
     for tissue, histogram in a.histograms.items():
@@ -79,6 +80,22 @@ def test_of_an_inpainted_case_only_what_was_made_counts(case):
     np.testing.assert_array_equal(a.picture, b.picture)
     np.testing.assert_allclose(a.features["sagittal"], b.features["sagittal"], atol=1e-6)
     assert np.abs(a.features["axial"] - c.features["axial"]).max() > 0.5
+
+
+def test_a_pasted_case_that_stayed_as_it_is_says_nothing_and_a_nodule_made_again_counts(case, tmp_path):
+    """Where no nodule fits, a case stays as it is; or its own nodules are made again, under their old numbers."""
+    folders = {name: tmp_path / name for name in ("body", "same", "again")}
+    write_case(folders["body"], case)
+    made = {"row": {"body_case": "body", "why": "inpainted"}}
+    write_case(folders["same"], replace(case, about=case.about | {"new_nodules": 0, "made": made}))
+    moved = np.roll(np.where(case.nodules == 1, 1, 0), 1, axis=0) + np.where(case.nodules == 2, 2, 0)
+    again = replace(case, nodules=moved.astype(np.uint8), about=case.about | {"new_nodules": 1, "made": made})
+    write_case(folders["again"], again)
+    found = specimens.openers([folders["body"]], [folders["body"]], [folders["same"], folders["again"]])
+    (only,) = [opener() for opener in found["synthetic"]]
+    assert only.unit == "again"
+    assert set(np.unique(only.nodules)) == {0, 1}
+    assert only.counts[only.nodules > 0].all() and not only.counts.all()
 
 
 def test_a_case_in_which_nothing_counts_is_refused(case):

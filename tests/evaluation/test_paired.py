@@ -55,6 +55,23 @@ def test_smallest_resolvable_effect_is_seen_with_80_percent_power():
     assert 0.76 <= np.mean(p < 0.05) <= 0.84
 
 
+@pytest.mark.parametrize(("n", "arms"), [(10, 4), (31, 6)])
+def test_the_power_is_that_of_the_corrected_test(n, arms):
+    """An arm's claim is made after Holm's correction, which multiplies the smallest p by the number of arms."""
+    rng, sd = np.random.default_rng(9), 0.1
+    effect = smallest_resolvable(stats.norm.ppf((np.arange(n) + 0.5) / n) * sd, np.ones(n), 0.95, arms)
+    seen = [wilcoxon_p(rng.normal(effect, sd, size=n)) * arms < 0.05 for _ in range(1500)]
+    assert 0.67 <= np.mean(seen) <= 0.87  # at ten patients the rank test's p has few steps: 0.70
+
+
+def test_where_nothing_can_be_claimed_no_effect_is_resolvable():
+    """Seven patients, each better by far: 2 / 2^7 times four arms is more than 0.05."""
+    better = np.full(7, 0.2) + np.arange(7) * 0.001
+    assert wilcoxon_p(better) * 4 > 0.05
+    assert smallest_resolvable(better, np.ones(7), 0.95, 4) is None
+    assert smallest_resolvable(better, np.ones(7), 0.95) is not None
+
+
 def test_the_worst_cases_improve_with_no_intervention():
     """Two trainings of the same arm. The k worst by the first are better in the second by noise variance
     over total variance times their distance to the mean; the others are worse; unselected cases do not
@@ -87,7 +104,7 @@ def test_a_patients_cases_are_not_independent():
 
 def test_no_difference_and_one_patient():
     same = paired_difference([0.5, 0.6, 0.7], [0.5, 0.6, 0.7], ["a", "b", "c"], 100, 0.95, seed=0)
-    assert (same.mean, same.low, same.high, same.p, same.smallest_resolvable) == (0, 0, 0, 1.0, 0)
+    assert (same.mean, same.low, same.high, same.p, same.smallest_resolvable) == (0, 0, 0, 1.0, None)
     one = paired_difference([0.5, 0.6], [0.4, 0.4], ["a", "a"], 100, 0.95, seed=0)
     assert (one.low, one.high, one.p, one.smallest_resolvable) == (None, None, 1.0, None)
     assert one.mean == pytest.approx(0.15)

@@ -97,6 +97,8 @@ def test_the_ensemble_is_the_mean_probability():
     assert [row["dice"] for row in rows] == pytest.approx([2 * 64 / (64 + 72), 1.0, 0.0, 2 * 64 / (64 + 72)])
     outvoted = {"0": sure(case.nodules), "1": np.full_like(case.nodules, 26), "2": np.full_like(case.nodules, 25)}
     assert score_arm(outvoted, case, "test")[0][-1]["dice"] == 1.0  # (100 + 26 + 25) / 3 > 50
+    nearly = {str(i): np.where(case.nodules > 0, percent, 0).astype(np.uint8) for i, percent in enumerate((50, 50, 49))}
+    assert score_arm(nearly, case, "test")[0][-1]["dice"] == 1.0  # each was rounded down: 50.7, 50.2, 49.9
     assert [row["replicate"] for row in score_arm({"0": percents["0"]}, case, "test")[0]] == ["0"]
 
 

@@ -85,6 +85,7 @@ def test_nothing_is_pasted_where_nothing_fits(sources):
     case, body = pasted_case(row, giant), sources("case-0")
     assert case.about["new_nodules"] == 0
     assert np.array_equal(case.ct, body.ct) and np.array_equal(case.nodules, body.nodules)
+    assert not region_to_make(case.nodules, body).any()
 
 
 def reference_of(folders, generator, synthesis):

@@ -10,6 +10,7 @@ from lungsyn.generation import synthesis as syn
 from lungsyn.generation.network import build
 from lungsyn.generation.samplers import plan
 from lungsyn.generation.schedule import cosine, sampling_timesteps
+from lungsyn.volume.intensity import to_hu
 from lungsyn.volume.patches import box
 
 SHAPES = [(40, 33, 50), (16, 16, 16), (5, 40, 17), (51, 51, 51)]
@@ -73,14 +74,27 @@ def test_volumes_of_any_shape_come_out_whole(network, generator_settings, synthe
     assert volume.std() > 1e-3
 
 
-@pytest.mark.parametrize("mode", ["fused", "shifted"])
+@pytest.mark.parametrize("mode", ["fused", "shifted", "stitched"])
 def test_the_batch_of_patches_changes_nothing(network, generator_settings, synthesis, mode):
     canvas = canvas_of((30, 25, 40), generator_settings)
     settings = synthesis.model_copy(update={"mode": mode})
     one, many = (syn.synthesise(network, canvas, generator_settings, settings, 5, n) for n in (1, 7))
     other = syn.synthesise(network, canvas, generator_settings, settings, 6, 7)
     assert torch.allclose(one, many, atol=1e-4)
+    noisy = settings.model_copy(update={"sampler": "ddpm"})
+    one_noisy, many_noisy = (syn.synthesise(network, canvas, generator_settings, noisy, 5, n) for n in (1, 7))
+    assert torch.allclose(one_noisy, many_noisy, atol=1e-4)
     assert not torch.allclose(one, other, atol=1e-2)
+
+
+def test_air_has_the_air_s_hu_in_any_window(network, generator_settings, synthesis):
+    """As the training pads: else a synthetic case is told from a real one by what is around the body."""
+    settings = generator_settings.model_copy(update={"window_hu": (-1350.0, 150.0)})
+    masks = np.zeros((3, 20, 20, 20), np.uint8)
+    masks[2, :6] = 1
+    canvas = syn.make_canvas(masks, 2.0, settings, torch.device("cpu"))
+    made = syn.synthesise(network, canvas, settings, synthesis, 0, 4).numpy()
+    assert (to_hu(made, settings.window_hu)[8:] == -1000).all()
 
 
 def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_settings, synthesis):

@@ -11,6 +11,8 @@ from lungsyn import checkpoint, compute
 from lungsyn.config import Compute
 from lungsyn.generation import training
 from lungsyn.generation.patches import TrainingPatches
+from lungsyn.volume.files import write_case
+from tests.conftest import make_case
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 
@@ -34,7 +36,21 @@ def test_a_killed_training_ends_bit_equal(case_folders, generator_settings, tmp_
     resumed, facts_again, records_again = training.train(case_folders, generator_settings, CPU, 7, tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert facts["best_loss"] == facts_again["best_loss"]
-    assert [r["validation"] for r in records] == [r["validation"] for r in records_again]
+    for key in ("validation", "loss"):
+        assert [r[key] for r in records] == [r[key] for r in records_again]
+
+
+def test_a_training_that_stopped_early_learns_no_more_when_it_is_started_again(
+    case_folders, generator_settings, tmp_path, monkeypatch
+):
+    """As when it is killed between its end and the writing of its model."""
+    monkeypatch.setattr(training, "held_out_losses", lambda *_: [1.0])  # never better than the first
+    settings = generator_settings.model_copy(update={"early_stop_checks": 1})
+    weights, facts, records = training.train(case_folders, settings, CPU, 7, tmp_path)
+    again, facts_again, records_again = training.train(case_folders, settings, CPU, 7, tmp_path)
+    assert facts["images_seen"] == facts_again["images_seen"] < settings.images
+    assert records == records_again
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
 def test_a_training_made_longer_goes_on_and_ends_as_if_it_had_been_so_long_at_once(
@@ -96,6 +112,18 @@ def test_held_out_cases_are_not_learned_from(case_folders, generator_settings):
     assert len(held_out) == 2
     assert sorted(learned + held_out) == sorted(case_folders)
     assert training.hold_out(case_folders[:1], generator_settings, 0) == (case_folders[:1], [])
+
+
+def test_a_patient_s_cases_are_learned_from_or_held_out_together(generator_settings, tmp_path):
+    patient_of = {}
+    for i in range(12):
+        case = make_case(name=f"case-{i}")
+        case.about["patient"] = f"patient-{i % 4}"
+        write_case(tmp_path / f"case-{i}", case)
+        patient_of[tmp_path / f"case-{i}"] = f"patient-{i % 4}"
+    learned, held_out = training.hold_out(list(patient_of), generator_settings, seed=0)
+    assert len(held_out) == 6
+    assert not {patient_of[f] for f in learned} & {patient_of[f] for f in held_out}
 
 
 def test_another_setting_starts_afresh(case_folders, generator_settings, tmp_path):

@@ -48,7 +48,7 @@ def test_networks_say_what_they_need(settings):
 
 
 def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monkeypatch):
-    whole, _, _ = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "whole")
+    whole, _, records = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "whole")
 
     class Dying(TrainingPatches):
         def __getitem__(self, i):
@@ -62,7 +62,8 @@ def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monk
             training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
     saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
     assert 0 < checkpoint.load(saved)[1]["steps"] < settings.steps
-    resumed, facts, _ = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
+    resumed, facts, again = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
+    assert [record["loss"] for record in again] == [record["loss"] for record in records]
     assert facts["steps"] == settings.steps
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -82,6 +83,16 @@ def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
     assert records[-1]["loss"] < records[0]["loss"]
     assert facts["cost"]["host_mb"] > 0
+
+
+def test_a_network_without_numbers_is_no_case_without_nodules(case_folders, settings):
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return x * float("nan")
+
+    segmenter = prediction.LoadedSegmenter(Broken(), settings, torch.device("cpu"), torch.float32)
+    with pytest.raises(FloatingPointError, match="no number"):
+        prediction.predict(segmenter, open_case(case_folders[0]), Inference(overlap=0.25))
 
 
 def test_arms_share_seeds_and_the_control_does_not():

@@ -87,6 +87,17 @@ def test_coordinates_run_from_minus_one_to_one():
     assert x.shape == (8, 1, 1)
 
 
+def test_a_thin_case_lies_anywhere_in_the_patch():
+    """Where a sliding window pads on both sides, training must have seen it so."""
+    rng = np.random.default_rng(0)
+    for near in (None, (20, 15, 3)):
+        starts = [p.random_start(rng, (40, 30, 6), 16, near) for _ in range(300)]
+        places = {z for _, _, z in starts}
+        assert places <= set(range(-10, 1)) and -5 in places  # among others in the middle, as prediction has it
+        cubes = [p.window(np.ones((40, 30, 6)), start, 16, 0) for start in starts]
+        assert all(cube.sum() == 16 * 16 * 6 for cube in cubes)
+
+
 def test_random_start_keeps_the_wanted_voxel_inside():
     rng = np.random.default_rng(0)
     for _ in range(200):
