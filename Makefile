@@ -7,7 +7,7 @@ SNAKEMAKE := $(BIN)/snakemake --workflow-profile workflow/profiles/default
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run cubes test lint stress bench env slurm clean
+.PHONY: run test lint stress bench env slurm clean
 
 run: env                 ## the study of config.yaml; ARGS="--configfile workflow/experiments/cubes.yaml" for another
 	$(SNAKEMAKE) $(ARGS)

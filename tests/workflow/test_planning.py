@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lungsyn import config, planning
 from lungsyn.errors import InputError
+from lungsyn.volume.tables import write_table
 from tests.conftest import ROOT
 
 FILES = [ROOT / "config.yaml", ROOT / "tests/workflow/tiny.yaml"]
@@ -68,6 +70,24 @@ def test_what_does_not_fit_is_said_before_the_run(tiny, tmp_path, monkeypatch):
     )
     with pytest.raises(InputError, match=r"needs about .* GB of disk .* GB free: make room"):
         planning.check_disk(tiny.model_copy(update={"cohort": finest}), tmp_path)
+
+
+def test_scans_that_may_be_left_out_are_warned_of_and_listed_ones_counted(tiny, tmp_path, monkeypatch, capsys):
+    for i in range(9):
+        (tmp_path / f"LIDC-IDRI/{i}").mkdir(parents=True)
+    cohort = tiny.cohort.model_copy(update={"dataset": "lidc", "root": tmp_path / "LIDC-IDRI"})
+    study = tiny.model_copy(update={"cohort": cohort})
+    free_mb = sum(planning.disk_mb(study, 9).values()) - 0.1
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e6 * free_mb))
+    planning.check_disk(study, tmp_path)
+    assert "make room" in (said := capsys.readouterr().err) and "not known yet" in said
+    rows = [{"case": i, "status": "excluded" if i < 3 else "included"} for i in range(9)]
+    write_table(tmp_path / "results/cohort.tsv", rows, list(rows[0]))
+    planning.check_disk(study, tmp_path)
+    assert not capsys.readouterr().err
+    write_table(tmp_path / "results/cohort.tsv", [row | {"status": "included"} for row in rows], list(rows[0]))
+    with pytest.raises(InputError, match="make room"):
+        planning.check_disk(study, tmp_path)
 
 
 @pytest.mark.slow
