@@ -611,6 +611,27 @@ def test_a_new_case_is_the_only_one_that_is_prepared(study):
     assert cases_of(to_run(study)) == {"g"}
 
 
+@pytest.mark.parametrize("added", ["images/b.nii", "cases.tsv"])
+def test_what_is_added_to_a_nifti_folder_is_noticed(tmp_path, added):
+    """The root's own time does not change with what is in its folders."""
+    raw = tmp_path / "raw"
+    for part in ("images", "labels"):
+        (raw / part).mkdir(parents=True)
+        (raw / part / "a.nii").touch()
+    overlay = {"cohort": {"dataset": "nifti", "root": str(raw)}}
+    dag = DAGSettings(targets={"results/cohort.tsv"})
+    write_cohort(tmp_path, SPLITS)
+    snakemake(tmp_path, overlay, executor="touch", dag=dag)
+    assert [job.rule.name for job in snakemake(tmp_path, overlay, dag=dag).needrun_jobs(exclude_finished=False)] == []
+    before = raw.stat()
+    (raw / added).touch()
+    later = time.time() + 10
+    os.utime((raw / added).parent if "/" in added else raw / added, (later, later))
+    os.utime(raw, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = snakemake(tmp_path, overlay, dag=dag).needrun_jobs(exclude_finished=False)
+    assert [job.rule.name for job in found] == ["cohort"]
+
+
 def test_the_dry_run_says_why_in_words(finished):
     dag = snakemake(finished, {"synthesis": {"steps": 9}})
     why = {label(job): str(dag.reason(job)) for job in dag.jobs}
