@@ -111,9 +111,9 @@ held-out against {{ control.train }} train; halves of the held-out patients diff
 paired by case, with a bootstrap interval over patients ({{ config.evaluation.bootstrap }} samples); p is
 Wilcoxon's signed-rank test, corrected for the number of arms (Holm). “Could have seen” is the smallest true
 difference that these patients would show with 80 % power, corrected likewise. “Replicate SD” is how far the mean
-Dice of one training lies from that of another. No case is left out: where reference and prediction are both empty
-they agree (Dice and NSD 1, HD95 0 mm), where one of them is they do not (Dice and NSD 0, HD95 the diagonal of the
-volume); the number of cases without a nodule stands above each table.</p>
+Dice of one training lies from that of another. No case is left out: where reference and prediction are
+both empty they agree (Dice and NSD 1, HD95 0 mm), where one of them is they do not (Dice and NSD 0, HD95 the diagonal
+of the volume); the number of cases without a nodule stands above each table.</p>
 {% for segmenter, rows in comparisons.items() %}{% for group in groups %}
 {% set members = rows|selectattr("group", "equalto", group)|list %}{% if members %}
 <h3>{{ group }}{% if comparisons|length > 1 %}, {{ segmenter }}{% endif %}: {{ members[0].n_cases }} cases of
