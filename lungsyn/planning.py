@@ -137,7 +137,8 @@ def check_disk(study: Config, folder: Path) -> None:
     """Raises InputError when what is still to be written does not fit. Counts folders, not bytes: it takes no time.
 
     LIDC-IDRI's patients, many of whom a study leaves out, are only warned of until the cases are listed."""
-    need = disk_mb(study, listed_cases(folder) or expected_cases(study))
+    listed = listed_cases(folder)
+    need = disk_mb(study, listed or expected_cases(study))
     done = {part: len(os.listdir(path)) for part in ("cases", "synthetic", "predictions", "phantom")
             if (path := folder / "results" / part).is_dir()}  # fmt: skip
     missing_mb = sum(mb for part, mb in need.items() if not done.get(part))
@@ -148,7 +149,7 @@ def check_disk(study: Config, folder: Path) -> None:
             f"the study needs about {missing_mb / 1000:,.1f} GB of disk ({parts}), and {folder} has "
             f"{free_mb / 1000:,.1f} GB free: make room, or run it elsewhere (snakemake --directory FOLDER)"
         )
-        if study.cohort.dataset != "lidc" or listed_cases(folder):
+        if study.cohort.dataset != "lidc" or listed:
             raise InputError(message)
         print(f"{message}. It may be less: how many scans can be used is not known yet", file=sys.stderr, flush=True)
 

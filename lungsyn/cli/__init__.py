@@ -16,7 +16,7 @@ from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
 from lungsyn.provenance import peak_host_mb, versions
 
-OPEN_FILES = 10_240  # what macOS grants at most; 2,500 cases
+OPEN_FILES = 10_240  # 2,500 cases
 NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}
 
 

@@ -37,19 +37,18 @@ COLUMNS = [
 def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[dict]:
     """Rows of ``COLUMNS`` for every case below ``root``, sorted by case. Raises InputError if none can be used."""
     reader = nifti if settings.dataset == "nifti" else lidc
-    usable = reader.index(root, settings, workers)
-    rows = _without(usable, settings.exclude)
+    found = reader.index(root, settings, workers)
+    rows = _without(found, settings.exclude)
     included = [row for row in rows if row["status"] == "included"]
     if not included:
         raise InputError(f"{root}: no case can be used.\n{summary(rows)}")
     # Dealt before the config's own exclusions: to leave out one case must not move the others' patients.
-    dealt = [(row["patient"], row.get("split", "")) for row in usable if row["status"] == "included"]
+    dealt = [(row["patient"], row.get("split", "")) for row in found if row["status"] == "included"]
     split_of = split.assign(dealt, settings.split, seed)
     left = {split_of[row["patient"]] for row in included}
     if emptied := [name for name in split.SPLITS if name in split_of.values() and name not in left]:
         raise InputError(f"cohort.exclude leaves split {', '.join(emptied)} without a case: leave fewer out")
-    trained = {row["patient"] for row in included if split_of[row["patient"]] == "train"}
-    ranks = split.train_ranks(trained, seed)
+    ranks = split.train_ranks((row["patient"] for row in included if split_of[row["patient"]] == "train"), seed)
     for row in rows:
         row["split"] = split_of[row["patient"]] if row["status"] == "included" else ""
         row["train_rank"] = ranks.get(row["patient"], "") if row["split"] == "train" else ""

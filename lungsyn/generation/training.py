@@ -138,10 +138,8 @@ def hold_out(folders: list[Path], settings: Generator, seed: int) -> tuple[list[
     count = min(round(settings.held_out * len(patients)), len(patients) - 1)
     order = np.random.default_rng([seed, 1]).permutation(len(patients))
     watching = {patients[i] for i in order[:count]}
-    groups = {True: [], False: []}
-    for folder in folders:
-        groups[patient_of[folder] in watching].append(folder)
-    return groups[False], groups[True]
+    learned = [folder for folder in folders if patient_of[folder] not in watching]
+    return learned, [folder for folder in folders if patient_of[folder] in watching]
 
 
 def loader(
