@@ -13,7 +13,7 @@ from lungsyn.compute import choose_device, choose_precision, describe, set_up
 from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
-from lungsyn.volume.intensity import to_model_range
+from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import MIRRORS
 
 LUNG_MARGIN_MM = 5.0  # a prediction may reach this far beyond the lung mask
@@ -58,7 +58,7 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.
 
     logits = sliding_window_inference(
         image, settings.patch_voxels, 4, forward, overlap=inference.overlap, mode="gaussian", padding_mode="constant",
-        cval=-1.0, sw_device=device, device="cpu",
+        cval=float(to_model_range(AIR_HU, settings.window_hu)), sw_device=device, device="cpu",
     )  # fmt: skip
     if logits.isnan().any():
         raise FloatingPointError("the network's output is no number: it would pass for a case without nodules")

@@ -95,6 +95,23 @@ def test_a_network_without_numbers_is_no_case_without_nodules(case_folders, sett
         prediction.predict(segmenter, open_case(case_folders[0]), Inference(overlap=0.25))
 
 
+def test_a_thin_case_is_padded_with_air_in_any_window(settings):
+    """As in training; the window's lower end is darker than air."""
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x.unique())
+            return x
+
+    case = make_case((20, 20, 6))
+    case.ct[:] = -1000
+    wide = settings.model_copy(update={"window_hu": (-1350.0, 150.0)})
+    segmenter = prediction.LoadedSegmenter(Watching(), wide, torch.device("cpu"), torch.float32)
+    prediction.predict(segmenter, case, Inference(overlap=0.25))
+    assert all(len(values) == 1 for values in seen)
+
+
 def test_arms_share_seeds_and_the_control_does_not():
     assert training.replicate_seed(1, 0, False) == training.replicate_seed(1, 0, False)
     seeds = {training.replicate_seed(s, r, c) for s in (1, 2) for r in (0, 1) for c in (False, True)}
