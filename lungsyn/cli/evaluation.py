@@ -123,7 +123,7 @@ def evaluation_plot_arms(args) -> None:
             if set(args.figures.case_arms) <= set(arms):
                 _plot_cases(args, segmenter, size, arms, args.out / f"cases-{name}")
                 _plot_turned(args, segmenter, size, args.out / f"turned-{name}")
-    figures.plot_training(_curves(args.curves), *titled, args.out / "training.png")
+    figures.plot_training(_curves(args.curves), *compared, *titled, args.out / "training.png")
 
 
 def _of(segmenter: str, paths: list[Path]) -> list[Path]:

@@ -15,6 +15,7 @@ from lungsyn.evaluation.comparison import Scores, signed
 from lungsyn.evaluation.groups import GROUPS, OTHER, TEST, WORST, case_means, group_of
 from lungsyn.volume.files import whole_file
 
+LINES = ("-", "--", ":", "-.")  # one per training-set size
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NULL_COLOUR, INK, QUIET = "#7a7a7a", "#1a1a1a", "#666666"
 STYLE = {
@@ -140,35 +141,40 @@ def jitter(n: int, width: float) -> np.ndarray:
     return ((np.arange(n) * 0.6180339887 + 0.5) % 1.0 - 0.5) * width
 
 
-def plot_training(panels: Mapping[str, Mapping[str, Sequence[Mapping]]], study_name: str, dpi: int, out: Path) -> None:
+def plot_training(
+    panels: Mapping[str, Mapping[str, Sequence[Mapping]]], benchmark_arm: str, null_arms: Collection[str],
+    study_name: str, dpi: int, out: Path,
+) -> None:  # fmt: skip
     """Loss against work done: ``{panel title: {name: records}}``.
 
     A record, a line of ``training.jsonl``, has ``images_seen`` or ``step``, and ``loss`` or ``validation`` or
-    both. Names that differ after their last '/' only (replicates) share a colour and a legend entry.
+    both. A name is ``{arm or generator}[/{size}]/{replicate}``: an arm has its colour of the other figures, a size
+    its kind of line, and replicates share a legend entry.
     """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, trainings) in zip(axes, panels.items(), strict=True):
-            _training_panel(axis, title, trainings)
+            _training_panel(axis, title, trainings, benchmark_arm, null_arms)
         headline(figure, "Training", study_name)
 
     save(11, 4.4, dpi, out, draw)
 
 
-def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]]) -> None:
-    families = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in trainings))
+def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]], benchmark_arm, null_arms) -> None:
+    colours = arm_colours(dict.fromkeys(name.split("/")[0] for name in trainings), benchmark_arm, null_arms)
+    sizes = list(dict.fromkeys(_size_of(name) for name in trainings))
     seen = set()
     for name, records in trainings.items():
         family = name.rsplit("/", 1)[0]
-        colour = COLOURS[families.index(family) % len(COLOURS)]
+        colour, line = colours[name.split("/")[0]], LINES[sizes.index(_size_of(name)) % len(LINES)]
         done, loss = _series(records, "loss")
         checked, validation = _series(records, "validation")
         label = None if family in seen else family
         seen.add(family)
         if len(trainings) == 1:
             axis.plot(done, loss, color=colour, lw=0.8, alpha=0.3)
-        axis.plot(done, smoothed(loss), color=colour, lw=1.6, label=label and f"{label}: training")
+        axis.plot(done, smoothed(loss), line, color=colour, lw=1.6, label=label and f"{label}: training")
         if len(checked):
             axis.plot(checked, validation, "o--", color=INK if len(trainings) == 1 else colour, ms=4, lw=1.2,
                       label=label and f"{label}: validation")  # fmt: skip
@@ -176,6 +182,11 @@ def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]]
     axis.set(title=title, xlabel="optimiser steps" if in_steps else "patches seen", ylabel="loss", yscale="log")
     axis.grid(which="both", color="#ececec", linewidth=0.7)
     axis.legend(frameon=False, fontsize=9.5)
+
+
+def _size_of(name: str) -> str:
+    """The training-set size in a training's name; empty if it has none."""
+    return "/".join(name.split("/")[1:-1])
 
 
 def _series(records: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lungsyn.config import Figures
@@ -47,8 +48,22 @@ def test_training(tmp_path):
     ]
     segmenter = [{"step": k, "loss": 1 / (1 + k), "seconds": k} for k in range(9)]
     panels = {"generator": {"ddpm": generator}, "segmenter": {"real/0": segmenter, "real/1": segmenter[:1]}}
-    figures.plot_training(panels, "phantom", 60, tmp_path / "a.png")
+    figures.plot_training(panels, "real", [], "phantom", 60, tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
+
+
+def test_an_arm_s_loss_curve_has_the_arm_s_colour():
+    """Seven arms are more than there are colours: the benchmark and the control have theirs, in every figure."""
+    arms = ["a", "b", "c", "real", "d", "e", "null"]
+    names = [f"{arm}/{size}/{i}" for arm in arms for size in (25, 100) for i in (0, 1)]
+    trainings = {name: [{"images_seen": 1, "loss": 1.0}] for name in names}
+    axis = Figure().subplots()
+    figures._training_panel(axis, "segmenter", trainings, "real", ["null"])
+    expected = figures.arm_colours(arms, "real", ["null"])
+    for line, name in zip(axis.lines, trainings, strict=True):
+        assert line.get_color() == expected[name.split("/")[0]]
+        assert line.get_linestyle() == ("-" if "/25/" in name else "--")
+    assert len(axis.get_legend().get_texts()) == 14
 
 
 def drawn(case, arms=("real", "real+synthetic")) -> pictures.Drawn:
