@@ -5,7 +5,7 @@
     OUT/imagesTr/{case}_0000.nii.gz   int16 HU
     OUT/labelsTr/{case}.nii.gz        uint8: 0 background, 1 nodule
     OUT/dataset.json                  nnU-Net v2's form
-    OUT/cases.tsv                     case, patient, dataset: nnU-Net ignores it; split by it, patients recur
+    OUT/cases.tsv                     case, patient, dataset: nnU-Net ignores it; split by patient, they recur
 
 *DICOM*, for synthetic cases only: ``OUT/{case}/ct/NNN.dcm``, a CT series, and ``OUT/{case}/nodules.dcm``, a DICOM
 Segmentation with one segment per nodule (written by highdicom). Every file says that it is synthetic in the tags that

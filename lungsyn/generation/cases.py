@@ -70,7 +70,7 @@ def synthetic_case(
     hu = to_hu(volume.cpu().numpy(), window_hu)
     if background is not None:
         hu = np.where(background.weight > 0, hu, body.ct)  # the window does not clip what is kept
-    return _as_case(hu, arrangement, started, generator.device)
+    return _as_case(hu, arrangement, row, started, generator.device)
 
 
 def pasted_case(row: dict, open_source: Callable[[str], Case]) -> Case:
@@ -86,7 +86,7 @@ def pasted_case(row: dict, open_source: Callable[[str], Case]) -> Case:
     hu = np.array(body.ct, dtype=np.float32)
     for nodule in arrangement.placed:
         paste(hu, nodule)
-    return _as_case(np.rint(hu).astype(np.int16), arrangement, started, torch.device("cpu"))
+    return _as_case(np.rint(hu).astype(np.int16), arrangement, row, started, torch.device("cpu"))
 
 
 def paste(hu: np.ndarray, nodule: Placed) -> None:
@@ -99,10 +99,10 @@ def paste(hu: np.ndarray, nodule: Placed) -> None:
     hu[there] += weight[here] * (nodule.hu[here] - hu[there])
 
 
-def _as_case(hu: np.ndarray, arrangement: Arrangement, started: float, device: torch.device) -> Case:
+def _as_case(hu: np.ndarray, arrangement: Arrangement, row: dict, started: float, device: torch.device) -> Case:
     (nodules, lungs, inside), body, placed = arrangement
     about = {
-        "patient": "synthetic",
+        "patient": body.about["patient"] if row["why"] == "inpainted" else "synthetic",  # whose CT it shows
         "dataset": "synthetic",
         "nodules": nodule_facts(nodules, lungs, body.space),
         "new_nodules": len(placed),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
@@ -149,7 +150,8 @@ def vary(
     """
     mirror = np.diag([rng.choice([-1.0, 1.0]) for _ in range(3)])
     scale = shrink * np.exp(rng.uniform(*np.log(SCALES)))
-    matrix = mirror @ _random_rotation(rng) / scale  # output voxel -> input voxel, about both centres
+    rotation = Rotation.from_quat(rng.standard_normal(4), scalar_first=True).as_matrix()  # uniformly random
+    matrix = mirror @ rotation / scale  # output voxel -> input voxel, about both centres
     side = int(np.ceil(np.linalg.norm(mask.shape) * scale)) + 2 + 2 * RIM_VOXELS
 
     def warp(values: np.ndarray, outside: str) -> np.ndarray:
@@ -161,20 +163,6 @@ def vary(
     box = ndimage.find_objects(varied.astype(np.uint8))[0]
     wider = tuple(slice(s.start - RIM_VOXELS, s.stop + RIM_VOXELS) for s in box)
     return varied[box], warp(hu, "nearest")[wider]
-
-
-def _random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """A uniformly random 3x3 rotation (from a random unit quaternion)."""
-    w, x, y, z = rng.standard_normal(4)
-    n = w * w + x * x + y * y + z * z
-    s = 2 / n
-    return np.array(
-        [
-            [1 - s * (y * y + z * z), s * (x * y - w * z), s * (x * z + w * y)],
-            [s * (x * y + w * z), 1 - s * (x * x + z * z), s * (y * z - w * x)],
-            [s * (x * z - w * y), s * (y * z + w * x), 1 - s * (x * x + y * y)],
-        ]
-    )
 
 
 def find_place(shape: np.ndarray, free: np.ndarray, rng: np.random.Generator, near=None) -> tuple[int, ...] | None:

@@ -58,6 +58,7 @@ def test_an_inpainted_case_is_the_real_one_but_for_its_new_nodules(generator, fe
     assert 0 < kept.sum() < kept.size
     assert np.array_equal(case.ct[kept], body.ct[kept])
     assert not np.array_equal(case.ct[~kept], body.ct[~kept])
+    assert case.about["patient"] == body.about["patient"]  # a split by patient keeps the two together
 
 
 def test_a_pasted_case_holds_its_donor_s_nodule(sources):
@@ -67,6 +68,7 @@ def test_a_pasted_case_holds_its_donor_s_nodule(sources):
         new = (case.nodules > 0) & (np.asarray(body.nodules) == 0)
         assert case.about["new_nodules"] == (new.any() and case.nodules.max() - body.nodules.max())
         assert np.array_equal(case.nodules[body.nodules > 0], body.nodules[body.nodules > 0])
+        assert case.about["patient"] == body.about["patient"]
         far = ndimage.binary_dilation(new, np.ones((3, 3, 3)), iterations=3)
         assert np.array_equal(case.ct[~far], body.ct[~far])
         core = ndimage.binary_erosion(new)
@@ -78,8 +80,8 @@ def test_nothing_is_pasted_where_nothing_fits(sources):
         case = sources(name)
         if name == "case-0":
             return case
-        facts = [{"index": 1, "box": [[0, n] for n in case.ct.shape]}]
-        return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, {"nodules": facts})
+        about = case.about | {"nodules": [{"index": 1, "box": [[0, n] for n in case.ct.shape]}]}
+        return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, about)
 
     row = untargeted(["case-0"], 1, seed=0, why="inpainted")[0] | {"nodule_case": "case-1"}
     case, body = pasted_case(row, giant), sources("case-0")

@@ -83,13 +83,6 @@ def test_hu_is_varied_with_its_mask():
         assert (hu[outside] < -700).all()
 
 
-def test_rotations_are_rotations():
-    for seed in range(5):
-        r = conditions._random_rotation(np.random.default_rng(seed))
-        assert np.allclose(r @ r.T, np.eye(3))
-        assert np.linalg.det(r) == pytest.approx(1)
-
-
 def test_no_room_says_so(sources):
     def without_lungs(name):
         case = sources(name)
