@@ -31,7 +31,14 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if not ends[0] < ends[1]:
+        raise ValueError(f"{list(ends)} must rise: low HU, then high HU")
+    return ends
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
+Window = Annotated[tuple[float, float], AfterValidator(_check_rising)]
 
 
 class Section(BaseModel):
@@ -128,7 +135,7 @@ class Generator(Section):
     network: Literal["patch_unet", "monai"] = Field(
         default="patch_unet", description="patch_unet: this project's; monai: DiffusionModelUNet, for comparison"
     )
-    window_hu: tuple[float, float] = Field(description="HU mapped to [-1, 1]; values outside are clipped")
+    window_hu: Window = Field(description="HU mapped to [-1, 1]; values outside are clipped")
     patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the cubic training patch, voxels")
     context_factor: Literal[0, 2, 4] = Field(
         description="Edge of the coarse view of the noisy surroundings in patches; 0: none"
@@ -158,11 +165,8 @@ class Generator(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        low, high = self.window_hu
-        if not (low <= -1000 and high > low):
-            raise ValueError(
-                f"window_hu {self.window_hu} must start at -1000 HU (air) or below and end above its start"
-            )
+        if self.window_hu[0] > -1000:
+            raise ValueError(f"window_hu {list(self.window_hu)} must start at -1000 HU (air) or below")
         deepest = 2 ** len(self.channels)
         if self.patch_voxels % deepest:
             raise ValueError(
@@ -230,12 +234,26 @@ class Segmenter(Section):
 
     network: Literal["unet", "dynunet", "swin_unetr"] = Field(description="Network (MONAI)")
     channels: list[Count] = Field(min_length=2, max_length=6, description="Channels per level (swin_unetr: first only)")
-    window_hu: tuple[float, float] = Field(description="HU mapped to [-1, 1]; values outside are clipped")
+    window_hu: Window = Field(description="HU mapped to [-1, 1]; values outside are clipped")
     patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the training patch, voxels")
     nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
     steps: Count = Field(description="Optimiser steps, the same in every arm")
     batch_patches: Count = Field(description="Patches per optimiser step")
     learning_rate: float = Field(gt=0, le=1, description="Of AdamW; Muon's steps are as long")
+
+    @model_validator(mode="after")
+    def _network_fits(self):
+        if self.network == "dynunet" and len(self.channels) < 3:
+            raise ValueError(f"channels is {self.channels}; dynunet needs three levels or more: add one")
+        swin = self.network == "swin_unetr"
+        multiple = 32 if swin else 2 ** (len(self.channels) - 1)
+        least = 64 if swin else multiple  # its instance norm needs two voxels at the bottom
+        if self.patch_voxels % multiple or self.patch_voxels < least:
+            raise ValueError(
+                f"patch_voxels is {self.patch_voxels}; {self.network} with these channels needs a multiple of "
+                f"{multiple}, at least {least}: change patch_voxels or channels"
+            )
+        return self
 
 
 class Inference(Section):
@@ -246,7 +264,7 @@ class Inference(Section):
         default=False,
         description="Average over all mirrored forms of a patch: fewer false positives, eight times the cost",
     )
-    keep_lungs: bool = Field(default=True, description="Predictions outside the (dilated) lungs are removed")
+    keep_lungs: bool = Field(default=True, description="Predictions far from aerated lung are removed")
 
 
 class Trial(Segmenter, Inference):
@@ -288,7 +306,7 @@ class Probing(Section):
 
     patch_mm: Millimetres = Field(default=30.0, description="Edge of the cube around a nodule that is compared")
     max_shift_voxels: int = Field(default=1, ge=0, le=4, description="Cubes are compared at all shifts up to this")
-    window_hu: tuple[float, float] = Field(default=(-1000, 400), description="HU are clipped to it before comparison")
+    window_hu: Window = Field(default=(-1000, 400), description="HU are clipped to it before comparison")
 
 
 class Thresholds(Probing):
@@ -320,7 +338,7 @@ class Audit(Thresholds):
 
 class Figures(Section):
     dpi: int = Field(ge=50, le=600, description="Resolution of the pictures")
-    window_hu: tuple[float, float] = Field(description="Grey scale of CT pictures: black, white")
+    window_hu: Window = Field(description="Grey scale of CT pictures: black, white")
     contact_cases: Count = Field(description="Synthetic and real cases on the contact sheet")
     case_arms: tuple[Name, Name] = Field(description="The two arms whose contours are drawn on one case")
 
@@ -393,6 +411,16 @@ class Config(Section):
                     f"generators.{name}.patch_voxels is {generator.patch_voxels}: at "
                     f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
                     f"({LARGEST_PATCH_MM:g} mm): lower it"
+                )
+            if self.synthesis.steps > generator.timesteps:
+                raise ValueError(
+                    f"synthesis.steps is {self.synthesis.steps}, more than the {generator.timesteps} of "
+                    f"generators.{name}.timesteps: lower it"
+                )
+            if self.synthesis.guidance_scale > 1 and not generator.nodule_dropout:
+                raise ValueError(
+                    f"synthesis.guidance_scale is {self.synthesis.guidance_scale:g}, but generators.{name} never "
+                    "learns without masks: give it a nodule_dropout, such as 0.1, or set guidance_scale to 1"
                 )
         if not self.cohort.split.validation or not self.cohort.split.test:
             raise ValueError(

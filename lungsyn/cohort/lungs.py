@@ -13,12 +13,12 @@ Reinhardt 2001 (IEEE TMI 20:490): threshold, components, airway by following its
 import numpy as np
 from scipy import ndimage
 
-from lungsyn.volume.resample import resample
+from lungsyn.volume.intensity import AERATED_HU
+from lungsyn.volume.resample import resample, resample_mask
 from lungsyn.volume.space import Space, Volume, bounding_box
 
 RIGHT, LEFT = 1, 2
 WORKING_MM = 2.0  # shapes of lungs need no finer grid
-TISSUE_HU = -400  # between lung (-900 to -500) and soft tissue (0 to 60)
 GAS_HU = -960  # a cavity whose median is below holds no lung tissue: bowel, outside air
 CLOSING_MM = 8.0  # bridges vessels at the hilum and dents of nodules at the pleura
 AIRWAY_HU = -880  # a trachea's median is below, a lung's top above
@@ -69,7 +69,7 @@ def _refined(body: np.ndarray, lung: np.ndarray, coarse: Space, space: Space) ->
         start = np.rint(np.linalg.solve(coarse.affine, space.affine[:, 3])[:3]).astype(int)
         box = tuple(slice(a, a + n) for a, n in zip(start, space.shape, strict=True))
         return body[box], lung[box].copy()
-    inside = resample(Volume(body, coarse.affine), space, fill=0.0) >= 0.5
+    inside = resample_mask(Volume(body, coarse.affine), space)
     right, left = (resample(Volume(lung == side, coarse.affine), space, fill=0.0) for side in (RIGHT, LEFT))
     result = np.where(right >= left, np.uint8(RIGHT), np.uint8(LEFT))
     right += left
@@ -91,16 +91,16 @@ def body_mask(hu: np.ndarray, space: Space) -> np.ndarray:
     Tissue is opened by 3 mm first, so that the table and clothes that touch the skin come off.
     """
     radius = max(1.0, 3.0 / space.spacing_mm[0])
-    dense = hu > TISSUE_HU
+    dense = hu > AERATED_HU
     core = _largest(~within(~dense, radius))
     return ndimage.binary_fill_holes(within(core, radius + 1) & dense, IN_PLANE)
 
 
 def lung_mask(hu: np.ndarray, body: np.ndarray, space: Space, nodules: np.ndarray | None = None) -> np.ndarray:
     """Lungs in a chest: uint8 ``[x y z]``, 0, 1 right, 2 left; all zero if there is no aerated lung in the body."""
-    air = (hu < TISSUE_HU) & body
+    air = (hu < AERATED_HU) & body
     air &= ~airway(air, hu, body, space)
-    lung = _lung_components(air, hu, space)
+    lung = _lung_components(air, hu)
     result = np.zeros(hu.shape, dtype=np.uint8)
     if not lung.any():
         return result
@@ -156,7 +156,7 @@ def _trachea_section(plane, hu, candidates, middle: float, space: Space) -> np.n
     return np.array(best, dtype=int)
 
 
-def _lung_components(air: np.ndarray, hu: np.ndarray, space: Space) -> np.ndarray:
+def _lung_components(air: np.ndarray, hu: np.ndarray) -> np.ndarray:
     """The pieces of ``air`` that are lung: at least a tenth of the largest, and not pure gas."""
     pieces, count = ndimage.label(air)
     if not count:
@@ -164,8 +164,7 @@ def _lung_components(air: np.ndarray, hu: np.ndarray, space: Space) -> np.ndarra
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     large = np.flatnonzero(sizes >= 0.1 * sizes.max())
-    keep = [number for number in large if np.median(hu[pieces == number]) > GAS_HU]
-    return np.isin(pieces, keep)
+    return np.isin(pieces, large[np.asarray(ndimage.median(hu, pieces, large)) > GAS_HU])
 
 
 def sides(lung: np.ndarray, space: Space) -> np.ndarray:
@@ -236,7 +235,7 @@ def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:
 
     Air that fills a corner without any tissue in it (outside the skin, a wide bronchus) is no lung.
     """
-    pieces, count = ndimage.label(ct.data < TISSUE_HU)
+    pieces, count = ndimage.label(ct.data < AERATED_HU)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     large = np.flatnonzero(sizes * ct.space.voxel_ml >= 0.5)
     large = large[large > 0]

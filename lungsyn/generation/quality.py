@@ -24,10 +24,9 @@ from scipy import ndimage
 
 from lungsyn.config import Grid
 from lungsyn.volume.files import Case
-from lungsyn.volume.intensity import AIR_HU, NOT_FINITE_HU
+from lungsyn.volume.intensity import AERATED_HU, AIR_HU, NOT_FINITE_HU
 from lungsyn.volume.patches import axis_starts, coarse_multiple, padded_shape, patch_stride
 
-LUNG_HU = -400  # aerated below, solid above
 FEWEST_VOXELS = 200  # of a tissue, or inside the body on a plane, to be measured
 FEWEST_NODULE_VOXELS = 5
 FEWEST_SHELL_VOXELS = 20
@@ -103,7 +102,7 @@ def tissue_measures(hu: np.ndarray, mask: np.ndarray, name: str) -> dict[str, fl
 
 def shares(hu: np.ndarray, lungs: np.ndarray, tissue: np.ndarray) -> dict[str, float]:
     """Lung shape: how much of the lungs is solid, how much of the body outside them is aerated."""
-    parts = {"lung_solid": (lungs, hu > LUNG_HU), "tissue_aerated": (tissue, hu < LUNG_HU)}
+    parts = {"lung_solid": (lungs, hu > AERATED_HU), "tissue_aerated": (tissue, hu < AERATED_HU)}
     return {name: float(odd[mask].mean()) for name, (mask, odd) in parts.items() if mask.sum() >= FEWEST_VOXELS}
 
 

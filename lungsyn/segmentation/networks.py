@@ -5,23 +5,13 @@ from monai.networks.nets import DynUNet, SwinUNETR, UNet
 from torch import nn
 
 from lungsyn.config import Segmenter
-from lungsyn.errors import InputError
 
 PRIOR_LOGIT = -4.0  # every voxel starts as 2 % nodule: see start_from_prior
 
 
 def build(settings: Segmenter) -> nn.Module:
-    """The network that the settings name. Raises InputError when the patch does not fit its levels."""
+    """The network that the settings name."""
     channels = settings.channels
-    multiple = 32 if settings.network == "swin_unetr" else 2 ** (len(channels) - 1)
-    least = 64 if settings.network == "swin_unetr" else multiple  # its instance norm needs two voxels at the bottom
-    if settings.patch_voxels % multiple or settings.patch_voxels < least:
-        raise InputError(
-            f"segmenters.*.patch_voxels is {settings.patch_voxels}; {settings.network} with these channels needs a "
-            f"multiple of {multiple}, at least {least}: change patch_voxels or channels"
-        )
-    if settings.network == "dynunet" and len(channels) < 3:
-        raise InputError(f"segmenters.*.channels is {channels}; dynunet needs three levels or more: add one")
     if settings.network == "swin_unetr":
         network = SwinUNETR(in_channels=1, out_channels=1, feature_size=channels[0])
     elif settings.network == "dynunet":

@@ -13,10 +13,11 @@ from lungsyn.compute import choose_device, choose_precision, describe, set_up
 from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
-from lungsyn.volume.intensity import AIR_HU, to_model_range
+from lungsyn.volume.intensity import AERATED_HU, AIR_HU, to_model_range
 from lungsyn.volume.patches import MIRRORS
 
-LUNG_MARGIN_MM = 5.0  # a prediction may reach this far beyond the lung mask
+CLOSING_MM = 10.0  # vessels and nodules up to twice as thick are inside the lung
+LUNG_MARGIN_MM = 5.0  # a prediction may reach this far beyond it
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,14 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.
 
 
 def near_lungs(case: Case) -> np.ndarray:
-    """The lungs and ``LUNG_MARGIN_MM`` around them (bool)."""
-    lungs = np.asarray(case.lungs) > 0
-    return ndimage.distance_transform_edt(~lungs, sampling=case.space.spacing_mm) <= LUNG_MARGIN_MM
+    """What is aerated in the lungs, closed over solid parts, and ``LUNG_MARGIN_MM`` around that: bool ``[x y z]``.
+
+    Not the case's mask of the lungs, in which every marked nodule is by rule: it would tell where to look.
+    """
+    spacing_mm = case.space.spacing_mm
+    aerated = (np.asarray(case.lungs) > 0) & (np.asarray(case.ct) < AERATED_HU)
+    if not aerated.any():
+        return aerated
+    beyond = ndimage.distance_transform_edt(~aerated, sampling=spacing_mm) > CLOSING_MM + LUNG_MARGIN_MM
+    near = ndimage.distance_transform_edt(~beyond, sampling=spacing_mm) > CLOSING_MM if beyond.any() else ~beyond
+    return ndimage.binary_fill_holes(near)

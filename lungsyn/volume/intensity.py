@@ -6,6 +6,7 @@ The window ``(low, high)`` in HU maps linearly to (-1, 1); values outside are cl
 import numpy as np
 
 AIR_HU = -1000  # outside the body
+AERATED_HU = -400  # between lung (-900 to -500) and soft tissue (0 to 60)
 NOT_FINITE_HU = -32768  # stands for a value that is no number: the lowest int16, which no CT has
 
 

@@ -125,7 +125,7 @@ CONTRACT = {
     "generators.patch_ddpm.prediction": ("epsilon", GENERATOR),
     "generators.patch_ddpm.nodule_weight": (2, GENERATOR),
     "generators.patch_ddpm.nodule_patches": (0.4, GENERATOR),
-    "generators.patch_ddpm.nodule_dropout": (0.1, GENERATOR),
+    "generators.patch_ddpm.nodule_dropout": (0.2, GENERATOR),
     "generators.patch_ddpm.flips": (True, GENERATOR),
     "generators.patch_ddpm.images": (44, GENERATOR),
     "generators.patch_ddpm.batch_patches": (4, GENERATOR),
