@@ -48,7 +48,7 @@ def costs(results: Path) -> list[dict]:
     for path in sorted((results / "generator").glob("*/*/model.safetensors")):
         jobs[f"generator {path.parts[-3]}"].append(model_facts(path)["cost"])
     for path in sorted((results / "synthetic").glob("*/*/*/*/*/case.json")):
-        jobs[f"synthesis, set {path.parts[-5]} (per volume)"].append(json.loads(path.read_text())["cost"])
+        jobs[f"synthesis, set {path.parts[-5]} (jobs: volumes)"].append(json.loads(path.read_text())["cost"])
     for path in sorted((results / "segmentation").glob("*/*/*/*/model.safetensors")):
         jobs[f"segmenter {path.parts[-5]}"].append(model_facts(path)["cost"])
     return [

@@ -65,6 +65,7 @@ def description(path: Path) -> dict:
 def from_record(record: dict, folder: Path) -> dict:
     """The job: its rule, command, settings, inputs, code then and now, log."""
     words = shlex.split(record["shellcmd"] or "")
+    words = words[words.index("lungsyn") :] if "lungsyn" in words else words  # torchrun may stand before it
     took = f"{record['endtime'] - record['starttime']:,.0f} s" if record["starttime"] else "?"
     facts = {
         "rule": record["rule"],

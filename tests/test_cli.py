@@ -5,10 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from lungsyn import cli, codedigest
+from lungsyn import checkpoint, cli, codedigest
 from lungsyn.cli import arguments
+from lungsyn.config import Inference, Segmenter
 from lungsyn.provenance import note, versions
+from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import open_case, write_volume
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
@@ -35,6 +38,19 @@ def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, stu
     with pytest.raises(SystemExit):
         cli.main(["generation", "synthesise", "--synthesis", as_json(study.synthesis).replace("steps", "stepz")])
     assert "stepz: unknown key" in capsys.readouterr().err
+
+
+def test_a_network_of_no_numbers_is_one_message_without_traceback(case_folders, tmp_path, capsys):
+    settings = Segmenter(
+        network="unet", channels=[4, 8], window_hu=(-1000, 400), patch_voxels=16, nodule_patches=0.5, steps=1,
+        batch_patches=1, learning_rate=0.001,
+    )  # fmt: skip
+    weights = {name: torch.full_like(tensor, torch.nan) for name, tensor in build(settings).state_dict().items()}
+    checkpoint.save(tmp_path / "0/model.safetensors", weights, {"segmenter": settings.model_dump(mode="json")})
+    told = ["--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
+    told += ["--inference", Inference(overlap=0).model_dump_json(), "--out", tmp_path / "out"]
+    assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
+    assert "the network's output is no number" in capsys.readouterr().err
 
 
 def test_more_cases_are_open_than_a_system_s_usual_limit_lets():

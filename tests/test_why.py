@@ -13,7 +13,7 @@ from lungsyn.why import explain
 CODE = codedigest.of_verb("evaluation", "score")
 
 
-def write_record(folder, name: str, code: str, checksums: dict) -> None:
+def write_record(folder, name: str, code: str, checksums: dict, before: str = "") -> None:
     encoded = base64.urlsafe_b64encode(name.encode()).decode()
     pieces = [encoded[i : i + 254] for i in range(0, len(encoded), 254)]
     path = folder.joinpath(".snakemake/metadata", *(f"@{piece}" for piece in pieces[:-1]), pieces[-1])
@@ -21,7 +21,7 @@ def write_record(folder, name: str, code: str, checksums: dict) -> None:
     now = time.time()
     record = {
         "rule": "score", "starttime": now - 90, "endtime": now, "log": ["results/logs/score.log"],
-        "shellcmd": "lungsyn evaluation score --evaluation '{\"bootstrap\":200}' --seed 7 --out x > log 2>&1",
+        "shellcmd": before + "lungsyn evaluation score --evaluation '{\"bootstrap\":200}' --seed 7 --out x > log 2>&1",
         "params": [f"'{code}'", "7"], "input": ["a.tsv", "b.nii"], "input_checksums": checksums,
     }  # fmt: skip
     path.write_text(json.dumps(record))
@@ -44,6 +44,13 @@ def test_a_table_is_explained_from_the_records(study):
     ]:  # fmt: skip
         assert part in text, text
     assert "second" not in text
+
+
+def test_a_training_on_several_gpus_is_explained_too(study):
+    torchrun = "torchrun --standalone --nproc-per-node 2 --no-python "
+    write_record(study, "results/scores.tsv", CODE, {}, torchrun)
+    text = explain(study / "results/scores.tsv")
+    assert "lungsyn evaluation score" in text and f"{CODE}, as it is now" in text
 
 
 def test_code_that_changed_since_is_said(study):

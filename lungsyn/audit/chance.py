@@ -71,9 +71,7 @@ def beyond(values, held_out, confidence: float) -> Beyond:
     k = min(math.ceil((m + 1) * QUANTILE), m)
     threshold = float(np.sort(held_out)[k - 1])
     count = int((np.asarray(values) > threshold).sum())
-    tail = (1 - confidence) / 2
-    low = stats.beta.ppf(tail, count, n - count + 1) if count else 0.0  # Clopper & Pearson 1934
-    high = stats.beta.ppf(1 - tail, count + 1, n - count) if count < n else 1.0
+    low, high = stats.binomtest(count, n).proportion_ci(confidence)  # Clopper & Pearson 1934
     p = float(stats.betabinom.sf(count - 1, n, m + 1 - k, k))
     return Beyond(threshold, count, count / n, float(low), float(high), (m + 1 - k) / (m + 1), p)
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungsyn.errors import InputError
+from lungsyn.provenance import file_digest
 from lungsyn.volume.intensity import to_model_range
 
 WINDOW_HU = (-1000.0, 400.0)  # values beyond are clipped: what lies there, metal and dense bone, is not the question
@@ -156,4 +157,4 @@ def choose(weights: Path | None) -> tuple[Extractor, str]:
     if weights is None:
         return scattering, f"scattering {digest()}"
     extract = load_network(weights)
-    return extract, f"{weights.name} {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]}"
+    return extract, f"{weights.name} {file_digest(weights)}"

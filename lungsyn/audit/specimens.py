@@ -17,8 +17,8 @@ from lungsyn.audit.fidelity import tile_spectrum
 from lungsyn.generation.conditions import changed_nodules, region_to_make
 from lungsyn.volume.files import Case, open_case, read_json
 from lungsyn.volume.intensity import AIR_HU
+from lungsyn.volume.space import PLANES
 
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis across
 VIEWS = (*PLANES, "nodule")
 TISSUES = ("lung", "soft tissue", "nodule")
 PATCH_VOXELS = 48  # edge of a nodule's patch

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     try:
         args.run(args)
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:  # the second: a training or a network that ended in no number
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     if args.rule not in NO_JOB:

@@ -101,14 +101,14 @@ def _plot_arms_arguments(parser):
 def evaluation_plot_arms(args) -> None:
     """Draw what came of the arms: each size at a glance, case by case, FROC, cases and nodules, loss curves."""
     from lungsyn.evaluation import figures, summaries
-    from lungsyn.evaluation.comparison import from_cells
+    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS
     from lungsyn.evaluation.froc import FROC_COLUMNS
     from lungsyn.evaluation.scores import read_scores
 
     compared, titled = (args.benchmark.arm, args.null_arms), (args.study.name, args.figures.dpi)
     worst = _worst(_of(args.benchmark.segmenter, args.scores), args.benchmark)
     for table, froc in zip(args.comparisons, args.frocs, strict=True):
-        segmenter, rows = table.stem, from_cells(read_table(table))
+        segmenter, rows = table.stem, read_scores(table, COMPARISON_COLUMNS)
         scores = _by_size(_of(segmenter, args.scores))
         patients, confidence = _train_patients(args.cohort, set(scores)), args.evaluation.confidence
         summaries.plot_ladder(rows, patients, *compared, confidence, *titled, args.out / f"ladder-{segmenter}.png")
@@ -192,7 +192,7 @@ def _curves(paths: list[Path]) -> dict[str, dict[str, list[dict]]]:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         parts = path.parent.parts
         if "generator" in parts:
-            panels.setdefault("generator", {})["/".join(parts[-2:])] = records
+            panels.setdefault("generator", {})["/".join((*parts[-2:], "0"))] = records  # one training of each
         else:
             panels.setdefault(f"segmenter {parts[-4]}", {})["/".join(parts[-3:])] = records
     return panels
@@ -258,7 +258,7 @@ def evaluation_report(args) -> None:
     """Put everything on one HTML page; copy the main figure, the first of the pictures, to its short name."""
     import shutil
 
-    from lungsyn.evaluation.comparison import by_size, from_cells
+    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, by_size
     from lungsyn.evaluation.report import CAPTIONS, build
     from lungsyn.evaluation.scores import read_scores
     from lungsyn.evaluation.strata import STRATA_COLUMNS
@@ -269,7 +269,7 @@ def evaluation_report(args) -> None:
     figures = [(path, CAPTIONS[path.stem.partition("-")[0]].format(_drawn_from(path))) for path in args.pictures]
     comparisons = {}
     for path in args.comparisons:
-        comparisons |= by_size(from_cells(read_table(path)), path.stem)
+        comparisons |= by_size(read_scores(path, COMPARISON_COLUMNS), path.stem)
     strata = {path.name.split(".")[0]: read_scores(path, ["size", *STRATA_COLUMNS]) for path in args.strata}
     provenance = {"versions": versions(), "cost": costs(args.out.parent)}
     page = build(
@@ -289,7 +289,8 @@ def _answer_arguments(parser):
 @verb("evaluation", "answer", _answer_arguments)
 def evaluation_answer(args) -> None:
     """Print the comparison tables of a finished run and where its pictures are."""
-    from lungsyn.evaluation.comparison import as_text, by_size, from_cells
+    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_size
+    from lungsyn.evaluation.scores import read_scores
 
     found = (args.results / "comparison").glob("*.tsv")
     tables = sorted(path for path in found if "." not in path.stem)  # not unet.froc.tsv, unet.strata.tsv
@@ -297,6 +298,6 @@ def evaluation_answer(args) -> None:
         print(f"{args.results}: no comparison yet, as after a dry run or a run of some files")
         return
     for path in tables:
-        for title, rows in by_size(from_cells(read_table(path)), path.stem).items():
+        for title, rows in by_size(read_scores(path, COMPARISON_COLUMNS), path.stem).items():
             print(as_text(rows, f"segmenter {title}"), end="\n\n")
     print(f"report: {args.results / 'report.html'}\nfigure: {args.results / 'figures' / 'dice_difference.png'}")

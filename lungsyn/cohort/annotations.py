@@ -35,7 +35,6 @@ class Nodule:
     start: tuple[int, int, int]  # first voxel of the box in the database grid
     readers: int  # annotations in the cluster
     diameter_mm: float  # mean over the readers of the largest in-plane diameter
-    volume_mm3: float  # of the mask
     ratings: dict[str, float]  # mean over the readers of each of RATINGS; scales as in Armato et al. 2011
 
 
@@ -120,14 +119,12 @@ def consensus(cluster: list, level: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _nodule(scan, index: int, mask: np.ndarray, corner: np.ndarray, cluster: list, diameter_mm: float) -> Nodule:
     first, last = bounding_box(mask)
-    voxel_mm3 = scan.pixel_spacing**2 * _slice_step_mm(scan)
     return Nodule(
         index=index,
         mask=np.ascontiguousarray(mask[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]),
         start=tuple(int(n) for n in corner + first),
         readers=len(cluster),
         diameter_mm=diameter_mm,
-        volume_mm3=float(mask.sum() * voxel_mm3),
         ratings={name: float(np.mean([getattr(a, name) for a in cluster])) for name in RATINGS},
     )
 

@@ -8,7 +8,7 @@ cache), vessels and airways are then stamped into their own small boxes.
 Nothing here is fitted to images. Sizes are textbook values for adults, HU are those of common CT.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -226,7 +226,7 @@ def fit_anatomy(rng: np.random.Generator, grid: Grid, contrast: bool, points: li
         inside_z = best.base_z + np.clip(best.level(middle[2]), 0.42, 0.8) * (best.top_z - best.base_z)
         w, d, yc = best.cage(inside_z)
         pockets.append((middle, radius, np.array([np.copysign(0.6 * w, middle[0]), yc + 0.25 * d, inside_z])))
-    return Anatomy(**{**vars(best), "pockets": tuple(pockets)})
+    return replace(best, pockets=tuple(pockets))
 
 
 def paint(hu: np.ndarray, distance, value, edge_mm: float) -> None:

@@ -17,7 +17,6 @@ name and ID, series description, comments. UIDs follow from the image's content:
 import hashlib
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
@@ -25,6 +24,7 @@ from pydicom.uid import generate_uid
 
 from lungsyn import __version__
 from lungsyn.cohort.dicom import write_ct
+from lungsyn.cohort.preprocess import reoriented
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case, whole_file, write_json, write_volume
 from lungsyn.volume.space import Volume
@@ -95,17 +95,10 @@ def write_dicom(out: Path, cases: list[tuple[str, Case]]) -> None:
                 "--format nnunet, and treat it as you treat that patient"
             )
     for name, case in cases:
-        ct = to_lps(Volume(np.asarray(case.ct), case.affine))
+        ct = reoriented(Volume(np.asarray(case.ct), case.affine), "LPS")
         write_ct(out / name / "ct", ct, synthetic_header(name, case))
-        nodules = to_lps(Volume(np.asarray(case.nodules), case.affine))
+        nodules = reoriented(Volume(np.asarray(case.nodules), case.affine), "LPS")
         write_segmentation(out / name / "nodules.dcm", nodules.data, out / name / "ct")
-
-
-def to_lps(volume: Volume) -> Volume:
-    """The same voxels with axes flipped to run to the patient's left, to the back and up, as in DICOM."""
-    turn = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt("LPS"))
-    data = nib.apply_orientation(volume.data, turn)
-    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape))
 
 
 def synthetic_header(name: str, case: Case) -> pydicom.Dataset:

@@ -21,6 +21,7 @@ from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Reading
 from lungsyn.errors import InputError
 from lungsyn.volume.files import read_volume
+from lungsyn.volume.nodules import diameter_mm
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
 
@@ -42,8 +43,9 @@ def find_pairs(root: Path) -> list[dict]:
     image_of, label_of = _files(root, images), _files(root, labels)
     if not image_of:
         raise InputError(f"{root}: no .nii or .nii.gz in images/ (with labels/) or imagesTr/ (with labelsTr/)")
-    if any(name.endswith(CHANNEL_ZERO) for name in image_of):
-        image_of = {n.removesuffix(CHANNEL_ZERO): path for n, path in image_of.items() if n.endswith(CHANNEL_ZERO)}
+    channel_zero = {n.removesuffix(CHANNEL_ZERO): path for n, path in image_of.items() if n.endswith(CHANNEL_ZERO)}
+    if channel_zero.keys() & label_of.keys():  # else it is a case with the number 0: a channel is not in a label's name
+        image_of = channel_zero
     for misplaced in (root / images / "cases.tsv", root / labels / "cases.tsv"):
         if misplaced.exists():
             raise InputError(f"{misplaced}: it belongs beside the folders, in {root}: move it there")
@@ -154,8 +156,3 @@ def components(lesion: Volume, min_diameter_mm: float) -> list[Volume]:
         if diameter_mm(float(mask.data.sum()) * mask.space.voxel_ml * 1000) >= min_diameter_mm:
             found.append(mask)
     return found
-
-
-def diameter_mm(volume_mm3: float) -> float:
-    """Diameter of the sphere of that volume."""
-    return float(np.cbrt(6 * volume_mm3 / np.pi))

@@ -27,6 +27,7 @@ from lungsyn.cohort.chest import (
 )
 from lungsyn.cohort.dicom import write_ct
 from lungsyn.cohort.workers import mapping
+from lungsyn.errors import InputError
 from lungsyn.volume.resample import resample
 from lungsyn.volume.space import Volume
 
@@ -111,7 +112,7 @@ def choose_scans(settings: config.Phantom, nodules: config.Nodules, seed: int) -
     """Scans and their nodules, one scan per patient, in a seeded order of which more patients only extend the
     list.
 
-    Raises ValueError when the database has too few that satisfy ``settings`` and hold a nodule.
+    Raises InputError when the database has too few that satisfy ``settings`` and hold a nodule.
     """
     thinnest, thickest = settings.slice_thickness_mm
     scans = [scan for scan in annotations.all_scans() if thinnest <= scan.slice_thickness <= thickest]
@@ -124,7 +125,7 @@ def choose_scans(settings: config.Phantom, nodules: config.Nodules, seed: int) -
         if fits and scan.patient_id not in chosen and (found := annotations.nodules(scan, nodules)):
             chosen[scan.patient_id] = (scan, found)
     if len(chosen) < settings.patients:
-        raise ValueError(
+        raise InputError(
             f"only {len(chosen)} patients of LIDC-IDRI have a scan with slices of {thinnest:g} to "
             f"{thickest:g} mm, at most {settings.max_slices} of them, and such a nodule, but "
             f"cohort.phantom.patients is {settings.patients}: ask for fewer, or widen slice_thickness_mm, "

@@ -43,7 +43,7 @@ def prepare(ct: Volume, nodules: list[Volume], settings: Preprocess) -> Case:
 def target_space(ct: Volume, spacing_mm: float) -> Space:
     """The isotropic RAS+ grid of a case: the scan's own where that is one (within ``SAME_SPACING``)."""
     if _is_aligned(ct.affine) and np.allclose(ct.space.spacing_mm, spacing_mm, rtol=SAME_SPACING):
-        return to_ras(ct).space
+        return reoriented(ct, "RAS").space
     return ct.space.isotropic(spacing_mm)
 
 
@@ -63,11 +63,12 @@ def _is_aligned(affine: np.ndarray) -> bool:
     return bool(np.allclose(directions, directions.round(), atol=1e-4))
 
 
-def to_ras(volume: Volume) -> Volume:
-    """The same voxels with axes reordered and flipped to run as nearly as they can to the right, front and top."""
-    orientation = nib.io_orientation(volume.affine)
-    data = nib.apply_orientation(volume.data, orientation)
-    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.data.shape))
+def reoriented(volume: Volume, axes: str) -> Volume:
+    """The same voxels with axes reordered and flipped to run as nearly as they can as ``axes`` says: ``RAS`` is to the
+    patient's right, front and top, ``LPS`` (DICOM's) to the left, back and top."""
+    turn = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axes))
+    data = nib.apply_orientation(volume.data, turn)
+    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape))
 
 
 def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:
@@ -76,6 +77,7 @@ def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:
     A nodule gets as many voxels as its volume is worth, at least one: those that its mask fills most. Cutting at half
     full instead, as for large organs, shrinks what is convex and a few voxels wide: a 5 mm nodule on a 2 mm grid loses
     a third of its volume, a 4 mm one may vanish. Where two nodules overlap the earlier one stays.
+    Raises InputError for one that lies outside the image, or whose voxels are all another one's.
     """
     if len(masks) > 255:
         raise InputError(f"{len(masks)} nodules, more than uint8 can number: raise cohort.nodules.min_diameter_mm")
@@ -87,9 +89,14 @@ def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:
         padded, affine = _padded(mask, space)
         occupancy = resample(Volume(padded, affine), space.crop(start, stop), fill=0.0)
         part = index[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        free = np.flatnonzero(part == 0)
+        if not len(free):
+            raise InputError(
+                f"nodule {i} has no voxel of its own at {space.spacing_mm[0]:g} mm: raise "
+                "cohort.nodules.min_diameter_mm or lower cohort.preprocess.spacing_mm"
+            )
         n_voxels = max(1, round(mask.data.sum() * mask.space.voxel_ml / space.voxel_ml))
-        fullest = np.argsort(-np.where(part == 0, occupancy, -1.0), axis=None, kind="stable")[:n_voxels]
-        part.flat[fullest] = i
+        part.flat[free[np.argsort(-occupancy.ravel()[free], kind="stable")[:n_voxels]]] = i
     return index
 
 

@@ -163,17 +163,6 @@ def p_text(p: float | None) -> str:
     return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def from_cells(rows: Iterable[Mapping[str, str]]) -> list[dict]:
-    """Rows of a comparison read back from its table: numbers are numbers again, an empty cell is None."""
-    return [{key: _typed(key, row[key]) for key in COMPARISON_COLUMNS} for row in rows]
-
-
-def _typed(key: str, cell: str):
-    if key in ("arm", "group"):
-        return cell
-    return None if cell == "" else int(cell) if key.startswith("n_") or key == "size" else float(cell)
-
-
 def by_size(rows: Iterable[Mapping], segmenter: str) -> dict[str, list[Mapping]]:
     """Rows of a comparison by what was trained, in words, the largest training-set size first."""
     sizes = sorted({row["size"] for row in rows}, reverse=True)

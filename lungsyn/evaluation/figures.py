@@ -102,7 +102,7 @@ def _changes(scores: Scores, arms, benchmark_arm: str, group: str, worst) -> dic
 
 def _difference_panel(panel, group: str, changes: dict, rows: Mapping, colours: dict, null_arms: list) -> None:
     claims, many = group == TEST, len(changes) > 4
-    n_cases = len(next(iter(changes.values())))
+    n_cases = next(row["n_cases"] for (of, _), row in rows.items() if of == group)
     panel.set_title(f"{group}   n = {n_cases}", fontweight="bold" if claims else "normal", fontsize=12.5, pad=50)
     note = panel.text(0.5, 1.02, PANEL_NOTES[group], transform=panel.transAxes, ha="center", va="bottom",
                       fontsize=9.5, color=INK if claims else "#9a3b00",
@@ -178,8 +178,7 @@ def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]]
         if len(checked):
             axis.plot(checked, validation, "o--", color=INK if len(trainings) == 1 else colour, ms=4, lw=1.2,
                       label=label and f"{label}: validation")  # fmt: skip
-    in_steps = any("step" in record for records in trainings.values() for record in records)
-    axis.set(title=title, xlabel="optimiser steps" if in_steps else "patches seen", ylabel="loss", yscale="log")
+    axis.set(title=title, xlabel="patches seen", ylabel="loss", yscale="log")
     axis.grid(which="both", color="#ececec", linewidth=0.7)
     axis.legend(frameon=False, fontsize=9.5)
 
@@ -191,10 +190,7 @@ def _size_of(name: str) -> str:
 
 def _series(records: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
     """The work done at, and the value of, each record that has ``key``: ``[n]`` and ``[n]``."""
-    points = [
-        (record["step"] if "step" in record else record["images_seen"], record[key])
-        for record in records if record.get(key) is not None
-    ]  # fmt: skip
+    points = [(record["images_seen"], record[key]) for record in records if record.get(key) is not None]
     return tuple(np.array(points, dtype=float).reshape(-1, 2).T)
 
 

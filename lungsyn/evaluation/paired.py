@@ -17,8 +17,6 @@ POWER = 0.8
 class Difference:
     """``mean`` of the per-case differences, its interval (None for one patient), and its ``p``."""
 
-    n_cases: int
-    n_patients: int
     mean: float
     low: float | None
     high: float | None
@@ -40,8 +38,8 @@ def paired_difference(a, b, patients, samples: int, confidence: float, seed: int
     sums, cases = by_patient(difference, patients)
     low, high = bootstrap_interval(sums, cases, samples, confidence, seed)
     return Difference(
-        n_cases=len(difference), n_patients=len(cases), mean=float(difference.mean()), low=low, high=high,
-        p=wilcoxon_p(sums / cases), smallest_resolvable=smallest_resolvable(sums, cases, confidence, arms),
+        mean=float(difference.mean()), low=low, high=high, p=wilcoxon_p(sums / cases),
+        smallest_resolvable=smallest_resolvable(sums, cases, confidence, arms),
     )  # fmt: skip
 
 

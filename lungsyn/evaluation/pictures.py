@@ -17,12 +17,11 @@ from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.scores import nodule_mask
 from lungsyn.volume.files import Case
-from lungsyn.volume.space import bounding_box
+from lungsyn.volume.space import PLANES, bounding_box
 
 TRUTH_COLOUR = "#F0E442"
 ARM_COLOURS = ("#56B4E9", "#FF8A3D")  # lighter than on white: these lie on black
 MOST_TURNED = 6  # nodules in a row of thumbnails
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis across
 
 
 def draw_slice(axis, volume: np.ndarray, across: int, index: int, spacing_mm, window_hu) -> None:

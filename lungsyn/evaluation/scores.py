@@ -23,18 +23,7 @@ _NAMES = ["case", "patient", "split", "replicate"]
 _MEASURES = ["dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "volume_error_ml", "truth_ml", "predicted_ml"]
 SCORE_COLUMNS = [*_NAMES, *_MEASURES, "n_nodules", "found_nodules", "false_positives", "lesion_dice"]
 NODULE_COLUMNS = [*_NAMES, "nodule", "diameter_mm", "stratum", "texture", "touches_pleura", "found", "dice"]
-_TEXTS = {*_NAMES, "stratum", "arm"}
-_WHOLE = {
-    "size",
-    "n_patients",
-    "n_nodules",
-    "found_nodules",
-    "false_positives",
-    "nodule",
-    "touches_pleura",
-    "found",
-    "threshold",
-}
+_TEXTS = {*_NAMES, "stratum", "arm", "group"}
 
 
 def nodule_mask(percent: np.ndarray) -> np.ndarray:
@@ -127,4 +116,4 @@ def read_scores(path: Path, columns: Sequence[str] = SCORE_COLUMNS) -> list[dict
 def _typed(key: str, cell: str):
     if key in _TEXTS:
         return cell
-    return None if cell == "" else int(cell) if key in _WHOLE else float(cell)
+    return None if cell == "" else int(cell) if cell.lstrip("-").isdigit() else float(cell)

@@ -97,8 +97,8 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
 
 def changed_nodules(nodules: np.ndarray, before: np.ndarray) -> list[int]:
     """The numbers of the nodules that are not where they were, or were not there."""
-    numbers = range(1, max(nodules.max(), before.max()) + 1)
-    return [number for number in numbers if not np.array_equal(nodules == number, before == number)]
+    differ = nodules != before
+    return [int(number) for number in np.union1d(nodules[differ], before[differ]) if number]
 
 
 def region_to_make(nodules: np.ndarray, body: Case) -> np.ndarray:
@@ -133,7 +133,7 @@ def _place_nodules(
                 continue
             where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
             shape &= nodules[where] == 0  # it may touch another nodule, not take voxels from it
-            nodules[where][shape] = nodules.max() + 1
+            nodules[where][shape] = int(nodules.max()) + 1
             inside[where][shape] = 1
             lungs[where][shape & (lungs[where] == 0)] = lungs[where].max()
             placed.append(Placed(start, shape, varied_hu))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -95,12 +96,9 @@ def blur(image: Tensor, sigma_voxels: float) -> Tensor:
 
 def _rotate_and_scale(pair: Tensor, rng: np.random.Generator) -> Tensor:
     """One random rotation (about x, then y, then z) and isotropic scaling, linear, about the patch's centre."""
-    angles = np.deg2rad(rng.uniform(-MAX_ROTATION_DEGREES, MAX_ROTATION_DEGREES, size=3))
-    matrix = np.eye(3) / np.exp(rng.uniform(*np.log(SCALES)))
-    for axis, angle in enumerate(angles):
-        turn, (a, b) = np.eye(3), [k for k in range(3) if k != axis]
-        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        matrix = matrix @ turn
+    degrees = rng.uniform(-MAX_ROTATION_DEGREES, MAX_ROTATION_DEGREES, size=3)
+    rotation = Rotation.from_euler("XYZ", degrees, degrees=True).as_matrix()
+    matrix = rotation / np.exp(rng.uniform(*np.log(SCALES)))
     theta = torch.from_numpy(np.hstack([matrix, np.zeros((3, 1))]).astype(np.float32))[None]
     grid = F.affine_grid(theta, [1, 1, *pair.shape[1:]], align_corners=False)
     return F.grid_sample(pair[None], grid, padding_mode="border", align_corners=False)[0]

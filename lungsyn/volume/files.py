@@ -185,7 +185,7 @@ def open_case(folder: Path) -> Case:
     folder = Path(folder)
     try:
         volumes = {name: map_volume(folder / f"{name}.nii") for name in ("ct", "nodules", "lungs", "body")}
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: not a case ({error}): it needs {', '.join(CASE_FILES)}") from error
+    except UNREADABLE as error:
+        raise InputError(f"{folder}: not a case ({error}): it needs {', '.join(CASE_FILES)}, all whole") from error
     arrays = {name: volume.data for name, volume in volumes.items()}
     return Case(**arrays, affine=volumes["ct"].affine, about=read_json(folder / "case.json"))

@@ -6,6 +6,11 @@ from scipy import ndimage
 from lungsyn.volume.space import Space
 
 
+def diameter_mm(volume_mm3: float) -> float:
+    """Diameter of the sphere of that volume."""
+    return float(np.cbrt(6 * volume_mm3 / np.pi))
+
+
 def nodule_facts(nodules: np.ndarray, lungs: np.ndarray, space: Space) -> list[dict]:
     """One dict per nodule index present in ``nodules``: ``index``, ``box`` ([first, past last] per axis, voxels),
     ``volume_mm3``, ``diameter_mm`` of the sphere of that volume and ``touches_pleura``: a voxel of or next to it (26
@@ -22,7 +27,7 @@ def nodule_facts(nodules: np.ndarray, lungs: np.ndarray, space: Space) -> list[d
                 "index": index,
                 "box": [[int(s.start), int(s.stop)] for s in found],
                 "volume_mm3": round(volume_mm3, 3),
-                "diameter_mm": round((6 * volume_mm3 / np.pi) ** (1 / 3), 3),
+                "diameter_mm": round(diameter_mm(volume_mm3), 3),
                 "touches_pleura": bool((lungs[wider][beside] == 0).any()),
             }
         )

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # of the patient: the axis across
+
 
 @dataclass(frozen=True, eq=False)
 class Space:

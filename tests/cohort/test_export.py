@@ -9,8 +9,7 @@ import pytest
 from lungsyn import cli
 from lungsyn.cohort import nifti
 from lungsyn.cohort.dicom import read_ct
-from lungsyn.cohort.export import to_lps
-from lungsyn.cohort.preprocess import to_ras
+from lungsyn.cohort.preprocess import reoriented
 from lungsyn.volume.files import Case, open_case, write_case
 from lungsyn.volume.space import Volume
 from tests.cohort.test_nifti import settings
@@ -60,7 +59,7 @@ def test_a_dicom_series_is_read_back(tmp_path, synthetic):
     pytest.importorskip("highdicom", reason="highdicom (pip install 'lungsyn[dicom]') is not here")
     assert export(tmp_path, "dicom", "set") == 0
     files = sorted((tmp_path / "out/untargeted-001/ct").iterdir())
-    read = to_ras(read_ct(files))
+    read = reoriented(read_ct(files), "RAS")
     assert np.array_equal(read.data, synthetic.ct)
     np.testing.assert_allclose(read.affine, synthetic.affine, atol=1e-5)
     uids = [pydicom.dcmread(file).SOPInstanceUID for file in files]
@@ -90,7 +89,7 @@ def test_the_segmentation_lies_on_the_series(tmp_path, synthetic):
         assert list(shared.PlaneOrientationSequence[0].ImageOrientationPatient) == [1, 0, 0, 0, 1, 0]
         number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         read[heights.index(round(float(position[2]), 4))][pixels > 0] = number
-    wanted = to_lps(Volume(synthetic.nodules, synthetic.affine)).data.T
+    wanted = reoriented(Volume(synthetic.nodules, synthetic.affine), "LPS").data.T
     assert np.array_equal(read, wanted)
 
 
@@ -130,7 +129,7 @@ def test_what_cannot_be_exported_says_why(tmp_path, synthetic, capsys):
 
 def test_lps_is_ras_turned_round():
     values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    turned = to_lps(Volume(values, np.diag([2.0, 3.0, 4.0, 1.0])))
+    turned = reoriented(Volume(values, np.diag([2.0, 3.0, 4.0, 1.0])), "LPS")
     assert np.array_equal(turned.data, values[::-1, ::-1])
     assert turned.affine[:3, 3].tolist() == [2.0, 6.0, 0.0]
     assert np.diag(turned.affine).tolist() == [-2.0, -3.0, 4.0, 1.0]

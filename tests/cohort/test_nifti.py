@@ -72,6 +72,15 @@ def test_layouts(tmp_path, layout):
     )
 
 
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("imagesTr", "labelsTr")])
+def test_cases_numbered_from_0000_are_cases(tmp_path, images, labels):
+    """nnU-Net's channel is no part of a label's name; here it is the case's number."""
+    write_cases(tmp_path, names := ["case_0000", "case_0001"], images, labels, "")
+    rows = rows_of(tmp_path)
+    assert list(rows) == names
+    assert all(row["status"] == "included" for row in rows.values())
+
+
 def normalised(data) -> np.ndarray:
     return ((data + 1000) / 1200).astype(np.float32)
 

@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from lungsyn.cohort import annotations, chest, phantom
 from lungsyn.config import Nodules, Phantom
+from lungsyn.errors import InputError
 from lungsyn.volume.resample import resample_mask
 from lungsyn.volume.space import Volume
 
@@ -58,7 +59,7 @@ def test_another_seed_is_another_chest(chosen, simulated):
 
 
 def test_too_few_scans_say_what_to_change():
-    with pytest.raises(ValueError, match=r"only 0 patients .* 0.1 to 0.2 mm.* widen"):
+    with pytest.raises(InputError, match=r"only 0 patients .* 0.1 to 0.2 mm.* widen"):
         phantom.choose_scans(SETTINGS.model_copy(update={"slice_thickness_mm": (0.1, 0.2)}), NODULES, SEED)
 
 

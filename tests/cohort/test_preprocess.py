@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungsyn.cohort.preprocess import HU_RANGE, nodule_index, on_grid, prepare, to_ras
+from lungsyn.cohort.preprocess import HU_RANGE, nodule_index, on_grid, prepare, reoriented
 from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Space, Volume
@@ -63,6 +63,13 @@ def test_a_tight_box_and_a_whole_mask_give_the_same_index():
     assert np.array_equal(nodule_index([mask], grid), nodule_index([box], grid))
 
 
+def test_two_specks_in_one_voxel_are_told_with_a_way_out():
+    space = Space((40, 40, 10), LPS)
+    speck = ball(space, points_mm(space)[20, 20, 5], 0.1)
+    with pytest.raises(InputError, match=r"nodule 2 has no voxel of its own at 3 mm: raise"):
+        nodule_index([speck.crop((20, 20, 5), (21, 21, 6))] * 2, space.isotropic(3.0))
+
+
 def test_overlapping_nodules_keep_their_own_index():
     space = Space((40, 40, 12), LPS)
     masks = [ball(space, points_mm(space)[20 + 3 * i, 20, 6], 4.0) for i in range(2)]
@@ -106,7 +113,7 @@ def test_native_spacing_within_one_percent_is_not_interpolated():
     values = np.random.default_rng(0).integers(-1000, 400, (9, 9, 9)).astype(np.int16)
     ct = Volume(values, np.diag([-1.005, -0.995, 1.0, 1.0]))
     case = prepare(ct, [], part(1.0))
-    assert np.array_equal(case.ct, to_ras(ct).data)
+    assert np.array_equal(case.ct, reoriented(ct, "RAS").data)
     assert np.allclose(case.space.spacing_mm, (1.005, 0.995, 1.0))
 
 

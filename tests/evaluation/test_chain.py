@@ -93,7 +93,7 @@ def test_pictures(compared):
     """All of one size; cases and nodules where both of their arms are. Learning curves need a second size."""
     folder, curve = compared, compared / "segmentation/unet/real/100/0/training.jsonl"
     curve.parent.mkdir(parents=True)
-    curve.write_text("".join(f'{{"step": {k}, "loss": {1 / k}}}\n' for k in range(1, 9)))
+    curve.write_text("".join(f'{{"images_seen": {k}, "loss": {1 / k}}}\n' for k in range(1, 9)))
     run("plot-arms", "--scores", *(table_of(folder, arm, "") for arm in ARMS), "--nodules",
         *(table_of(folder, arm, ".nodules") for arm in ARMS), "--predictions",
         *(folder / f"predictions/unet/{arm}/100" for arm in ARMS), "--comparisons", folder / "unet.tsv", "--frocs",

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from lungsyn.errors import InputError
-from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, compare, from_cells
+from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, compare
 from lungsyn.evaluation.groups import GROUPS, worst_cases
-from lungsyn.volume.tables import read_table, write_table
+from lungsyn.evaluation.scores import read_scores
+from lungsyn.volume.tables import write_table
 
 
 def row_of(rows, arm, group="test"):
@@ -65,7 +66,7 @@ def test_cases_without_nodules_are_counted(scores, worst, evaluation):
 
 def test_the_table_returns_what_was_written(comparison, tmp_path):
     write_table(tmp_path / "unet.tsv", comparison, COMPARISON_COLUMNS)
-    for read, written in zip(from_cells(read_table(tmp_path / "unet.tsv")), comparison, strict=True):
+    for read, written in zip(read_scores(tmp_path / "unet.tsv", COMPARISON_COLUMNS), comparison, strict=True):
         assert list(read) == COMPARISON_COLUMNS
         assert all(read[key] == written[key] for key in ("size", "arm", "group"))
         for key in COMPARISON_COLUMNS[3:]:

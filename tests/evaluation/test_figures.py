@@ -7,10 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from lungsyn.cli.evaluation import _curves
 from lungsyn.config import Figures
 from lungsyn.evaluation import figures, pictures, summaries
 from lungsyn.evaluation.comparison import compare
 from lungsyn.evaluation.froc import froc_rows
+from lungsyn.evaluation.groups import worst_cases
 from tests.evaluation.conftest import N_TRAIN
 
 SETTINGS = Figures(dpi=60, window_hu=(-1200, 400), contact_cases=3, case_arms=("real", "real+synthetic"))
@@ -37,6 +39,13 @@ def test_dice_difference_of_a_tiny_study(scores, evaluation, tmp_path):
     check(tmp_path / "a.png", 11)
 
 
+def test_a_segmenter_that_is_trained_in_the_benchmark_arm_only(scores, evaluation, tmp_path):
+    alone, worst = {"real": scores["real"]}, worst_cases(scores["real"], 4)
+    rows = compare(alone, "real", worst, evaluation, seed=1)
+    figures.plot_dice_difference(alone, rows, worst, "real", [], "alone", 60, tmp_path / "a.png")
+    check(tmp_path / "a.png", 11)
+
+
 def test_jitter_keeps_neighbours_apart():
     offsets = figures.jitter(50, 0.4)
     assert np.abs(offsets).max() <= 0.2 and np.abs(np.diff(offsets)).min() > 0.1
@@ -46,7 +55,7 @@ def test_training(tmp_path):
     generator = [
         {"images_seen": 64 * k, "loss": 1 / (1 + k), "validation": 1.1 / (1 + k), "seconds": k} for k in range(9)
     ]
-    segmenter = [{"step": k, "loss": 1 / (1 + k), "seconds": k} for k in range(9)]
+    segmenter = [{"images_seen": k, "loss": 1 / (1 + k), "seconds": k} for k in range(9)]
     panels = {"generator": {"ddpm": generator}, "segmenter": {"real/0": segmenter, "real/1": segmenter[:1]}}
     figures.plot_training(panels, "real", [], "phantom", 60, tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
@@ -64,6 +73,20 @@ def test_an_arm_s_loss_curve_has_the_arm_s_colour():
         assert line.get_color() == expected[name.split("/")[0]]
         assert line.get_linestyle() == ("-" if "/25/" in name else "--")
     assert len(axis.get_legend().get_texts()) == 14
+
+
+def test_a_generator_s_curves_at_two_sizes_can_be_told_apart(tmp_path):
+    paths = [tmp_path / f"results/generator/patch_ddpm/{size}/training.jsonl" for size in (25, 100)]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_text('{"images_seen": 1, "loss": 1.0}\n')
+    axis = Figure().subplots()
+    figures._training_panel(axis, "generator", _curves(paths)["generator"], "real", [])
+    assert [line.get_linestyle() for line in axis.lines] == ["-", "--"]
+    assert [text.get_text().split(":")[0] for text in axis.get_legend().get_texts()] == [
+        "patch_ddpm/25",
+        "patch_ddpm/100",
+    ]
 
 
 def drawn(case, arms=("real", "real+synthetic")) -> pictures.Drawn:

@@ -61,7 +61,7 @@ def page(comparison, tmp_path) -> str:
     plt.close(figure)
     provenance = {
         "versions": {"a-package-with-a-long-name": "1.2.3"},
-        "cost": [{"stage": "synthesis, set a-long-name (per volume)", "jobs": 1, "seconds": 3, "peak_memory_mb": 9}],
+        "cost": [{"stage": "synthesis, set a-long-name (jobs: volumes)", "jobs": 1, "seconds": 3, "peak_memory_mb": 9}],
     }
     config = CONFIG | {"study": {"name": "a_name_without_spaces_that_is_longer_than_a_phone_is_wide_" * 2, "seed": 1}}
     figures = [(tmp_path / "a.png", "the difference"), (tmp_path / "a.png", "a case")]

@@ -76,10 +76,8 @@ def test_the_tables_return_what_was_written(tmp_path):
         write_table(tmp_path / "100.tsv", table, columns)
         for read, written in zip(read_scores(tmp_path / "100.tsv", columns), table, strict=True):
             for key in columns:
-                assert type(read[key]) is type(written[key]), key
-                assert read[key] == (
-                    pytest.approx(written[key], rel=1e-5) if type(read[key]) is float else written[key]
-                )
+                value = written[key]
+                assert read[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
 
 
 def test_another_grid_is_refused():

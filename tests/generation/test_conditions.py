@@ -127,3 +127,13 @@ def test_inpainted_cases_keep_their_own_nodules_and_get_new_ones(sources):
         assert (region[new] == 1).all()
         away = ndimage.distance_transform_edt((nodules == 0) & (body.nodules == 0), sampling=body.space.spacing_mm)
         assert (region[away > 2 * conditions.INPAINT_MARGIN_MM] == 0).all()
+
+
+def test_the_last_number_that_a_mask_can_hold_is_noticed():
+    before = np.zeros((4, 4, 4), np.uint8)
+    nodules, before[3] = before.copy(), 7
+    nodules[3], nodules[0] = 7, 255
+    assert conditions.changed_nodules(nodules, before) == [255]
+    assert conditions.changed_nodules(before, nodules) == [255]
+    nodules[3, 0] = 0
+    assert conditions.changed_nodules(nodules, before) == [7, 255]

@@ -64,6 +64,12 @@ def test_masks_of_another_shape_are_refused(tmp_path):
 def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(InputError, match="not a case"):
         files.open_case(tmp_path / "nowhere")
+    files.write_case(tmp_path / "cut", make_case())
+    whole = (tmp_path / "cut/ct.nii").read_bytes()
+    for length in (100, 2000):  # in the header, in the voxels
+        (tmp_path / "cut/ct.nii").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"(?s)not a case .*all whole"):
+            files.open_case(tmp_path / "cut")
     (tmp_path / "bad.nii").write_bytes(b"not nifti")
     with pytest.raises(InputError, match=r"bad\.nii: not a readable NIfTI"):
         files.read_volume(tmp_path / "bad.nii")
