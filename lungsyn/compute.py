@@ -8,15 +8,18 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 
 import torch
 
 from lungsyn.config import Compute
+from lungsyn.errors import InputError
 from lungsyn.provenance import peak_host_mb
 from lungsyn.volume.files import read_json, write_json
 
 TURNS = 8  # of the two precisions when they are measured
+NVIDIA = bool(glob("/dev/nvidia[0-9]*"))
 WORTH_IT = 1.5  # bfloat16 has to be so many times faster on a CPU
 
 
@@ -26,6 +29,8 @@ def choose_device(compute: Compute) -> torch.device:
         return torch.device(compute.device)
     if torch.cuda.is_available():
         return torch.device("cuda")
+    if NVIDIA and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        print("there is an NVIDIA GPU, but torch cannot use it (its driver is too old, or torch is a build for CPUs)")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -40,6 +45,8 @@ def choose_precision(
     and holds for this kind of processor from then on.
     """
     if compute.precision != "auto":
+        if (compute.precision, device.type) == ("bfloat16", "mps"):
+            raise InputError("compute.precision is bfloat16, in which MPS has no 3-D networks: set it to auto")
         return getattr(torch, compute.precision)
     if not has_bfloat16(device):
         return torch.float32
@@ -115,14 +122,15 @@ def name_of(precision: torch.dtype) -> str:
     return str(precision).removeprefix("torch.")
 
 
-def set_up(threads: int, device: torch.device) -> None:
-    """Fix the thread count (the order of sums, hence the result, depends on it) and tune the allocators."""
+def set_up(threads: int, device: torch.device, one_shape: bool = False) -> None:
+    """Fix the thread count (the order of sums, hence the result, depends on it) and tune the allocators. ``one_shape``:
+    all batches have one shape, so that CUDA may try which convolution is fastest."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True  # one static patch shape
+        torch.backends.cudnn.benchmark = one_shape
 
 
 def keep_freed_memory() -> None:

@@ -6,6 +6,7 @@ below. Work is counted in voxels that a network sees, times what it does with ea
 """
 
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -71,12 +72,19 @@ def seconds_per_work(results: Path) -> tuple[dict[str, float], set[str]]:
         facts = model_facts(path)
         settings = Generator.model_validate(facts["generator"])
         work = generator_work(settings) * facts["images_seen"] / settings.images
-        found.setdefault("train_generator", []).append(facts["cost"]["seconds"] / work)
+        found.setdefault("train_generator", []).append(cpu_seconds(facts) / work)
     for path in results.glob("segmentation/**/model.safetensors"):
         facts = model_facts(path)
         work = segmenter_work(Segmenter.model_validate(facts["segmenter"]))
-        found.setdefault("train_segmenter", []).append(facts["cost"]["seconds"] / work)
+        found.setdefault("train_segmenter", []).append(cpu_seconds(facts) / work)
     return SECONDS_PER_WORK | {rule: statistics.median(rates) for rule, rates in found.items()}, set(found)
+
+
+def cpu_seconds(facts: dict) -> float:
+    """What a training took, in seconds of a CPU: those of a GPU count ``GPU_SPEEDUP`` times, for each of its GPUs."""
+    seconds, ran_on = facts["cost"]["seconds"], facts.get("ran_on", "")
+    processes = re.search(r"(\d+) processes", ran_on)
+    return seconds * GPU_SPEEDUP * int(processes[1] if processes else 1) if ran_on.startswith("cuda") else seconds
 
 
 def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates: dict[str, float]) -> float:

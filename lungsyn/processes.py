@@ -5,6 +5,7 @@ training runs and not of what it learns: sums over a batch are sums over all pro
 """
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,12 @@ def team(device: torch.device) -> Iterator[Team]:
             )
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Team(dist.get_rank(), size, device.type)
-    finally:
-        dist.destroy_process_group()
+    yield Team(dist.get_rank(), size, device.type)
+    dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
+
+
+def leave_signals_to_the_training(worker: int) -> None:
+    """What a loader's process does first. A batch system signals every process of a job: the one that trains saves and
+    ends the others, and cannot if they are gone before."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

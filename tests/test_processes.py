@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -87,3 +88,31 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match=r"process 2 .* finds 1 CUDA devices"), processes.team(torch.device("cuda")):
         pass
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+from lungsyn.config import Compute, Generator
+from lungsyn.generation.training import train
+
+compute = Compute(device="cpu", precision="float32", generator_threads=1, loader_processes=2, checkpoint_seconds=3600)
+train([Path(f) for f in sys.argv[3:]], Generator.model_validate_json(sys.argv[2]), compute, 0, Path(sys.argv[1]))
+"""
+
+
+def test_a_signal_to_every_process_of_a_job_lets_the_training_save(case_folders, settings, tmp_path):
+    """As Slurm sends it: also to the processes that read patches ahead, which must not go first."""
+    long = settings.model_copy(update={"images": 100_000, "batch_patches": 2, "held_out": 0.0})
+    command = [sys.executable, "-c", TRAINING, tmp_path, long.model_dump_json(), *case_folders]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           start_new_session=True)  # fmt: skip
+    try:
+        said = next(line for line in run.stdout if line.startswith("generator: "))
+        os.killpg(run.pid, signal.SIGTERM)
+        said += run.communicate(timeout=120)[0]
+    finally:
+        run.kill()
+    assert "patches are saved; the same command goes on from there" in said, said
+    assert run.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.glob("generator-*/checkpoint.safetensors"))

@@ -49,13 +49,14 @@ def _predict_arguments(parser):
 @verb("segmentation", "predict", _predict_arguments)
 def segmentation_predict(args) -> None:
     """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii."""
-    from lungsyn.segmentation.prediction import load_segmenter, predict
+    from lungsyn.segmentation.prediction import load_segmenter, near_lungs, predict
     from lungsyn.volume.files import write_volume
     from lungsyn.volume.space import Volume
 
-    for model in args.models:
-        segmenter = load_segmenter(model, args.compute)
-        for folder in case_folders(args.cases):
-            case = open_case(folder)
-            percent = predict(segmenter, case, args.inference)
-            write_volume(args.out / model.parent.name / f"{folder.name}.nii", Volume(percent, case.affine))
+    segmenters = {model.parent.name: load_segmenter(model, args.compute) for model in args.models}
+    for folder in case_folders(args.cases):
+        case = open_case(folder)
+        near = near_lungs(case) if args.inference.keep_lungs else None
+        for replicate, segmenter in segmenters.items():
+            percent = predict(segmenter, case, args.inference, near)
+            write_volume(args.out / replicate / f"{folder.name}.nii", Volume(percent, case.affine))

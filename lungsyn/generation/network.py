@@ -184,7 +184,8 @@ def from_half(x: Tensor, haar: bool) -> Tensor:
 
 def _haar(like: Tensor) -> Tensor:
     """The orthonormal 2x2x2 Haar transform as a symmetric 8x8 matrix."""
-    h = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=like.dtype, device=like.device) / math.sqrt(2)
+    h = torch.full((2, 2), 0.5**0.5, dtype=like.dtype, device=like.device)
+    h[1, 1] *= -1  # made where it is needed: a copy to a GPU would wait for it
     return torch.kron(torch.kron(h, h), h)
 
 

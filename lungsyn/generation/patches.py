@@ -46,7 +46,7 @@ def coarse_window(settings: Generator, start, shape, view: Tensor | None, device
     parts = []
     if settings.position:
         axes = coordinates(start, settings.patch_voxels, shape)
-        pairs = [torch.from_numpy(a.reshape(-1, 2).mean(axis=1)).to(device) for a in axes]  # [P/2] each
+        pairs = torch.from_numpy(np.stack([a.reshape(-1, 2).mean(axis=1) for a in axes])).to(device)  # [3 P/2]
         parts.append(torch.stack(torch.meshgrid(*pairs, indexing="ij")))
     if view is not None:
         parts.append(view[None])

@@ -208,7 +208,7 @@ def network_denoiser(
         spacing = torch.full((len(x_t),), canvas.spacing_mm, device=device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             prediction = network(x_t, masks, coarse, times, spacing)
-        return to_x0(settings.prediction, prediction.float(), x_t, abar[t].float().to(device)).clamp_(-1, 1)[:, 0]
+        return to_x0(settings.prediction, prediction.float(), x_t, abar[t].float()).clamp_(-1, 1)[:, 0]
 
     def denoise(x_t: Tensor, starts: list[Start], views: Tensor | None, t: int) -> Tensor:
         masks = torch.stack([canvas.masks[(slice(None), *box(s, settings.patch_voxels))] for s in starts])

@@ -20,7 +20,7 @@ from lungsyn.errors import InputError
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.optimizer import Muon
-from lungsyn.processes import ALONE, Team
+from lungsyn.processes import ALONE, Team, leave_signals_to_the_training
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
 from lungsyn.volume.files import data_digests, read_json
@@ -48,7 +48,7 @@ def train(
     ``watch`` after each check."""
     check_shares(settings, team)
     device = choose_device(compute)
-    set_up(compute.generator_threads, device)
+    set_up(compute.generator_threads, device, one_shape=True)
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device)
@@ -91,18 +91,18 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
-        value = float(team.total(loss)) / team.size
-        if not np.isfinite(value) or not torch.isfinite(norm):
-            names = sorted({learned[i].name for i in batch["cases"]})
-            raise FloatingPointError(
-                f"loss {value}, gradient {float(norm)} after {about['images_seen']} patches; the batch's cases: "
-                f"{', '.join(names)}. Look at them, or lower generators.*.learning_rate"
-            )
         optimizer.step()
         seen = min(settings.batch_patches, settings.images - about["images_seen"])  # by all processes
         about["images_seen"] += seen
         update_average(average, network, settings, about["images_seen"], seen)
 
+        value = float(team.total(loss)) / team.size  # waits for the GPU, which by now has all of this step to do
+        if not np.isfinite(value) or not torch.isfinite(norm):
+            names = sorted({learned[i].name for i in batch["cases"]})
+            raise FloatingPointError(
+                f"loss {value}, gradient {float(norm)} after {about['images_seen'] - seen} patches; the batch's cases: "
+                f"{', '.join(names)}. Look at them, or lower generators.*.learning_rate"
+            )
         about["recent"].append(value)
         if team.leads:
             progress.update(about["images_seen"], loss=float(np.mean(about["recent"][-50:])))
@@ -155,6 +155,7 @@ def loader(
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if processes else None,
         persistent_workers=processes > 0,
+        worker_init_fn=leave_signals_to_the_training,
     )
 
 

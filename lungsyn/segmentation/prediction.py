@@ -16,6 +16,7 @@ from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AERATED_HU, AIR_HU, to_model_range
 from lungsyn.volume.patches import MIRRORS
 
+WORKING_MM = 2.0  # where predictions may be is found on a grid as coarse as that
 CLOSING_MM = 10.0  # vessels and nodules up to twice as thick are inside the lung
 LUNG_MARGIN_MM = 5.0  # a prediction may reach this far beyond it
 
@@ -44,10 +45,11 @@ def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
 
 
 @torch.no_grad()
-def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.ndarray:
+def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference, near: np.ndarray | None = None) -> np.ndarray:
     """The probability of nodule in whole percent, rounded down (so 50 says at least one half): uint8 ``[x y z]``.
 
-    Raises FloatingPointError if the network gives no number."""
+    0 where not ``near`` (bool ``[x y z]``, of ``near_lungs``; without it everywhere counts). Raises
+    FloatingPointError if the network gives no number."""
     settings, device = segmenter.settings, segmenter.device
     image = torch.from_numpy(to_model_range(case.ct, settings.window_hu))[None, None]
     mirrors = [[2 + axis for axis in axes] for axes in (MIRRORS if inference.mirrored else [()])]
@@ -64,8 +66,8 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference) -> np.
     if logits.isnan().any():
         raise FloatingPointError("the network's output is no number: it would pass for a case without nodules")
     percent = logits[0, 0].sigmoid_().mul_(100).to(torch.uint8).numpy()
-    if inference.keep_lungs:
-        percent[~near_lungs(case)] = 0
+    if near is not None:
+        percent[~near] = 0
     return percent
 
 
@@ -74,10 +76,14 @@ def near_lungs(case: Case) -> np.ndarray:
 
     Not the case's mask of the lungs, in which every marked nodule is by rule: it would tell where to look.
     """
-    spacing_mm = case.space.spacing_mm
-    aerated = (np.asarray(case.lungs) > 0) & (np.asarray(case.ct) < AERATED_HU)
+    spacing_mm, every = case.space.spacing_mm, max(1, int(WORKING_MM / case.space.spacing_mm.max() + 0.01))
+    thin = (slice(None, None, every),) * 3
+    aerated = (np.asarray(case.lungs[thin]) > 0) & (np.asarray(case.ct[thin]) < AERATED_HU)
     if not aerated.any():
-        return aerated
-    beyond = ndimage.distance_transform_edt(~aerated, sampling=spacing_mm) > CLOSING_MM + LUNG_MARGIN_MM
-    near = ndimage.distance_transform_edt(~beyond, sampling=spacing_mm) > CLOSING_MM if beyond.any() else ~beyond
-    return ndimage.binary_fill_holes(near)
+        return np.zeros(case.ct.shape, bool)
+    beyond = ndimage.distance_transform_edt(~aerated, spacing_mm * every) > CLOSING_MM + LUNG_MARGIN_MM
+    near = ndimage.distance_transform_edt(~beyond, spacing_mm * every) > CLOSING_MM if beyond.any() else ~beyond
+    near = ndimage.binary_fill_holes(near)
+    for axis in range(3):
+        near = near.repeat(every, axis)
+    return near[tuple(slice(n) for n in case.ct.shape)]

@@ -12,6 +12,7 @@ from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Segmenter
 from lungsyn.optimizer import Muon
+from lungsyn.processes import leave_signals_to_the_training
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
@@ -33,7 +34,7 @@ def train(
     weights, what made them, and the records of the curve. Continues from ``checkpoints`` if the same training was
     stopped there."""
     device = choose_device(compute)
-    set_up(compute.segmenter_threads, device)
+    set_up(compute.segmenter_threads, device, one_shape=True)
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device, memory_format=torch.channels_last_3d)
@@ -58,6 +59,7 @@ def train(
         num_workers=processes,
         pin_memory=device.type == "cuda",
         persistent_workers=processes > 0,
+        worker_init_fn=leave_signals_to_the_training,
     )
     forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
     network.train()
@@ -71,13 +73,14 @@ def train(
             group["lr"] = settings.learning_rate * (1 - about["steps"] / settings.steps) ** 0.9  # nnU-Net's decay
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0))
-        value = float(loss.detach())
+        gradient = torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        optimizer.step()
+        # Only now: reading waits for the GPU, which by now has all of this step to do.
+        value, norm = float(loss.detach()), float(gradient)
         if not np.isfinite([value, norm]).all():  # an infinite norm would make the weights no numbers, unseen
             raise FloatingPointError(
                 f"loss {value}, gradient {norm} at step {about['steps']}: lower segmenters.*.learning_rate"
             )
-        optimizer.step()
         about["steps"] += 1
         about["recent"].append(value)
         progress.update(about["steps"], loss=float(np.mean(about["recent"][-20:])))

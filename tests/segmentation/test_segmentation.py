@@ -66,7 +66,7 @@ def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
     checkpoint.save(tmp_path / "model.safetensors", weights, {"segmenter": long.model_dump(mode="json")})
     segmenter = prediction.load_segmenter(tmp_path / "model.safetensors", CPU)
     case = open_case(case_folders[4])
-    mask = prediction.predict(segmenter, case, Inference(overlap=0.25)) >= 50
+    mask = prediction.predict(segmenter, case, Inference(overlap=0.25), prediction.near_lungs(case)) >= 50
     truth = np.asarray(case.nodules) > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
     assert records[-1]["loss"] < records[0]["loss"]
@@ -142,8 +142,8 @@ class Constant(torch.nn.Module):
 def test_predictions_are_whole_percent_rounded_down(case_folders, settings, probability, percent):
     case = open_case(case_folders[0])
     network = prediction.LoadedSegmenter(Constant(probability), settings, torch.device("cpu"), torch.float32)
-    found = prediction.predict(network, case, Inference(overlap=0.25))
     near = prediction.near_lungs(case)
+    found = prediction.predict(network, case, Inference(overlap=0.25), near)
     assert found.dtype == np.uint8 and found.shape == case.ct.shape
     assert (found[near] == percent).all() and (found[~near] == 0).all()
 
@@ -161,7 +161,7 @@ def test_mirrored_predictions_have_no_side(settings):
     mirrored = dataclasses.replace(case, ct=np.ascontiguousarray(case.ct[::-1]))
     network = prediction.LoadedSegmenter(Looks(), settings, torch.device("cpu"), torch.float32)
     for average in (True, False):
-        inference = Inference(overlap=0.25, mirrored=average, keep_lungs=False)
+        inference = Inference(overlap=0.25, mirrored=average)
         one, other = (prediction.predict(network, c, inference).astype(int) for c in (case, mirrored))
         assert (np.abs(one - other[::-1]).max() <= 1) == average  # whole percent, rounded down
 

@@ -100,7 +100,12 @@ def test_a_full_disk_ends_a_run_before_its_first_job(snakemake, tmp_path):
     assert not (tmp_path / "results/phantom").exists()
 
 
-def test_rates_are_measured_where_results_recorded_them(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("ran_on", "seconds"),
+    [("cpu (x86_64), float32, 1 threads", 60), ("cuda (NVIDIA H100), bfloat16, 1 threads, 2 processes",
+                                               60 * 2 * planning.GPU_SPEEDUP)],
+)  # fmt: skip
+def test_rates_are_measured_where_results_recorded_them(tiny, tmp_path, ran_on, seconds):
     from safetensors.numpy import save_file
 
     settings = tiny.generators["patch_ddpm"]
@@ -110,8 +115,11 @@ def test_rates_are_measured_where_results_recorded_them(tiny, tmp_path):
         "generator": settings.model_dump(mode="json"),
         "images_seen": settings.images // 2,
         "cost": {"seconds": 30},
+        "ran_on": ran_on,
     }
     save_file({}, path, metadata={"about": json.dumps(about)})
     rates, measured = planning.seconds_per_work(tmp_path)
     assert measured == {"train_generator"}
-    assert planning.job_seconds("train_generator", {"generator": "patch_ddpm"}, tiny, 3, rates) == pytest.approx(60)
+    assert planning.job_seconds("train_generator", {"generator": "patch_ddpm"}, tiny, 3, rates) == pytest.approx(
+        seconds
+    )
