@@ -147,9 +147,9 @@ def plot_training(
 ) -> None:  # fmt: skip
     """Loss against work done: ``{panel title: {name: records}}``.
 
-    A record, a line of ``training.jsonl``, has ``images_seen`` or ``step``, and ``loss`` or ``validation`` or
-    both. A name is ``{arm or generator}[/{size}]/{replicate}``: an arm has its colour of the other figures, a size
-    its kind of line, and replicates share a legend entry.
+    A record, a line of ``training.jsonl``, has ``images_seen``, and ``loss`` or ``validation`` or both. A name is
+    ``{arm or generator}[/{size}]/{replicate}``: an arm has its colour of the other figures, a size its kind of line,
+    and replicates share a legend entry.
     """
 
     def draw(figure: Figure) -> None:
@@ -158,7 +158,8 @@ def plot_training(
             _training_panel(axis, title, trainings, benchmark_arm, null_arms)
         headline(figure, "Training", study_name)
 
-    save(11, 4.4, dpi, out, draw)
+    families = max(len({name.rsplit("/", 1)[0] for name in trainings}) for trainings in panels.values())
+    save(11, 4.4 + 0.12 * families, dpi, out, draw)
 
 
 def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]], benchmark_arm, null_arms) -> None:
@@ -176,11 +177,11 @@ def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]]
             axis.plot(done, loss, color=colour, lw=0.8, alpha=0.3)
         axis.plot(done, smoothed(loss), line, color=colour, lw=1.6, label=label and f"{label}: training")
         if len(checked):
-            axis.plot(checked, validation, "o--", color=INK if len(trainings) == 1 else colour, ms=4, lw=1.2,
+            axis.plot(checked, validation, f"o{line}", color=INK if len(trainings) == 1 else colour, ms=4, lw=1.2,
                       label=label and f"{label}: validation")  # fmt: skip
     axis.set(title=title, xlabel="patches seen", ylabel="loss", yscale="log")
     axis.grid(which="both", color="#ececec", linewidth=0.7)
-    axis.legend(frameon=False, fontsize=9.5)
+    axis.legend(frameon=False, fontsize=9.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
 
 
 def _size_of(name: str) -> str:

@@ -79,14 +79,14 @@ def test_a_generator_s_curves_at_two_sizes_can_be_told_apart(tmp_path):
     paths = [tmp_path / f"results/generator/patch_ddpm/{size}/training.jsonl" for size in (25, 100)]
     for path in paths:
         path.parent.mkdir(parents=True)
-        path.write_text('{"images_seen": 1, "loss": 1.0}\n')
+        path.write_text('{"images_seen": 1, "loss": 1.0, "validation": 1.0}\n')
     axis = Figure().subplots()
     figures._training_panel(axis, "generator", _curves(paths)["generator"], "real", [])
-    assert [line.get_linestyle() for line in axis.lines] == ["-", "--"]
-    assert [text.get_text().split(":")[0] for text in axis.get_legend().get_texts()] == [
-        "patch_ddpm/25",
-        "patch_ddpm/100",
-    ]
+    assert [(line.get_linestyle(), line.get_marker()) for line in axis.lines] == [
+        ("-", "None"), ("-", "o"), ("--", "None"), ("--", "o"),
+    ]  # fmt: skip
+    labels = [f"patch_ddpm/{size}: {what}" for size in (25, 100) for what in ("training", "validation")]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == labels
 
 
 def drawn(case, arms=("real", "real+synthetic")) -> pictures.Drawn:
