@@ -63,14 +63,16 @@ def generation_conditions(args) -> None:
     from lungsyn.evaluation.groups import worst_cases
     from lungsyn.generation import conditions
 
+    folders = case_folders(args.cases)
+    smallest_mm = conditions.smallest_mm(read_json(folder / "case.json") for folder in folders)
     if args.kind == "targeted":
         if not args.predictions:
             raise InputError("--predictions is missing: targeted masks come from the benchmark's worst cases")
-        worst = worst_cases(_benchmark_dice(args.predictions[0], case_folders(args.cases)), args.worst_cases)
-        rows = conditions.targeted(worst, args.volumes, args.seed)
+        worst = worst_cases(_benchmark_dice(args.predictions[0], folders), args.worst_cases)
+        rows = conditions.targeted(worst, args.volumes, args.seed, smallest_mm)
     else:
-        names = [folder.name for folder in case_folders(args.cases)]
-        rows = conditions.untargeted(names, args.volumes, args.seed, args.kind)
+        names = [folder.name for folder in folders]
+        rows = conditions.untargeted(names, args.volumes, args.seed, smallest_mm, args.kind)
     write_table(args.out, rows, conditions.COLUMNS)
 
 

@@ -3,11 +3,13 @@
 *Untargeted*: the body of a train case, the nodules of another train case, anywhere in the lungs. *Targeted*: body and
 nodules of one of the benchmark's worst validation cases, each nodule near its own place. *Inpainted*: as untargeted,
 but the body keeps its real CT and its own nodules, and only the new nodules and what is near them is made. Nodules are
-mirrored, rotated and scaled in all, and their HU with them, for those who paste them. A row of the table holds all that
-decides the masks: they are made again from it, not stored.
+mirrored, rotated and scaled in all, and their HU with them, for those who paste them; none becomes smaller than any of
+the cases that masks are taken from: a generator makes faint ones of a size that it never saw, and where the annotation
+has a least size a segmenter is told that smaller ones are none. A row of the table holds all that decides the masks:
+they are made again from it, not stored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +18,9 @@ from scipy.spatial.transform import Rotation
 
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
+from lungsyn.volume.nodules import diameter_mm
 
-COLUMNS = ["volume", "body_case", "nodule_case", "seed", "why"]
+COLUMNS = ["volume", "body_case", "nodule_case", "seed", "smallest_mm", "why"]
 INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the pleura as well
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
 NEAR_VOXELS = 4  # how far a targeted nodule moves from its own place along each axis
@@ -26,21 +29,31 @@ RIM_VOXELS = 2  # around a nodule, of whose HU a paste needs some
 INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
 
 
-def untargeted(train_cases: list[str], volumes: int, seed: int, why: str = "untargeted") -> list[dict]:
-    """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies and nodules about equally often."""
+def smallest_mm(abouts: Iterable[dict]) -> float:
+    """The least diameter (of the sphere of equal volume) of the nodules of these cases; 0 if they have none."""
+    return min((diameter_mm(fact["volume_mm3"]) for about in abouts for fact in about["nodules"]), default=0.0)
+
+
+def untargeted(
+    train_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0, why: str = "untargeted"
+) -> list[dict]:
+    """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies and nodules about equally often. No
+    nodule is made smaller than ``smallest_mm``."""
     rng = np.random.default_rng([seed, 2])
     if not train_cases:
         raise InputError("no train case to take masks from: the cohort's train split is empty")
     bodies, donors = (_in_turn(train_cases, volumes, rng) for _ in range(2))
-    return [_row(i, body, donor, seed, why) for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))]
+    return [
+        _row(i, body, donor, seed, smallest_mm, why) for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
+    ]
 
 
-def targeted(worst_cases: list[str], volumes: int, seed: int) -> list[dict]:
-    """``volumes`` rows that go through the worst cases in turn."""
+def targeted(worst_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0) -> list[dict]:
+    """``volumes`` rows that go through the worst cases in turn; no nodule is made smaller than ``smallest_mm``."""
     if not worst_cases:
         raise InputError("no validation case to target: the cohort's validation split is empty")
     sources = _in_turn(worst_cases, volumes, np.random.default_rng([seed, 3]))
-    return [_row(i, case, case, seed, "targeted") for i, case in enumerate(sources)]
+    return [_row(i, case, case, seed, smallest_mm, "targeted") for i, case in enumerate(sources)]
 
 
 def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str]:
@@ -48,12 +61,13 @@ def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str
     return [str(case) for case in np.concatenate(rounds)[:count]]
 
 
-def _row(number: int, body: str, donor: str, seed: int, why: str) -> dict:
+def _row(number: int, body: str, donor: str, seed: int, smallest_mm: float, why: str) -> dict:
     return {
         "volume": f"{number:04d}",
         "body_case": body,
         "nodule_case": donor,
         "seed": f"{seed}{number:05d}",
+        "smallest_mm": f"{smallest_mm:.2f}",
         "why": why,
     }
 
@@ -86,7 +100,7 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
     nothing = np.zeros_like(body.nodules)
     attempts = [(open_source(row["nodule_case"]), kept, row["why"] == "targeted"), (body, nothing, True)]
     for donor, nodules, near_own_place in attempts:
-        masks, placed = _place_nodules(donor, body, nodules, near_own_place, rng)
+        masks, placed = _place_nodules(donor, body, nodules, float(row["smallest_mm"]), near_own_place, rng)
         if placed:
             return Arrangement(masks, body, placed)
     raise InputError(
@@ -115,7 +129,7 @@ def region_to_make(nodules: np.ndarray, body: Case) -> np.ndarray:
 
 
 def _place_nodules(
-    donor: Case, body: Case, present: np.ndarray, near_own_place: bool, rng: np.random.Generator
+    donor: Case, body: Case, present: np.ndarray, smallest_mm: float, near_own_place: bool, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Placed]]:
     """The body's masks ``[3 x y z]`` with the nodules ``present`` and as many of the donor's as fit, and those."""
     nodules, lungs, inside = present.copy(), np.array(body.lungs), np.array(body.body)
@@ -126,8 +140,9 @@ def _place_nodules(
                   for (a, b), n in zip(fact["box"], donor.ct.shape, strict=True)]  # fmt: skip
         hu = np.asarray(donor.ct[np.ix_(*around)], dtype=np.float32)
         near = [(a + b) // 2 for a, b in fact["box"]] if near_own_place else None
+        least = min(smallest_mm / diameter_mm(fact["volume_mm3"]), 1.0)
         for shrink in (1.0, 0.75, 0.5):
-            shape, varied_hu = vary(crop, hu, rng, shrink)
+            shape, varied_hu = vary(crop, hu, rng, shrink, least)
             start = find_place(shape, (lungs > 0) & (nodules == 0), rng, near)
             if start is None:
                 continue
@@ -142,14 +157,16 @@ def _place_nodules(
 
 
 def vary(
-    mask: np.ndarray, hu: np.ndarray, rng: np.random.Generator, shrink: float = 1.0
+    mask: np.ndarray, hu: np.ndarray, rng: np.random.Generator, shrink: float = 1.0, least: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """A nodule's mask mirrored, rotated and scaled at random, cropped to its box; never empty; and its HU likewise.
+
+    Its diameter is scaled by one of ``SCALES`` times ``shrink``, but by ``least`` at least.
 
     ``hu`` has ``2 * RIM_VOXELS`` voxels around ``mask``; what is returned has ``RIM_VOXELS`` around the varied mask.
     """
     mirror = np.diag([rng.choice([-1.0, 1.0]) for _ in range(3)])
-    scale = shrink * np.exp(rng.uniform(*np.log(SCALES)))
+    scale = max(shrink * np.exp(rng.uniform(*np.log(SCALES))), least)
     rotation = Rotation.from_quat(rng.standard_normal(4), scalar_first=True).as_matrix()  # uniformly random
     matrix = mirror @ rotation / scale  # output voxel -> input voxel, about both centres
     side = int(np.ceil(np.linalg.norm(mask.shape) * scale)) + 2 + 2 * RIM_VOXELS

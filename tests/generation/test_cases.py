@@ -80,7 +80,7 @@ def test_nothing_is_pasted_where_nothing_fits(sources):
         case = sources(name)
         if name == "case-0":
             return case
-        about = case.about | {"nodules": [{"index": 1, "box": [[0, n] for n in case.ct.shape]}]}
+        about = case.about | {"nodules": [{"index": 1, "box": [[0, n] for n in case.ct.shape], "volume_mm3": 1e6}]}
         return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, about)
 
     row = untargeted(["case-0"], 1, seed=0, why="inpainted")[0] | {"nodule_case": "case-1"}

@@ -5,6 +5,7 @@ from scipy import ndimage
 from lungsyn.errors import InputError
 from lungsyn.generation import conditions
 from lungsyn.volume.files import open_case
+from lungsyn.volume.nodules import diameter_mm
 
 
 @pytest.fixture
@@ -63,6 +64,22 @@ def test_varied_masks_keep_their_size_within_the_scaling():
     assert all(conditions.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
 
 
+def test_no_nodule_is_made_smaller_than_the_smallest(sources):
+    """Without a limit a small nodule is scaled down, and down again where it does not fit."""
+    abouts = [sources(f"case-{k}").about for k in range(4)]
+    diameters = [diameter_mm(fact["volume_mm3"]) for about in abouts for fact in about["nodules"]]
+    smallest = conditions.smallest_mm(abouts)
+    assert smallest == min(diameters) and conditions.smallest_mm([{"nodules": []}]) == 0
+
+    def made(limit):
+        rows = conditions.untargeted(["case-0", "case-1", "case-2", "case-3"], 24, 0, limit)
+        nodules = [conditions.make_masks(row, sources).masks[0] for row in rows]
+        return [diameter_mm(8.0 * (mask == k).sum()) for mask in nodules for k in range(1, mask.max() + 1)]
+
+    assert min(made(0.0)) < 0.8 * smallest
+    assert min(made(smallest)) > 0.9 * smallest  # a few voxels: warped, they may lose one
+
+
 def hu_around(mask):
     """A nodule of 50 HU in lung of -800 HU, as wide as `vary` takes it."""
     return np.where(np.pad(mask, 2 * conditions.RIM_VOXELS), 50.0, -800.0)
@@ -105,7 +122,7 @@ def test_a_donor_that_does_not_fit_is_replaced_by_the_body_s_own(sources):
         case = sources(name)
         if name != "case-1":
             return case
-        facts = [{"index": 1, "box": [[0, n] for n in case.ct.shape]}]
+        facts = [{"index": 1, "box": [[0, n] for n in case.ct.shape], "volume_mm3": 1e6}]
         return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, {"nodules": facts})
 
     row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-1"}
