@@ -12,7 +12,7 @@ import os, time
 from lungsyn.cohort.workers import mapping
 
 def work(_):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: print may write the line's end by itself
     time.sleep(0.2)
 
 if __name__ == "__main__":
