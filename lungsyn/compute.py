@@ -19,7 +19,6 @@ from lungsyn.provenance import peak_host_mb
 from lungsyn.volume.files import read_json, write_json
 
 TURNS = 8  # of the two precisions when they are measured
-NVIDIA = bool(glob("/dev/nvidia[0-9]*"))
 WORTH_IT = 1.5  # bfloat16 has to be so many times faster on a CPU
 
 
@@ -29,7 +28,7 @@ def choose_device(compute: Compute) -> torch.device:
         return torch.device(compute.device)
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if NVIDIA and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+    if glob("/dev/nvidia[0-9]*") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         print("there is an NVIDIA GPU, but torch cannot use it (its driver is too old, or torch is a build for CPUs)")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -76,7 +76,17 @@ def team(device: torch.device) -> Iterator[Team]:
     dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
 
 
-def leave_signals_to_the_training(worker: int) -> None:
+def reading_ahead(processes: int, device: torch.device) -> dict:
+    """What a DataLoader is told so that as many ``processes`` read ahead (0: none), into pinned memory on CUDA."""
+    return {
+        "num_workers": processes,
+        "pin_memory": device.type == "cuda",
+        "persistent_workers": processes > 0,
+        "worker_init_fn": _leave_signals_to_the_training,
+    }
+
+
+def _leave_signals_to_the_training(worker: int) -> None:
     """What a loader's process does first. A batch system signals every process of a job: the one that trains saves and
     ends the others, and cannot if they are gone before."""
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -64,7 +64,7 @@ def generation_conditions(args) -> None:
     from lungsyn.generation import conditions
 
     folders = case_folders(args.cases)
-    smallest_mm = conditions.smallest_mm(read_json(folder / "case.json") for folder in folders)
+    smallest_mm = conditions.smallest_diameter_mm(read_json(folder / "case.json") for folder in folders)
     if args.kind == "targeted":
         if not args.predictions:
             raise InputError("--predictions is missing: targeted masks come from the benchmark's worst cases")

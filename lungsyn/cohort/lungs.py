@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungsyn.volume.intensity import AERATED_HU
+from lungsyn.volume.morphology import within
 from lungsyn.volume.resample import resample, resample_mask
 from lungsyn.volume.space import Space, Volume, bounding_box
 
@@ -209,25 +210,6 @@ def closed(mask: np.ndarray, radius_mm: float, space: Space) -> np.ndarray:
     result = mask.copy()
     result[box] |= ndimage.binary_fill_holes(shrunk)[(slice(pad, -pad),) * 3]
     return result
-
-
-def within(mask: np.ndarray, radius: float) -> np.ndarray:
-    """The voxels at most ``radius`` (voxels) from one of ``mask``, all of them inside the array: bool.
-
-    Exact: squares of distances are a sum over axes, so that one windowed minimum per axis finds the smallest. With
-    ``distance_transform_edt``, which finds all distances, preparing a case takes twice as long.
-    """
-    beyond = int(radius**2) + 1
-    square = np.where(mask, 0, beyond).astype(np.min_scalar_type(2 * beyond))
-    for axis in range(mask.ndim):
-        line = np.moveaxis(square, axis, 0)
-        nearest = line.copy()
-        for k in range(1, int(radius) + 1):
-            step = line + line.dtype.type(k * k)
-            np.minimum(nearest[k:], step[:-k], out=nearest[k:])
-            np.minimum(nearest[:-k], step[k:], out=nearest[:-k])
-        square = np.moveaxis(nearest, 0, axis)
-    return square < beyond
 
 
 def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:

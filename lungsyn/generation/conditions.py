@@ -29,7 +29,7 @@ RIM_VOXELS = 2  # around a nodule, of whose HU a paste needs some
 INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
 
 
-def smallest_mm(abouts: Iterable[dict]) -> float:
+def smallest_diameter_mm(abouts: Iterable[dict]) -> float:
     """The least diameter (of the sphere of equal volume) of the nodules of these cases; 0 if they have none."""
     return min((diameter_mm(fact["volume_mm3"]) for about in abouts for fact in about["nodules"]), default=0.0)
 

@@ -20,7 +20,7 @@ from lungsyn.errors import InputError
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.optimizer import Muon
-from lungsyn.processes import ALONE, Team, leave_signals_to_the_training
+from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
 from lungsyn.volume.files import data_digests, read_json
@@ -150,12 +150,9 @@ def loader(
     return DataLoader(
         patches,
         batch_sampler=numbers,
-        num_workers=processes,
         collate_fn=collate,
-        pin_memory=device.type == "cuda",
         prefetch_factor=4 if processes else None,
-        persistent_workers=processes > 0,
-        worker_init_fn=leave_signals_to_the_training,
+        **reading_ahead(processes, device),
     )
 
 

@@ -14,6 +14,7 @@ from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AERATED_HU, AIR_HU, to_model_range
+from lungsyn.volume.morphology import within
 from lungsyn.volume.patches import MIRRORS
 
 WORKING_MM = 2.0  # where predictions may be is found on a grid as coarse as that
@@ -76,14 +77,11 @@ def near_lungs(case: Case) -> np.ndarray:
 
     Not the case's mask of the lungs, in which every marked nodule is by rule: it would tell where to look.
     """
-    spacing_mm, every = case.space.spacing_mm, max(1, int(WORKING_MM / case.space.spacing_mm.max() + 0.01))
-    thin = (slice(None, None, every),) * 3
+    every = max(1, int(WORKING_MM / case.space.spacing_mm[0] + 0.01))
+    thin, spacing_mm = (slice(None, None, every),) * 3, case.space.spacing_mm[0] * every
     aerated = (np.asarray(case.lungs[thin]) > 0) & (np.asarray(case.ct[thin]) < AERATED_HU)
-    if not aerated.any():
-        return np.zeros(case.ct.shape, bool)
-    beyond = ndimage.distance_transform_edt(~aerated, spacing_mm * every) > CLOSING_MM + LUNG_MARGIN_MM
-    near = ndimage.distance_transform_edt(~beyond, spacing_mm * every) > CLOSING_MM if beyond.any() else ~beyond
-    near = ndimage.binary_fill_holes(near)
+    beyond = ~within(aerated, (CLOSING_MM + LUNG_MARGIN_MM) / spacing_mm)
+    near = ndimage.binary_fill_holes(~within(beyond, CLOSING_MM / spacing_mm))
     for axis in range(3):
         near = near.repeat(every, axis)
     return near[tuple(slice(n) for n in case.ct.shape)]

@@ -12,7 +12,7 @@ from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Segmenter
 from lungsyn.optimizer import Muon
-from lungsyn.processes import leave_signals_to_the_training
+from lungsyn.processes import reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
@@ -51,15 +51,11 @@ def train(
     ran_on = describe(device, precision)
     print(f"segmenter training on {ran_on}, from {about['steps']} of {settings.steps} steps", flush=True)
 
-    processes = compute.loader_processes
     batches = DataLoader(
         TrainingPatches(real, synthetic, synthetic_share, settings, seed),
         batch_size=settings.batch_patches,
         sampler=range(about["steps"] * settings.batch_patches, settings.steps * settings.batch_patches),
-        num_workers=processes,
-        pin_memory=device.type == "cuda",
-        persistent_workers=processes > 0,
-        worker_init_fn=leave_signals_to_the_training,
+        **reading_ahead(compute.loader_processes, device),
     )
     forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
     network.train()

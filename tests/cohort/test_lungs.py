@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from lungsyn.cohort import annotations, phantom
-from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, part_mask, within
+from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, part_mask
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Nodules, Phantom, Preprocess
 from lungsyn.volume.resample import resample_mask
@@ -127,12 +126,3 @@ def test_the_phantoms_lungs_match_its_truth():
     assert (case.lungs[case.nodules > 0] > 0).all()
     assert len(np.unique(case.nodules)) == 1 + len(found)
     assert (case.ct[case.body == 0] == -1000).all()
-
-
-@pytest.mark.parametrize("radius", [1.0, 1.5, 2.9, 4.0, 13.0])
-@pytest.mark.parametrize("shape", [(31, 20, 25), (5, 30, 1)])
-def test_what_lies_within_a_ball_is_what_the_distance_transform_says(radius, shape):
-    mask = np.random.default_rng(0).random(shape) < 0.002
-    mask[0, -1, 0] = True
-    assert np.array_equal(within(mask, radius), ndimage.distance_transform_edt(~mask) <= radius)
-    assert not within(np.zeros(shape, bool), radius).any()

@@ -68,8 +68,8 @@ def test_no_nodule_is_made_smaller_than_the_smallest(sources):
     """Without a limit a small nodule is scaled down, and down again where it does not fit."""
     abouts = [sources(f"case-{k}").about for k in range(4)]
     diameters = [diameter_mm(fact["volume_mm3"]) for about in abouts for fact in about["nodules"]]
-    smallest = conditions.smallest_mm(abouts)
-    assert smallest == min(diameters) and conditions.smallest_mm([{"nodules": []}]) == 0
+    smallest = conditions.smallest_diameter_mm(abouts)
+    assert smallest == min(diameters) and conditions.smallest_diameter_mm([{"nodules": []}]) == 0
 
     def made(limit):
         rows = conditions.untargeted(["case-0", "case-1", "case-2", "case-3"], 24, 0, limit)

@@ -1,0 +1,22 @@
+"""Shapes of masks, by balls."""
+
+import numpy as np
+
+
+def within(mask: np.ndarray, radius: float) -> np.ndarray:
+    """The voxels at most ``radius`` (voxels) from one of ``mask``, all of them inside the array: bool.
+
+    Exact: squares of distances are a sum over axes, so that one windowed minimum per axis finds the smallest. With
+    ``distance_transform_edt``, which finds all distances, preparing a case takes twice as long.
+    """
+    beyond = int(radius**2) + 1
+    square = np.where(mask, 0, beyond).astype(np.min_scalar_type(2 * beyond))
+    for axis in range(mask.ndim):
+        line = np.moveaxis(square, axis, 0)
+        nearest = line.copy()
+        for k in range(1, int(radius) + 1):
+            step = line + line.dtype.type(k * k)
+            np.minimum(nearest[k:], step[:-k], out=nearest[k:])
+            np.minimum(nearest[:-k], step[k:], out=nearest[:-k])
+        square = np.moveaxis(nearest, 0, axis)
+    return square < beyond
