@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lungsyn.errors import no_model
+from lungsyn.config import SectionType, from_json
+from lungsyn.errors import InputError, no_model
 from lungsyn.processes import ALONE, Team
 from lungsyn.volume.files import whole_file, write_json_lines
 
@@ -45,6 +46,18 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
         return tensors | {alias: tensors[name] for alias, name in metadata["aliases"].items()}, metadata["about"]
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise no_model(path, error) from error
+
+
+def load_model(path: Path, kind: str, settings: type[SectionType]) -> tuple[dict[str, Tensor], SectionType, dict]:
+    """Weights, settings and description of a model of this ``kind`` (generator, segmenter). Raises InputError naming
+    the file, also for a model of another kind or with settings that this version does not take."""
+    weights, about = load(path)
+    if kind not in about:
+        raise InputError(f"{path}: a model of lungsyn, but not a {kind}")
+    try:
+        return weights, from_json(settings, json.dumps(about[kind])), about
+    except InputError as error:
+        raise InputError(f"{path}: made by another version; delete it and run the training again\n{error}") from None
 
 
 def training_state(

@@ -53,6 +53,22 @@ def test_a_network_of_no_numbers_is_one_message_without_traceback(case_folders, 
     assert "the network's output is no number" in capsys.readouterr().err
 
 
+def test_a_model_of_another_kind_or_version_is_one_message_without_traceback(case_folders, study, tmp_path, capsys):
+    def predicted_with(about):
+        checkpoint.save(tmp_path / "0/model.safetensors", {"a": torch.zeros(1)}, about)
+        told = ["--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
+        told += ["--inference", Inference(overlap=0).model_dump_json(), "--out", tmp_path / "out"]
+        assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
+        return capsys.readouterr().err
+
+    generator = {"generator": study.generators["patch_ddpm"].model_dump(mode="json")}
+    assert "model.safetensors: a model of lungsyn, but not a segmenter" in predicted_with(generator)
+    another = predicted_with({"segmenter": {"layers": 3}})
+    assert (
+        "made by another version; delete it and run the training again" in another and "layers: unknown key" in another
+    )
+
+
 def test_more_cases_are_open_than_a_system_s_usual_limit_lets():
     """A train case is four memory maps, each an open file; the limit of the process that runs the tests stays."""
     script = """

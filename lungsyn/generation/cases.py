@@ -37,9 +37,8 @@ def load_generator(path: Path, compute: Compute) -> LoadedGenerator:
     """Load a model file; its own settings travel with it."""
     device = choose_device(compute)
     set_up(compute.generator_threads, device)
-    weights, about = checkpoint.load(path)
+    weights, settings, about = checkpoint.load_model(path, "generator", Generator)
     precision = choose_precision(compute, device, about.get("precision"))
-    settings = Generator.model_validate(about["generator"])
     network = build(settings)
     network.load_state_dict(weights)
     print(f"synthesis on {describe(device, precision)}", flush=True)

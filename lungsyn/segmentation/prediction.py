@@ -36,9 +36,8 @@ def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
     """Load a model file; its own settings travel with it."""
     device = choose_device(compute)
     set_up(compute.segmenter_threads, device)
-    weights, about = checkpoint.load(path)
+    weights, settings, about = checkpoint.load_model(path, "segmenter", Segmenter)
     precision = choose_precision(compute, device, about.get("precision"))
-    settings = Segmenter.model_validate(about["segmenter"])
     network = build(settings)
     network.load_state_dict(weights)
     print(f"{path} on {describe(device, precision)}", flush=True)
