@@ -64,6 +64,16 @@ def test_varied_masks_keep_their_size_within_the_scaling():
     assert all(conditions.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
 
 
+@pytest.mark.parametrize("radius", [1.0, 1.5, 2.3, 6.0])
+def test_a_rotated_nodule_keeps_its_volume(radius, monkeypatch):
+    """Cut at half full, a ball of 19 voxels kept 8 to 16 of them."""
+    monkeypatch.setattr(conditions, "SCALES", (1.0, 1.0))
+    rng = np.random.default_rng(0)
+    x, y, z = np.ogrid[-7:8, -7:8, -7:8]
+    ball = x**2 + y**2 + z**2 <= radius**2
+    assert {int(conditions.vary(ball, hu_around(ball), rng)[0].sum()) for _ in range(10)} == {int(ball.sum())}
+
+
 def test_no_nodule_is_made_smaller_than_the_smallest(sources):
     """Without a limit a small nodule is scaled down, and down again where it does not fit."""
     abouts = [sources(f"case-{k}").about for k in range(4)]
@@ -76,8 +86,8 @@ def test_no_nodule_is_made_smaller_than_the_smallest(sources):
         nodules = [conditions.make_masks(row, sources).masks[0] for row in rows]
         return [diameter_mm(8.0 * (mask == k).sum()) for mask in nodules for k in range(1, mask.max() + 1)]
 
-    assert min(made(0.0)) < 0.8 * smallest
-    assert min(made(smallest)) > 0.9 * smallest  # a few voxels: warped, they may lose one
+    assert min(made(0.0)) < 0.9 * smallest
+    assert min(made(smallest)) > 0.99 * smallest  # less half a voxel
 
 
 def hu_around(mask):
