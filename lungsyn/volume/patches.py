@@ -37,15 +37,16 @@ def shifted_starts(length: int, patch: int, offset: int) -> list[int]:
     return sorted({min(max(start, 0), length - patch) for start in starts})
 
 
-def importance_vector(patch: int, sigma_fraction: float = 0.25) -> np.ndarray:
-    """A Gaussian along one axis of a patch, largest in the middle, never below 1/1000 (float32 ``[patch]``).
+def importance_vector(patch: int) -> np.ndarray:
+    """A triangle along one axis of a patch, largest in the middle, nearly nothing at its ends (float32 ``[patch]``).
 
-    The importance map is the product of three; sigma is ``sigma_fraction`` of the patch. nnU-Net uses 1/8, which
-    leaves so little weight at the border that with an overlap below one half the blend is dominated by edge voxels.
+    The importance map is the product of three. Where two patches overlap, one fades into the other linearly, however
+    much they overlap (up to one half): no blend has a smaller largest step, and what the patches disagree on is nowhere
+    a seam. A Gaussian is either wide, and a patch begins with a jump (sigma 1/4, overlap 1/4: with a fifth of the
+    weight), or narrow (nnU-Net's 1/8), and jumps in the middle.
     """
-    position = np.arange(patch) - (patch - 1) / 2
-    weight = np.exp(-0.5 * (position / (sigma_fraction * patch)) ** 2)
-    return np.maximum(weight, 1e-3).astype(np.float32)
+    position = np.abs(np.arange(patch) - (patch - 1) / 2)
+    return (1 - position / (patch / 2)).astype(np.float32)
 
 
 def total_weight(length: int, starts: list[int], vector: np.ndarray) -> np.ndarray:

@@ -105,3 +105,12 @@ def test_random_start_keeps_the_wanted_voxel_inside():
         start = p.random_start(rng, (40, 30, 16), 16, near)
         assert all(a <= n < a + 16 for a, n in zip(start, near, strict=True))
         assert all(0 <= a <= n - 16 for a, n in zip(start, (40, 30, 16), strict=True))
+
+
+@given(st.integers(1, 16), st.integers(2, 32))
+def test_overlapping_patches_fade_into_each_other_in_even_steps(overlap, patch):
+    overlap = min(overlap, patch // 2)
+    vector = p.importance_vector(patch)
+    stride = patch - overlap
+    share = vector[:overlap] / p.total_weight(patch + stride, [0, stride], vector)[stride:patch]
+    assert np.allclose(share, (np.arange(overlap) + 0.5) / overlap, rtol=1e-5)
