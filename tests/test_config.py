@@ -8,6 +8,7 @@ from lungsyn.errors import InputError
 from tests.conftest import ROOT
 
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
+SHALLOW_DYNUNET = SHIPPED["segmenters"]["unet"] | {"network": "dynunet", "channels": [4, 8]}
 
 
 def merged(base, overlay):
@@ -65,10 +66,10 @@ BAD = [
     ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'patch_ddpm'"),
     ("arms.real.synthetic_share", 0.5, r"arms\.real: synthetic_share 0\.5 divides .* only one kind: remove it"),
     ("segmenters.unet.channels", [4] * 5, r"segmenters\.unet: patch_voxels is 24; .* a multiple of 16, at least 16"),
-    ("segmenters.unet.channels", [4, 8], r"segmenters\.unet: channels is .* dynunet needs three levels or more"),
+    ("segmenters.deep", SHALLOW_DYNUNET, r"segmenters\.deep: channels is .* dynunet needs three levels or more"),
     ("segmenters.unet.network", "swin_unetr", r"segmenters\.unet: patch_voxels is 24; swin_unetr .* at least 64"),
     ("segmenters.unet.window_hu", [0, 0], r"window_hu.*\[0\.0, 0\.0\] must rise"),
-    ("generators.patch_ddpm.timesteps", 10, r"synthesis\.steps is 20, more than the 10 of generators\.patch_ddpm"),
+    ("synthesis.steps", 1001, r"synthesis\.steps is 1001, more than the 1000 of generators\.patch_ddpm"),
     ("synthesis.guidance_scale", 2.0, r"generators\.patch_ddpm never learns without masks"),
     ("segmenters.unet.arms", ["synthetic"], r"segmenters\.unet\.arms lacks 'real' \(benchmark\.arm\)"),
     ("segmenters.unet.arms", ["real", "unreal"], r"segmenters\.unet\.arms is 'unreal', which does not exist"),
