@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
@@ -47,8 +48,9 @@ def draw_contour(axis, mask: np.ndarray, across: int, index: int, colour: str, w
 def draw_scale(axis, spacing_mm: float, length_mm: float = 10.0) -> None:
     """A bar of ``length_mm`` in the lower right corner (the axis is mirrored: that is its low end)."""
     start, height = 1.0, 1.0
-    axis.plot([start, start + length_mm / spacing_mm], [height] * 2, color="white", lw=3, solid_capstyle="butt")
-    axis.text(start, height + 0.6, f"{length_mm:g} mm", color="white", fontsize=9, ha="right", va="bottom")
+    look = {"color": "white", "path_effects": [withStroke(linewidth=5, foreground="black")]}  # to be seen on bone
+    axis.plot([start, start + length_mm / spacing_mm], [height] * 2, lw=3, solid_capstyle="butt", **look)
+    axis.text(start, height + 0.6, f"{length_mm:g} mm", fontsize=9, ha="right", va="bottom", **look)
 
 
 def largest_nodule(nodules: np.ndarray) -> np.ndarray | None:
