@@ -142,7 +142,7 @@ CONTRACT = {
     "synthesis.eta": (0.5, SYNTHESIS),
     "synthesis.mode": ("fused", SYNTHESIS),
     "synthesis.overlap": (0.5, QUALITY),
-    "synthesis.fused_steps": (1, SYNTHESIS),
+    "synthesis.fused_steps": (2, SYNTHESIS),
     "synthesis.guidance_scale": (2.0, SYNTHESIS),
     "synthesis.volumes_per_job": (1, SYNTHESIS),
     "quality.tries": (2, QUALITY),
