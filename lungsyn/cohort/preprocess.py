@@ -13,6 +13,7 @@ from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU
+from lungsyn.volume.nodules import fullest
 from lungsyn.volume.resample import resample
 from lungsyn.volume.space import Space, Volume
 
@@ -74,9 +75,7 @@ def reoriented(volume: Volume, axes: str) -> Volume:
 def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:
     """Which nodule each voxel of ``space`` belongs to: uint8 ``[x y z]``, 0 none, ``i`` for the i-th mask.
 
-    A nodule gets as many voxels as its volume is worth, at least one: those that its mask fills most. Cutting at half
-    full instead, as for large organs, shrinks what is convex and a few voxels wide: a 5 mm nodule on a 2 mm grid loses
-    a third of its volume, a 4 mm one may vanish. Where two nodules overlap the earlier one stays.
+    A nodule gets its ``fullest`` voxels. Where two nodules overlap the earlier one stays.
     Raises InputError for one that lies outside the image, or whose voxels are all another one's.
     """
     if len(masks) > 255:
@@ -89,14 +88,14 @@ def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:
         padded, affine = _padded(mask, space)
         occupancy = resample(Volume(padded, affine), space.crop(start, stop), fill=0.0)
         part = index[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-        free = np.flatnonzero(part == 0)
-        if not len(free):
+        free = part == 0
+        if not free.any():
             raise InputError(
                 f"nodule {i} has no voxel of its own at {space.spacing_mm[0]:g} mm: raise "
                 "cohort.nodules.min_diameter_mm or lower cohort.preprocess.spacing_mm"
             )
-        n_voxels = max(1, round(mask.data.sum() * mask.space.voxel_ml / space.voxel_ml))
-        part.flat[free[np.argsort(-occupancy.ravel()[free], kind="stable")[:n_voxels]]] = i
+        worth = mask.data.sum() * mask.space.voxel_ml / space.voxel_ml
+        part[fullest(np.where(free, occupancy, -1), worth) & free] = i
     return index
 
 

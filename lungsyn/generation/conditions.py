@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
-from lungsyn.volume.nodules import diameter_mm
+from lungsyn.volume.nodules import diameter_mm, fullest
 
 COLUMNS = ["volume", "body_case", "nodule_case", "seed", "smallest_mm", "why"]
 INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the pleura as well
@@ -175,10 +175,7 @@ def vary(
         offset = (np.array(values.shape) - 1) / 2 - matrix @ np.full(3, (side - 1) / 2)
         return ndimage.affine_transform(values.astype(np.float32), matrix, offset, (side,) * 3, order=1, mode=outside)
 
-    # As many voxels as its volume is worth, the fullest, as in a prepared case: half full would shrink small nodules.
-    fullest = np.argsort(-warp(np.pad(mask, 1), "constant"), axis=None, kind="stable")
-    varied = np.zeros((side,) * 3, dtype=bool)
-    varied.flat[fullest[: max(1, round(mask.sum() * scale**3))]] = True
+    varied = fullest(warp(np.pad(mask, 1), "constant"), mask.sum() * scale**3)
     box = ndimage.find_objects(varied.astype(np.uint8))[0]
     wider = tuple(slice(s.start - RIM_VOXELS, s.stop + RIM_VOXELS) for s in box)
     return varied[box], warp(hu, "nearest")[wider]

@@ -11,6 +11,17 @@ def diameter_mm(volume_mm3: float) -> float:
     return float(np.cbrt(6 * volume_mm3 / np.pi))
 
 
+def fullest(occupancy: np.ndarray, voxels: float) -> np.ndarray:
+    """As many ``voxels`` as a nodule's volume is worth, at least one: those that its mask fills most (bool).
+
+    Cutting at half full instead, as for large organs, shrinks what is convex and a few voxels wide: a 5 mm nodule on a
+    2 mm grid loses a third of its volume, a 4 mm one may vanish.
+    """
+    chosen = np.zeros(occupancy.shape, dtype=bool)
+    chosen.flat[np.argsort(-occupancy, axis=None, kind="stable")[: max(1, round(voxels))]] = True
+    return chosen
+
+
 def nodule_facts(nodules: np.ndarray, lungs: np.ndarray, space: Space) -> list[dict]:
     """One dict per nodule index present in ``nodules``: ``index``, ``box`` ([first, past last] per axis, voxels),
     ``volume_mm3``, ``diameter_mm`` of the sphere of that volume and ``touches_pleura``: a voxel of or next to it (26

@@ -86,7 +86,7 @@ def test_no_nodule_is_made_smaller_than_the_smallest(sources):
         nodules = [conditions.make_masks(row, sources).masks[0] for row in rows]
         return [diameter_mm(8.0 * (mask == k).sum()) for mask in nodules for k in range(1, mask.max() + 1)]
 
-    assert min(made(0.0)) < 0.9 * smallest
+    assert min(made(0.0)) < 0.81 * smallest  # the least scale, rounded to voxels
     assert min(made(smallest)) > 0.99 * smallest  # less half a voxel
 
 
