@@ -165,7 +165,12 @@ def _lung_components(air: np.ndarray, hu: np.ndarray) -> np.ndarray:
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     large = np.flatnonzero(sizes >= 0.1 * sizes.max())
-    return np.isin(pieces, [n for n in large if np.median(hu[pieces == n]) > GAS_HU])  # ndimage.median sorts all
+    return _without_gas(pieces, large, hu)
+
+
+def _without_gas(pieces: np.ndarray, numbers: np.ndarray, hu: np.ndarray) -> np.ndarray:
+    """The voxels of the ``pieces`` with these ``numbers`` that are not pure gas (``ndimage.median`` would sort all)."""
+    return np.isin(pieces, [n for n in numbers if np.median(hu[pieces == n]) > GAS_HU])
 
 
 def sides(lung: np.ndarray, space: Space) -> np.ndarray:
@@ -219,9 +224,9 @@ def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:
     """
     pieces, count = ndimage.label(ct.data < AERATED_HU)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
     large = np.flatnonzero(sizes * ct.space.voxel_ml >= 0.5)
-    gas_free = [n for n in large if n and np.median(ct.data[pieces == n]) > GAS_HU]
-    lung = np.isin(pieces, gas_free) | nodules
+    lung = _without_gas(pieces, large, ct.data) | nodules
     return (closed(lung, 3.0, ct.space) if lung.any() else lung).astype(np.uint8)
 
 
