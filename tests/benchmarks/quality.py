@@ -111,8 +111,7 @@ def the_model(bench: Bench) -> Trained | None:
     """The results' own generator, else one trained now if a length is given."""
     models = sorted(bench.results.glob("generator/**/model.safetensors")) if bench.results else []
     if models:
-        weights, about = checkpoint.load(models[0])
-        settings = Generator.model_validate(about["generator"])
+        weights, settings, about = checkpoint.load_model(models[0], "generator", Generator)
         network = build(settings)
         network.load_state_dict(weights)
         origin = f"{models[0].parent.name} of the results, {about['images_seen']} patches"
