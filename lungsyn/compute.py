@@ -20,6 +20,8 @@ from lungsyn.volume.files import read_json, write_json
 
 TURNS = 8  # of the two precisions when they are measured
 WORTH_IT = 1.5  # bfloat16 has to be so many times faster on a CPU
+GPU_VOXELS, CPU_PATCHES = 2**22, 4  # denoised at once: 128 patches of 32^3 on a GPU
+MOST_LOADERS = 15
 
 
 def choose_device(compute: Compute) -> torch.device:
@@ -114,6 +116,27 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def patches_at_once(compute: Compute, device: torch.device, patch_voxels: int) -> int:
+    """Patches of this edge that a generator denoises in one batch. ``auto``: as many as fill a GPU; on a CPU few."""
+    if compute.patches_per_batch != "auto":
+        return compute.patches_per_batch
+    return max(GPU_VOXELS // patch_voxels**3, 1) if device.type == "cuda" else CPU_PATCHES
+
+
+def loader_processes(compute: Compute, device: torch.device) -> int:
+    """Processes that make patches for a training. ``auto``: none on a CPU, which has nothing to wait for; for a GPU all
+    other CPUs that this process may use, up to ``MOST_LOADERS``."""
+    if compute.loader_processes != "auto":
+        return compute.loader_processes
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here - 1, MOST_LOADERS) if device.type == "cuda" else 0
+
+
+def compiled(network: Callable, compute: Compute, device: torch.device) -> Callable:
+    """``network`` through torch.compile, if that is asked for and there is a CUDA GPU."""
+    return torch.compile(network) if compute.compile and device.type == "cuda" else network
 
 
 def name_of(precision: torch.dtype) -> str:

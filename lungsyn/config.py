@@ -354,8 +354,12 @@ class Compute(Section):
     gpus: Count = Field(default=1, description="GPUs that train one generator together, a process for each")
     generator_threads: Count = Field(default=2, description="CPU threads of generator training and synthesis")
     segmenter_threads: Count = Field(default=1, description="CPU threads of one segmenter's training")
-    loader_processes: int = Field(default=0, ge=0, description="Processes that read patches; 0: the training one")
-    patches_per_batch: Count = Field(default=4, description="Patches the generator sees at once in synthesis")
+    loader_processes: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto", description="Processes that make patches; 0: the training one; auto: 0 without a CUDA GPU"
+    )
+    patches_per_batch: Count | Literal["auto"] = Field(
+        default="auto", description="Patches the generator sees at once in synthesis; auto: as many as fill a GPU"
+    )
     checkpoint_seconds: Count = Field(default=60, description="Time between two checkpoints of a training")
     compile: bool = Field(default=False, description="torch.compile the networks (CUDA)")
 

@@ -27,7 +27,15 @@ class Muon(torch.optim.AdamW):
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False):
         parameters = list(parameters)
         self.matrices = [p for p in parameters if p.ndim > 2 and min(p.shape[:2]) >= CHANNELS]
-        super().__init__(parameters, lr=learning_rate, fused=fused)
+        device = parameters[0].device
+        on_cuda = device.type == "cuda"  # its steps may be recorded: what changes from step to step is in its memory
+        rate = torch.tensor(learning_rate, device=device) if on_cuda else learning_rate
+        super().__init__(parameters, lr=rate, fused=fused, capturable=on_cuda)
+
+    def set_learning_rate(self, value: float) -> None:
+        """From the next step on."""
+        for group in self.param_groups:
+            group["lr"] = group["lr"].fill_(value) if isinstance(group["lr"], Tensor) else value
 
     @torch.no_grad()
     def step(self) -> None:
@@ -38,12 +46,11 @@ class Muon(torch.optim.AdamW):
             state = self.state[weight]
             if not state:
                 state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}  # AdamW asks each for its step
-            state["step"] += 1
             momentum = state["momentum"]
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
             direction = weight.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
             size = 0.2 * max(direction.shape) ** 0.5
-            weight.sub_(orthogonal(direction).view(weight.shape), alpha=learning_rate * size)
+            weight.sub_(orthogonal(direction).view(weight.shape) * (learning_rate * size))
             weight.grad = None  # AdamW passes over it
         super().step()
 

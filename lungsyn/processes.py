@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from lungsyn.compute import loader_processes
+from lungsyn.config import Compute
 from lungsyn.errors import InputError
 
 
@@ -76,12 +78,15 @@ def team(device: torch.device) -> Iterator[Team]:
     dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
 
 
-def reading_ahead(processes: int, device: torch.device) -> dict:
-    """What a DataLoader is told so that as many ``processes`` read ahead (0: none), into pinned memory on CUDA."""
+def reading_ahead(compute: Compute, device: torch.device) -> dict:
+    """What a DataLoader is told so that as many processes read ahead as ``compute`` says (0: none), into pinned memory
+    on CUDA."""
+    processes = loader_processes(compute, device)
     return {
         "num_workers": processes,
         "pin_memory": device.type == "cuda",
         "persistent_workers": processes > 0,
+        "prefetch_factor": 4 if processes else None,
         "worker_init_fn": _leave_signals_to_the_training,
     }
 

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,17 @@ def test_a_named_device_is_taken_and_auto_is_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert compute.choose_device(Compute(device="auto")).type == "mps"
+
+
+def test_auto_fills_a_gpu_and_lets_all_other_processors_make_its_patches(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(9)), raising=False)
+    told, cpu, gpu = Compute(), torch.device("cpu"), torch.device("cuda")
+    assert [compute.loader_processes(told, device) for device in (cpu, gpu)] == [0, 8]
+    assert [compute.patches_at_once(told, gpu, edge) for edge in (32, 64, 512)] == [128, 16, 1]
+    assert compute.patches_at_once(told, cpu, 32) < 10
+    told = Compute(loader_processes=3, patches_per_batch=5)
+    assert {compute.loader_processes(told, device) for device in (cpu, gpu)} == {3}
+    assert {compute.patches_at_once(told, device, 64) for device in (cpu, gpu)} == {5}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from lungsyn import checkpoint
-from lungsyn.compute import choose_device, choose_precision, describe, peak_memory_mb, set_up
+from lungsyn.compute import choose_device, choose_precision, compiled, describe, patches_at_once, peak_memory_mb, set_up
 from lungsyn.config import Compute, Generator, Synthesis, grid_of
 from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, make_masks, region_to_make
 from lungsyn.generation.network import build
@@ -26,7 +26,7 @@ from lungsyn.volume.nodules import nodule_facts
 class LoadedGenerator:
     """A trained generator, ready on its device."""
 
-    network: torch.nn.Module
+    network: Callable
     settings: Generator
     device: torch.device
     precision: torch.dtype
@@ -42,7 +42,8 @@ def load_generator(path: Path, compute: Compute) -> LoadedGenerator:
     network = build(settings)
     network.load_state_dict(weights)
     print(f"synthesis on {describe(device, precision)}", flush=True)
-    return LoadedGenerator(network.to(device).eval(), settings, device, precision, compute.patches_per_batch)
+    at_once = patches_at_once(compute, device, settings.patch_voxels)
+    return LoadedGenerator(compiled(network.to(device).eval(), compute, device), settings, device, precision, at_once)
 
 
 def synthetic_case(

@@ -122,7 +122,7 @@ class PatchUNet(nn.Module):
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
         for block in level:
             if self.checkpointing and self.training:
-                h = checkpoint(block, h, embedding, use_reentrant=False)
+                h = checkpoint(block, h, embedding, use_reentrant=False, preserve_rng_state=False)  # none is used
             else:
                 h = block(h, embedding)
         return h

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
-from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
+from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Generator
 from lungsyn.errors import InputError
 from lungsyn.generation.network import build
@@ -23,6 +23,7 @@ from lungsyn.optimizer import Muon
 from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
+from lungsyn.steps import Steps
 from lungsyn.volume.files import data_digests, read_json
 from lungsyn.volume.patches import batches
 
@@ -77,7 +78,19 @@ def train(
         print(f"generator training on {ran_on}, from {about['images_seen']} of {settings.images} patches", flush=True)
 
     forward = team.parallel(network)
-    forward = torch.compile(forward) if compute.compile and device.type == "cuda" else forward
+    forward = compiled(forward, compute, device)
+    keep = torch.zeros((), device=device)  # share of the averaged weights that a step leaves as they were
+
+    def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        loss = weighted_loss(forward, batch, settings, device, precision, team)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
+        optimizer.step()
+        update_average(average, network, keep)
+        return loss.detach(), norm
+
+    take = Steps(step, device, record=team.size == 1)
     progress = Progress("generator", settings.images, "patches", about["images_seen"])
     numbers = batches(range(about["images_seen"], settings.images), settings.batch_patches)
     for batch in loader(patches, map(team.share, numbers), compute, device):
@@ -85,23 +98,18 @@ def train(
             print(f"stopped early: {settings.early_stop_checks} checks without improvement", flush=True)
             break
         network.train()
-        loss = weighted_loss(forward, batch, settings, device, precision, team)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, about["images_seen"])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
-        optimizer.step()
         seen = min(settings.batch_patches, settings.images - about["images_seen"])  # by all processes
+        optimizer.set_learning_rate(learning_rate(settings, about["images_seen"]))
         about["images_seen"] += seen
-        update_average(average, network, settings, about["images_seen"], seen)
+        keep.fill_(kept_of_average(settings, about["images_seen"], seen))
+        names = {number: learned[number].name for number in batch.pop("cases")}
+        loss, norm = take(batch)
 
         value = float(team.total(loss)) / team.size  # waits for the GPU, which by now has all of this step to do
         if not np.isfinite(value) or not torch.isfinite(norm):
-            names = sorted({learned[i].name for i in batch["cases"]})
             raise FloatingPointError(
                 f"loss {value}, gradient {float(norm)} after {about['images_seen'] - seen} patches; the batch's cases: "
-                f"{', '.join(names)}. Look at them, or lower generators.*.learning_rate"
+                f"{', '.join(sorted(names.values()))}. Look at them, or lower generators.*.learning_rate"
             )
         about["recent"].append(value)
         if team.leads:
@@ -146,14 +154,7 @@ def loader(
     patches: TrainingPatches, numbers: Iterable[Sequence[int]], compute: Compute, device: torch.device
 ) -> DataLoader:
     """Batches of the patches with these numbers, in order; read ahead by processes and into pinned memory on CUDA."""
-    processes = compute.loader_processes
-    return DataLoader(
-        patches,
-        batch_sampler=numbers,
-        collate_fn=collate,
-        prefetch_factor=4 if processes else None,
-        **reading_ahead(processes, device),
-    )
+    return DataLoader(patches, batch_sampler=numbers, collate_fn=collate, **reading_ahead(compute, device))
 
 
 def predict(network: nn.Module, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:
@@ -198,13 +199,17 @@ def images_kept(before_fall: Path) -> int:
     return model_facts(before_fall)["images_seen"] if before_fall.exists() else 0
 
 
+def kept_of_average(settings: Generator, images_seen: int, batch: int) -> float:
+    """What a step of ``batch`` patches leaves of the exponential average, whose half-life is ``ema_images``, shorter at
+    the start (Karras et al. 2024, ramp-up of 5 %)."""
+    return 0.5 ** (batch / min(settings.ema_images, max(0.05 * images_seen, 1)))
+
+
 @torch.no_grad()
-def update_average(average: dict, network: nn.Module, settings: Generator, images_seen: int, batch: int) -> None:
-    """Exponential average with half-life ``ema_images``, shorter at the start (Karras et al. 2024, ramp-up of 5 %)."""
-    half_life = min(settings.ema_images, max(0.05 * images_seen, 1))
-    weight = 1 - 0.5 ** (batch / half_life)
+def update_average(average: dict, network: nn.Module, keep: Tensor) -> None:
+    """Move the averaged weights towards the network's, in place; the share ``keep`` of them stays."""
     for name, tensor in network.state_dict().items():
-        average[name].lerp_(tensor, weight)
+        average[name].lerp_(tensor, 1 - keep)
 
 
 def due(images_seen: int, batch: int, settings: Generator) -> bool:

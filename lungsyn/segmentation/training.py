@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
-from lungsyn.compute import choose_device, choose_precision, describe, name_of, peak_memory_mb, set_up
+from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Compute, Segmenter
 from lungsyn.optimizer import Muon
 from lungsyn.processes import reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
+from lungsyn.steps import Steps
 from lungsyn.volume.files import data_digests
 
 RECORDS = 20  # points on the loss curve
@@ -55,24 +56,30 @@ def train(
         TrainingPatches(real, synthetic, synthetic_share, settings, seed),
         batch_size=settings.batch_patches,
         sampler=range(about["steps"] * settings.batch_patches, settings.steps * settings.batch_patches),
-        **reading_ahead(compute.loader_processes, device),
+        **reading_ahead(compute, device),
     )
-    forward = torch.compile(network) if compute.compile and device.type == "cuda" else network
+    forward = compiled(network, compute, device)
+
+    def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        images = batch["images"].contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+            logits = forward(images)
+        loss = loss_of(logits.float(), batch["nodules"])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        optimizer.step()
+        return loss.detach(), norm
+
+    take = Steps(step, device)
     network.train()
     progress = Progress("segmenter", settings.steps, "steps", about["steps"])
     for images, nodules in batches:
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
-        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            logits = forward(images)
-        loss = loss_of(logits.float(), nodules.to(device, non_blocking=True))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * (1 - about["steps"] / settings.steps) ** 0.9  # nnU-Net's decay
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        gradient = torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
-        optimizer.step()
+        fall = (1 - about["steps"] / settings.steps) ** 0.9  # nnU-Net's decay
+        optimizer.set_learning_rate(settings.learning_rate * fall)
+        loss, gradient = take({"images": images, "nodules": nodules})
         # Only now: reading waits for the GPU, which by now has all of this step to do.
-        value, norm = float(loss.detach()), float(gradient)
+        value, norm = float(loss), float(gradient)
         if not np.isfinite([value, norm]).all():  # an infinite norm would make the weights no numbers, unseen
             raise FloatingPointError(
                 f"loss {value}, gradient {norm} at step {about['steps']}: lower segmenters.*.learning_rate"

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import platform
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ import yaml
 from lungsyn.compute import choose_precision, describe, name_of, set_up
 from lungsyn.config import Inference, Segmenter, check, part
 from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter
-from tests.benchmarks.claims import HEADER, Bench
+from tests.benchmarks.claims import CLOCKS, HEADER, Bench
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = {
@@ -31,7 +30,6 @@ BENCHMARKS = {
     "audit": audit.audit,
     "segmenter": segmenter.segmenter,
 }
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def arguments() -> argparse.Namespace:
@@ -48,8 +46,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--step-counts", type=int, nargs="+", default=[5, 10, 20, 50, 250, 1000])
     if "--quick" in sys.argv:
         parser.set_defaults(images=160, rounds=1, voxels=64, step_counts=[5, 10, 20, 50])
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the config's")
+    parser.add_argument("--patches-per-batch", type=int, help="denoised at once; default: the config's")
     parser.add_argument("--threads", type=int, help="CPU threads; default: the config's")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: for a busy machine, 1 thread")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine, 1 thread")
     told = parser.parse_args()
     if unknown := set(told.names) - set(BENCHMARKS):
         parser.error(f"unknown claim {', '.join(sorted(unknown))}: choose from {', '.join(BENCHMARKS)}")
@@ -59,11 +59,10 @@ def arguments() -> argparse.Namespace:
 
 
 def bench_of(told: argparse.Namespace) -> Bench:
-    """The study's settings and the sizes told, on the CPU."""
+    """The study's settings and the sizes told."""
     study = check(yaml.safe_load(told.config.read_text()))
-    compute = study.compute.model_copy(update={"device": "cpu"})
-    if told.threads:
-        compute = compute.model_copy(update={"generator_threads": told.threads})
+    here = {"device": told.device, "generator_threads": told.threads, "patches_per_batch": told.patches_per_batch}
+    compute = study.compute.model_copy(update={key: value for key, value in here.items() if value})
     generator = next(iter(study.generators.values()))
     trial = study.segmenters[study.benchmark.segmenter]
     if told.quick:
@@ -81,7 +80,9 @@ def bench_of(told: argparse.Namespace) -> Bench:
 def main() -> None:
     told = arguments()
     bench = bench_of(told)
-    set_up(bench.compute.generator_threads, bench.device)
+    set_up(bench.compute.generator_threads, bench.device, one_shape=True)
+    if bench.device.type == "cuda":
+        bench = dataclasses.replace(bench, clock=CLOCKS["gpu"])
     torch.manual_seed(0)
     precision = choose_precision(bench.compute, bench.device, notes=bench.work)  # once, for all of them
     compute = bench.compute.model_copy(update={"precision": name_of(precision)})

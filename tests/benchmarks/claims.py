@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from lungsyn.compute import choose_device, patches_at_once
 from lungsyn.config import Compute, Generator, Inference, Segmenter, Synthesis
+from lungsyn.steps import WARM_UP
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class Claim:
         numbers = "  ".join(f"{_short(number):>10}" for number in (self.ours, self.peer, self.ratio))
         return "\n".join([f"{self.name:<30}{numbers}   ({self.measured}{bar})", *("    " + d for d in self.details)])
 
+
+def wall_with_gpu() -> float:
+    """Wall clock, read when the GPU has done all it was told to."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time, "gpu": wall_with_gpu}
 
 HEADER = f"{'name':<30}{'ours':>10}  {'peer':>10}  {'ratio':>10}   (unit, what was measured; bar)"
 
@@ -69,7 +79,11 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu")
+        return choose_device(self.compute)
+
+    @property
+    def patches_at_once(self) -> int:
+        return patches_at_once(self.compute, self.device, self.generator.patch_voxels)
 
 
 def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -79,10 +93,16 @@ def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def in_turns(runs: list[Callable[[], object]], bench: Bench, warm_up: bool = True) -> list[list[float]]:
-    """Seconds of each of ``runs`` in each round, measured in turns: ``[run][round]``."""
-    for run in runs if warm_up else []:
+def warm_up(run: Callable[[], object], bench: Bench) -> None:
+    """Run once, or on a GPU until training steps are recorded."""
+    for _ in range(WARM_UP + 1 if bench.device.type == "cuda" else 1):
         run()
+
+
+def in_turns(runs: list[Callable[[], object]], bench: Bench, warm: bool = True) -> list[list[float]]:
+    """Seconds of each of ``runs`` in each round, measured in turns: ``[run][round]``."""
+    for run in runs if warm else []:
+        warm_up(run, bench)
     rounds = [[seconds(run, bench.clock) for run in runs] for _ in range(bench.rounds)]
     return [list(column) for column in zip(*rounds, strict=True)]
 

@@ -1,5 +1,6 @@
 """Speed of the generator: whole volumes and training steps against MONAI's parts, and against bare convolutions."""
 
+import operator
 import statistics
 from collections.abc import Callable
 
@@ -14,38 +15,39 @@ from lungsyn.generation.network import build, coarse_channels
 from lungsyn.generation.synthesis import Canvas, make_canvas, synthesise
 from lungsyn.generation.training import hold_out, update_average, weighted_loss
 from lungsyn.optimizer import Muon
+from lungsyn.steps import Steps
 from tests.benchmarks import peers, quality
-from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped
+from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped, warm_up
 
 CONVOLUTIONS = (nn.Conv3d, nn.ConvTranspose3d)
 PROFILE_ROWS = 12
 
 
-def full_canvas(voxels: int, settings: Generator) -> Canvas:
+def full_canvas(voxels: int, bench: Bench) -> Canvas:
     """A cube that is all body, so that no patch is skipped: the dearest volume of its size."""
     masks = np.ones((3, voxels, voxels, voxels), np.uint8)
     masks[0] = 0
-    return make_canvas(masks, 1.0, settings, torch.device("cpu"))
+    return make_canvas(masks, 1.0, bench.generator, bench.device)
 
 
 def our_volume(bench: Bench) -> Callable[[], Tensor]:
     """The whole synthesis of one volume at the study's settings."""
-    network = build(bench.generator).eval()
-    canvas = full_canvas(bench.volume_voxels, bench.generator)
+    network = build(bench.generator).to(bench.device).eval()
+    canvas = full_canvas(bench.volume_voxels, bench)
     precision = choose_precision(bench.compute, bench.device)
-    batch = bench.compute.patches_per_batch
+    batch = bench.patches_at_once
     return lambda: synthesise(network, canvas, bench.generator, bench.synthesis, 0, batch, precision)
 
 
 def volume_vs_naive(bench: Bench) -> list[Claim]:
     """One volume against 1,000 ancestral steps of half-overlapping patches with MONAI's U-Net in float32."""
-    settings, batch = peers.equal_settings(bench.generator), bench.compute.patches_per_batch
-    unet = build(settings).unet.eval()
+    settings, batch = peers.equal_settings(bench.generator), bench.patches_at_once
+    unet = build(settings).unet.to(bench.device).eval()
     patches = peers.patch_count(bench.volume_voxels, settings.patch_voxels, peers.NAIVE_OVERLAP)
     times = patches / batch * peers.NAIVE_STEPS / bench.peer_steps
     naive = peers.naive_steps(unet, settings, batch, bench.peer_steps)
     naive()
-    ours, peer = in_turns([our_volume(bench), naive], bench, warm_up=False)
+    ours, peer = in_turns([our_volume(bench), naive], bench, warm=False)
     sizes = f"{peers.parameters(unet):,} parameters (ours {peers.parameters(build(bench.generator)):,})"
     measured = (
         f"one volume of {bench.volume_voxels}^3, {bench.synthesis.mode}, {bench.synthesis.steps} steps, timed whole; "
@@ -57,10 +59,10 @@ def volume_vs_naive(bench: Bench) -> list[Claim]:
 
 def volume_vs_best_peer(bench: Bench) -> list[Claim]:
     """One volume against the same number of fused steps by ``sliding_window_inference`` with MONAI's U-Net."""
-    settings, batch = peers.equal_settings(bench.generator), bench.compute.patches_per_batch
-    unet, precision = build(settings).unet.eval(), choose_precision(bench.compute, bench.device)
+    settings, batch = peers.equal_settings(bench.generator), bench.patches_at_once
+    unet, precision = build(settings).unet.to(bench.device).eval(), choose_precision(bench.compute, bench.device)
     step = peers.fused_step(unet, settings, bench.volume_voxels, batch, precision)
-    ours, peer = in_turns([our_volume(bench), step], bench, warm_up=False)
+    ours, peer = in_turns([our_volume(bench), step], bench, warm=False)
     steps = bench.synthesis.steps
     measured = (
         f"one volume of {bench.volume_voxels}^3, {steps} steps, ours timed whole; MONAI {settings.channels}, "
@@ -70,10 +72,10 @@ def volume_vs_best_peer(bench: Bench) -> list[Claim]:
     return [compare("volume-vs-best-peer", ours, [steps * p for p in peer], "s", measured, 5)]
 
 
-def random_batch(settings: Generator) -> dict:
-    """A batch in the loader's form, of random values."""
+def random_batch(settings: Generator, device: torch.device) -> dict:
+    """A batch as the loader gives it to a training on this device, of random values."""
     b, p, half = settings.batch_patches, settings.patch_voxels, settings.patch_voxels // 2
-    return {
+    batch = {
         "x_t": torch.randn(b, 1, p, p, p),
         "target": torch.randn(b, 1, p, p, p),
         "masks": torch.ones(b, 3, p, p, p, dtype=torch.uint8),
@@ -81,32 +83,36 @@ def random_batch(settings: Generator) -> dict:
         "t": torch.full((b,), settings.timesteps // 2),
         "spacing_mm": torch.ones(b),
     }
+    return {key: tensor.pin_memory() for key, tensor in batch.items()} if device.type == "cuda" else batch
 
 
-def training_step(network: nn.Module, settings: Generator, precision: torch.dtype) -> Callable[[], None]:
+def training_step(network: nn.Module, settings: Generator, device, precision: torch.dtype) -> Callable[[], None]:
     """One whole optimiser step as the training does it, the loading of patches left out."""
-    batch = random_batch(settings)
-    optimizer = Muon(network.parameters(), 1e-4, fused=True)
+    network, batch = network.to(device), random_batch(settings, device)
+    optimizer, keep = Muon(network.parameters(), 1e-4, fused=True), torch.full((), 0.99, device=device)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
-    def run() -> None:
+    def step(batch: dict) -> tuple[Tensor, Tensor]:
         network.train()
-        loss = weighted_loss(network, batch, settings, torch.device("cpu"), precision)
+        loss = weighted_loss(network, batch, settings, device, precision)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
         optimizer.step()
-        update_average(average, network, settings, 1000, settings.batch_patches)
+        update_average(average, network, keep)
+        return loss.detach(), norm
 
-    return run
+    take = Steps(step, device)
+    return lambda: take(batch)
 
 
 def train_vs_monai(bench: Bench) -> list[Claim]:
     """Training steps per second, each in its better precision; with ``images`` and cases also what is learned."""
     ours, theirs = bench.generator, peers.equal_settings(bench.generator)
-    steps = [training_step(build(ours), ours, choose_precision(bench.compute, bench.device))]
-    unet, names = build(theirs), ["float32", "bfloat16"] if has_bfloat16(bench.device) else ["float32"]
-    steps += [training_step(unet, theirs, getattr(torch, name)) for name in names]
+    device = bench.device
+    steps = [training_step(build(ours), ours, device, choose_precision(bench.compute, device))]
+    unet, names = build(theirs), ["float32", "bfloat16"] if has_bfloat16(device) else ["float32"]
+    steps += [training_step(unet, theirs, device, getattr(torch, name)) for name in names]
     mine, *others = in_turns(steps, bench)
     best, name = min(zip(others, names, strict=True), key=lambda pair: statistics.median(pair[0]))
     per_patch = [[t / ours.batch_patches for t in times] for times in (mine, best)]
@@ -132,9 +138,9 @@ def share(bench: Bench) -> list[Claim]:
     """The convolutions alone, each at its best and by itself, against the whole training step that holds them."""
     precision = choose_precision(bench.compute, bench.device)
     network = build(bench.generator)
-    step = training_step(network, bench.generator, precision)
+    step = training_step(network, bench.generator, bench.device, precision)
     calls = convolution_calls(network, step)
-    step()
+    warm_up(step, bench)
     whole, alone = [], []
     for _ in range(bench.rounds):
         whole.append(min(seconds(step, bench.clock) for _ in range(3)))
@@ -148,7 +154,7 @@ def share(bench: Bench) -> list[Claim]:
     )
     return [
         Claim("share", statistics.median(whole), statistics.median(alone), fraction, measured, ">= 0.5",
-              fraction >= 0.5, profile_lines(step))
+              fraction >= 0.5, profile_lines(step, bench.device))
     ]  # fmt: skip
 
 
@@ -171,21 +177,29 @@ def convolution_seconds(
     """Forward and backward of one convolution by itself, channels-last, nothing to convert: the best of six."""
     layout = torch.channels_last_3d
     arguments = module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding
-    alone = type(module)(*arguments, dtype=precision).to(memory_format=layout)
-    x = torch.randn(shape, dtype=precision).contiguous(memory_format=layout).requires_grad_(needs_gradient)
+    alone = type(module)(*arguments, dtype=precision, device=bench.device).to(memory_format=layout)
+    x = (
+        torch.randn(shape, dtype=precision, device=bench.device)
+        .contiguous(memory_format=layout)
+        .requires_grad_(needs_gradient)
+    )
     gradient = torch.randn_like(alone(x))
     wanted = [*alone.parameters(), *([x] if needs_gradient else [])]
     return min(seconds(lambda: torch.autograd.grad(alone(x), wanted, gradient), bench.clock) for _ in range(6))
 
 
-def profile_lines(step: Callable[[], None]) -> list[str]:
+def profile_lines(step: Callable[[], None], device: torch.device) -> list[str]:
     """The operators that a step spends its time in, largest first, as lines of text."""
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as recorded:
         for _ in range(3):
             step()
-    events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
-    total = sum(event.self_cpu_time_total for event in events)
+        if on_gpu:
+            torch.cuda.synchronize()
+    time_of = operator.attrgetter("self_device_time_total" if on_gpu else "self_cpu_time_total")
+    events = sorted(recorded.key_averages(), key=time_of, reverse=True)
+    total = sum(map(time_of, events))
     return [
-        f"{event.self_cpu_time_total / total:6.1%}  {event.key}  ({event.count // 3} calls per step)"
+        f"{time_of(event) / total:6.1%}  {event.key[:100]}  ({event.count // 3} calls per step)"
         for event in events[:PROFILE_ROWS]
     ]

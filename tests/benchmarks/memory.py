@@ -32,7 +32,7 @@ MODES = ("fused", "shifted")
 
 def memory_volume(bench: Bench) -> list[Claim]:
     """Peak memory of one sampling step per voxel, masks to HU, and its slope between two sizes."""
-    if not sys.platform.startswith("linux"):
+    if bench.device.type == "cpu" and not sys.platform.startswith("linux"):
         return [skipped("memory-volume", "Linux, whose resident memory is read from /proc")]
     claims = []
     for mode in MODES:
@@ -54,7 +54,10 @@ def memory_volume(bench: Bench) -> list[Claim]:
 
 def _whole_forward(bench: Bench) -> Claim:
     """The alternative to patches: one forward pass of the study's network over the whole volume."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if bench.device.type == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     edge, per_voxel = None, 0.0
     for voxels in sorted(bench.whole_forward_voxels):
         if per_voxel * voxels**3 > free / 2:
@@ -71,6 +74,8 @@ def peak_bytes(what: str, shape: tuple[int, int, int], bench: Bench) -> int:
             "generator": bench.generator.model_dump(mode="json"),
             "synthesis": bench.synthesis.model_dump(mode="json"),
             "threads": bench.compute.generator_threads,
+            "device": str(bench.device),
+            "patches_per_batch": bench.patches_at_once,
             "precision": name_of(choose_precision(bench.compute, bench.device)),
         }
     )
@@ -82,21 +87,39 @@ def peak_bytes(what: str, shape: tuple[int, int, int], bench: Bench) -> int:
 
 
 def measure(what: str, shape: tuple[int, ...], told: dict) -> int:
-    """In the fresh process: how far the resident memory rises above the loaded model, bytes."""
-    set_up(told["threads"], torch.device("cpu"))
+    """In the fresh process: how far memory rises above the loaded model, bytes; the GPU's where there is one, else what
+    is resident."""
+    device = torch.device(told["device"])
+    set_up(told["threads"], device)
     precision = getattr(torch, told["precision"])
     settings = Generator.model_validate(told["generator"])
     synthesis = Synthesis.model_validate(told["synthesis"])
     if what != "forward":
         settings = settings.model_copy(update={"channels": [8], "blocks": 1})
-    network = build(settings).eval()
-    one_step(network, (settings.patch_voxels,) * 3, settings, synthesis, "fused", precision)  # libraries, buffers
-    before = resident_bytes("VmRSS")
+    network = build(settings).to(device).eval()
+    at_once = told["patches_per_batch"]
+    one_step(
+        network, (settings.patch_voxels,) * 3, settings, synthesis, "fused", precision, at_once
+    )  # libraries, buffers
+    before = memory_now(device)
     if what == "forward":
         whole_forward(network, shape, settings, precision)
     else:
-        one_step(network, shape, settings, synthesis, what, precision)
-    return resident_bytes("VmHWM") - before
+        one_step(network, shape, settings, synthesis, what, precision, at_once)
+    return highest_memory(device) - before
+
+
+def memory_now(device: torch.device) -> int:
+    """Bytes that this process holds on the device."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return resident_bytes("VmRSS")
+
+
+def highest_memory(device: torch.device) -> int:
+    """The most that it held, bytes."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_bytes("VmHWM")
 
 
 def resident_bytes(line: str) -> int:
@@ -105,41 +128,45 @@ def resident_bytes(line: str) -> int:
     return int(re.search(rf"{line}:\s+(\d+) kB", status)[1]) * 1024
 
 
-def one_step(network, shape, settings: Generator, synthesis: Synthesis, mode: str, precision) -> np.ndarray:
+def one_step(
+    network, shape, settings: Generator, synthesis: Synthesis, mode: str, precision, patches_per_batch: int
+) -> np.ndarray:
     """Masks to HU of one volume with a single sampling step of ``mode``, as a synthetic case is made."""
     masks = np.zeros((3, *shape), np.uint8)
     masks[2] = 1
-    canvas = make_canvas(masks, 1.0, settings, torch.device("cpu"))
+    canvas = make_canvas(masks, 1.0, settings, next(network.parameters()).device)
     plan = synthesis.model_copy(update={"mode": mode, "steps": 1, "fused_steps": 0})
-    return to_hu(synthesise(network, canvas, settings, plan, 0, 4, precision).numpy(), settings.window_hu)
+    volume = synthesise(network, canvas, settings, plan, 0, patches_per_batch, precision)
+    return to_hu(volume.cpu().numpy(), settings.window_hu)
 
 
 @torch.no_grad()
 def whole_forward(network: nn.Module, shape, settings: Generator, precision: torch.dtype) -> None:
     """One forward pass with the whole volume as the patch."""
-    batch = random_batch(settings.model_copy(update={"patch_voxels": shape[0], "batch_patches": 1}))
-    predict(network, batch, torch.device("cpu"), precision)
+    device = next(network.parameters()).device
+    batch = random_batch(settings.model_copy(update={"patch_voxels": shape[0], "batch_patches": 1}), device)
+    predict(network, batch, device, precision)
 
 
 def memory_train(bench: Bench) -> list[Claim]:
     """Activations that the forward pass keeps for the backward pass, per patch voxel."""
     precision = choose_precision(bench.compute, bench.device)
     theirs = peers.equal_settings(bench.generator)
-    ours, peer = (saved_bytes_per_voxel(settings, precision) for settings in (bench.generator, theirs))
+    ours, peer = (saved_bytes_per_voxel(settings, bench.device, precision) for settings in (bench.generator, theirs))
     measured = f"saved activations, bytes per patch voxel, {precision}; MONAI {theirs.channels} at equal parameters"
     return [Claim("memory-train", ours, peer, peer / ours, measured, "<= 1,024", ours <= 1024)]
 
 
-def saved_bytes_per_voxel(settings: Generator, precision: torch.dtype) -> float:
+def saved_bytes_per_voxel(settings: Generator, device: torch.device, precision: torch.dtype) -> float:
     """From the difference of two batch sizes, so that copies of the weights do not count."""
-    network = build(settings).train()
-    few, many = (saved_bytes(network, settings, precision, patches) for patches in (1, 2))
+    network = build(settings).to(device).train()
+    few, many = (saved_bytes(network, settings, device, precision, patches) for patches in (1, 2))
     return (many - few) / settings.patch_voxels**3
 
 
-def saved_bytes(network: nn.Module, settings: Generator, precision: torch.dtype, patches: int) -> int:
+def saved_bytes(network: nn.Module, settings: Generator, device, precision: torch.dtype, patches: int) -> int:
     """Bytes of all distinct storages that autograd keeps for one batch, parameters left out."""
-    batch = random_batch(settings.model_copy(update={"batch_patches": patches}))
+    batch = random_batch(settings.model_copy(update={"batch_patches": patches}), device)
     parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
     kept = []  # holding on to them, so that no address is used twice
 
@@ -148,7 +175,7 @@ def saved_bytes(network: nn.Module, settings: Generator, precision: torch.dtype,
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = predict(network, batch, torch.device("cpu"), precision)
+        output = predict(network, batch, device, precision)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
     del output
     return sum(size for address, size in storages.items() if address not in parameters)

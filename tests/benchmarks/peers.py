@@ -51,13 +51,14 @@ def naive_steps(unet: nn.Module, settings: Generator, patches: int, steps: int) 
     """Some ancestral steps of ``patches`` patches by themselves, float32, MONAI's scheduler."""
     edge = settings.patch_voxels
     scheduler = DDPMScheduler(num_train_timesteps=NAIVE_STEPS, prediction_type="v_prediction")
-    conditions = torch.randn(patches, input_channels(settings) - 1, edge, edge, edge)
+    device = next(unet.parameters()).device
+    conditions = torch.randn(patches, input_channels(settings) - 1, edge, edge, edge, device=device)
 
     @torch.no_grad()
     def run() -> Tensor:
-        x = torch.randn(patches, 1, edge, edge, edge)
+        x = torch.randn(patches, 1, edge, edge, edge, device=device)
         for t in range(NAIVE_STEPS - 1, NAIVE_STEPS - 1 - steps, -1):
-            output = unet(torch.cat([x, conditions], dim=1), timesteps=torch.full((patches,), t))
+            output = unet(torch.cat([x, conditions], dim=1), timesteps=torch.full((patches,), t, device=device))
             x, _ = scheduler.step(output, t, x)
         return x
 
@@ -68,13 +69,14 @@ def fused_step(
     unet: nn.Module, settings: Generator, voxels: int, batch: int, precision: torch.dtype
 ) -> Callable[[], Tensor]:
     """One step of a whole volume: ``sliding_window_inference`` with Gaussian weights, then a linear update."""
-    x = torch.randn(1, 1, voxels, voxels, voxels)
-    conditions = torch.randn(1, input_channels(settings) - 1, voxels, voxels, voxels)
+    device = next(unet.parameters()).device
+    x = torch.randn(1, 1, voxels, voxels, voxels, device=device)
+    conditions = torch.randn(1, input_channels(settings) - 1, voxels, voxels, voxels, device=device)
 
     def predict(window: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+        with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             window = window.contiguous(memory_format=torch.channels_last_3d)
-            return unet(window, timesteps=torch.full((len(window),), 500)).float()
+            return unet(window, timesteps=torch.full((len(window),), 500, device=device)).float()
 
     @torch.no_grad()
     def run() -> Tensor:

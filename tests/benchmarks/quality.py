@@ -91,7 +91,7 @@ def trained(bench: Bench, settings: Generator) -> Trained:
     network = build(settings)
     network.load_state_dict(weights)
     origin = f"{settings.network} {settings.channels} trained on {bench.images} patches"
-    return Trained(network.eval(), settings, facts["best_loss"], origin)
+    return Trained(network.to(bench.device).eval(), settings, facts["best_loss"], origin)
 
 
 def remembered(bench: Bench, measure: Callable, model: Trained, case: Case, synthesis: Synthesis, seed: int):
@@ -99,7 +99,9 @@ def remembered(bench: Bench, measure: Callable, model: Trained, case: Case, synt
     off goes on."""
     if bench.work is None:
         return measure(model, case, synthesis, seed, bench)
-    weights = hashlib.sha256(b"".join(t.numpy().tobytes() for t in model.network.state_dict().values())).hexdigest()
+    weights = hashlib.sha256(
+        b"".join(t.cpu().numpy().tobytes() for t in model.network.state_dict().values())
+    ).hexdigest()
     key = checkpoint.digest(measure.__name__, weights, case.digest, synthesis.model_dump(mode="json"), seed)
     path = bench.work / f"measured-{key}.json"
     if not path.exists():
@@ -115,7 +117,7 @@ def the_model(bench: Bench) -> Trained | None:
         network = build(settings)
         network.load_state_dict(weights)
         origin = f"{models[0].parent.name} of the results, {about['images_seen']} patches"
-        return Trained(network.eval(), settings, about["best_loss"], origin)
+        return Trained(network.to(bench.device).eval(), settings, about["best_loss"], origin)
     return trained(bench, bench.generator) if bench.images and train_folders(bench) else None
 
 
@@ -127,9 +129,9 @@ def make_volume(
     masks = np.stack([case.nodules, case.lungs, case.body])
     masks = np.pad(masks, [(0, 0), *((o, 0) for o in offset)])
     canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), model.settings, bench.device)
-    network = AtOffset(model, case.ct.shape, offset).eval() if any(offset) else model.network
-    precision, batch = choose_precision(bench.compute, bench.device), bench.compute.patches_per_batch
-    volume = synthesise(network, canvas, model.settings, synthesis, seed, batch, precision).numpy()
+    network = AtOffset(model, case.ct.shape, offset).to(bench.device).eval() if any(offset) else model.network
+    precision, batch = choose_precision(bench.compute, bench.device), bench.patches_at_once
+    volume = synthesise(network, canvas, model.settings, synthesis, seed, batch, precision).cpu().numpy()
     return volume[tuple(slice(o, None) for o in offset)]
 
 
@@ -140,8 +142,9 @@ class AtOffset(torch.nn.Module):
         super().__init__()
         self.network, self.place = model.network, model.settings.position
         last, before = torch.tensor(shape) - 1.0, torch.tensor(offset, dtype=torch.float32)
-        self.scale = ((last + before) / last)[:, None, None, None]  # [3 1 1 1]
-        self.shift = self.scale - 1 - (2 * before / last)[:, None, None, None]
+        scale = ((last + before) / last)[:, None, None, None]  # [3 1 1 1]
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", scale - 1 - (2 * before / last)[:, None, None, None])
 
     def forward(self, x, masks, coarse, t, spacing_mm):
         if self.place:

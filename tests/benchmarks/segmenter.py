@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from lungsyn.compute import loader_processes
 from lungsyn.volume.files import write_case
 from tests.benchmarks.claims import Bench, Claim, compare
 from tests.conftest import make_case
@@ -25,7 +26,8 @@ def segmenter(bench: Bench) -> list[Claim]:
     s = bench.segmenter
     what = (
         f"{s.network} {s.channels}, {s.batch_patches} patches of {s.patch_voxels}^3, {CASES} cases of {voxels}^3, "
-        f"float32, 1 thread; peer: MONAI's transforms, loader and loop"
+        f"float32, {loader_processes(bench.compute, bench.device)} loader processes; "
+        f"peer: MONAI's transforms, loader and loop"
     )
     lines = {
         "segmenter-train": ("step_s", f"s per optimiser step of {s.steps}"),
@@ -38,7 +40,9 @@ def segmenter(bench: Bench) -> list[Claim]:
 
 def told(contestant: str, folders: list[Path], bench: Bench) -> dict:
     """What the process is told, as JSON."""
+    here = {"precision": "float32", "segmenter_threads": 1, "checkpoint_seconds": 3600, "compile": False}
     return {
+        "compute": bench.compute.model_copy(update=here).model_dump(mode="json"),
         "contestant": contestant, "clock": "cpu" if bench.clock is time.process_time else "wall",
         "segmenter": bench.segmenter.model_dump(mode="json"), "inference": bench.inference.model_dump(mode="json"),
         "cases": [str(folder) for folder in folders],

@@ -9,26 +9,27 @@ line of JSON: seconds per optimiser step, seconds per predicted case, peak memor
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lungsyn.compute import set_up
+from lungsyn.compute import choose_device, loader_processes, set_up
 from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.provenance import peak_host_mb
+from tests.benchmarks.claims import CLOCKS
 
 WARM_UP_STEPS = 3
 
 
-def ours(folders: list[Path], settings: Segmenter, inference: Inference, clock: Callable[[], float]) -> tuple:
+def ours(
+    folders: list[Path], settings: Segmenter, inference: Inference, compute: Compute, clock: Callable[[], float]
+) -> tuple:
     from lungsyn import checkpoint
     from lungsyn.segmentation import prediction, training
     from lungsyn.volume.files import open_case
 
-    compute = Compute(device="cpu", precision="float32", segmenter_threads=1, checkpoint_seconds=3600)
     with tempfile.TemporaryDirectory() as work:
         model = Path(work, "model.safetensors")
 
@@ -48,7 +49,9 @@ def ours(folders: list[Path], settings: Segmenter, inference: Inference, clock: 
         return trained - started, clock() - warm
 
 
-def plain(folders: list[Path], settings: Segmenter, inference: Inference, clock: Callable[[], float]) -> tuple:
+def plain(
+    folders: list[Path], settings: Segmenter, inference: Inference, compute: Compute, clock: Callable[[], float]
+) -> tuple:
     from monai.data import CacheDataset, DataLoader, Dataset, list_data_collate
     from monai.inferers import sliding_window_inference
     from monai.losses import DiceCELoss
@@ -56,21 +59,25 @@ def plain(folders: list[Path], settings: Segmenter, inference: Inference, clock:
     from lungsyn.segmentation.networks import build
 
     cases = [{"image": str(f / "ct.nii"), "label": str(f / "nodules.nii")} for f in folders]
-    network = build(settings)
+    device = choose_device(compute)
+    network = build(settings).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
     loss_of = DiceCELoss(sigmoid=True, batch=True)
     dataset = CacheDataset(cases, plain_transforms(settings, train=True), progress=False)
 
     def step(batch: dict) -> None:
         optimizer.zero_grad()
-        loss = loss_of(network(batch["image"]), batch["label"])
+        loss = loss_of(network(batch["image"].to(device)), batch["label"].to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
         optimizer.step()
 
     steps = WARM_UP_STEPS + settings.steps
     rounds = [i % len(cases) for i in range(steps * settings.batch_patches)]  # the cases, over and over
-    batches = iter(DataLoader(dataset, collate_fn=list_data_collate, batch_size=settings.batch_patches, sampler=rounds))
+    batches = iter(
+        DataLoader(dataset, collate_fn=list_data_collate, batch_size=settings.batch_patches, sampler=rounds,
+                   num_workers=loader_processes(compute, device), pin_memory=device.type == "cuda")
+    )  # fmt: skip
     for _ in range(WARM_UP_STEPS):
         step(next(batches))
     started = clock()
@@ -82,9 +89,9 @@ def plain(folders: list[Path], settings: Segmenter, inference: Inference, clock:
 
     @torch.no_grad()
     def predict() -> np.ndarray:
-        image = loaded[0]["image"][None]
+        image = loaded[0]["image"][None].to(device)
         logits = sliding_window_inference(image, settings.patch_voxels, 4, network, inference.overlap, mode="gaussian")
-        return (logits.sigmoid() >= 0.5).numpy()
+        return (logits.sigmoid() >= 0.5).cpu().numpy()
 
     predict()
     warm = clock()
@@ -124,11 +131,15 @@ def plain_transforms(settings: Segmenter, train: bool):
 
 
 def main(told: dict) -> dict:
-    clock = {"wall": time.perf_counter, "cpu": time.process_time}[told["clock"]]
+    compute = Compute.model_validate(told["compute"])
+    device, threads = choose_device(compute), compute.segmenter_threads
+    clock = CLOCKS["gpu" if device.type == "cuda" else told["clock"]]
     settings, inference = Segmenter.model_validate(told["segmenter"]), Inference.model_validate(told["inference"])
-    set_up(1, torch.device("cpu")) if told["contestant"] == "ours" else torch.set_num_threads(1)
+    set_up(threads, device, one_shape=True) if told["contestant"] == "ours" else torch.set_num_threads(threads)
     folders = [Path(folder) for folder in told["cases"]]
-    training, predicting = {"ours": ours, "plain": plain}[told["contestant"]](folders, settings, inference, clock)
+    training, predicting = {"ours": ours, "plain": plain}[told["contestant"]](
+        folders, settings, inference, compute, clock
+    )
     return {"step_s": training / settings.steps, "case_s": predicting, "peak_mb": peak_host_mb()}
 
 

@@ -92,7 +92,7 @@ def test_patches_are_counted_as_the_sliding_window_lays_them():
 
 def test_convolutions_of_a_step_are_all_found(bench):
     network = build(bench.generator)
-    step = generator.training_step(network, bench.generator, torch.float32)
+    step = generator.training_step(network, bench.generator, bench.device, torch.float32)
     calls = generator.convolution_calls(network, step)
     assert len(calls) == sum(isinstance(m, generator.CONVOLUTIONS) for m in network.modules())
     assert [needs for *_, needs in calls].count(False) == 1  # the stem reads data
@@ -107,7 +107,7 @@ def test_saved_bytes_of_a_known_layer(bench, monkeypatch):
             return x * x + x * x  # keeps the product once
 
     monkeypatch.setattr(memory, "build", lambda settings: Squares())
-    assert memory.saved_bytes_per_voxel(bench.generator, torch.float32) == pytest.approx(8)
+    assert memory.saved_bytes_per_voxel(bench.generator, bench.device, torch.float32) == pytest.approx(8)
 
 
 def planes_of_noise(settings, study, step: float, smoother: float = 1.0):
