@@ -11,6 +11,7 @@ still do. Training and synthesis must make it in the same way:
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,17 +41,18 @@ def masks_window(case: Case, start, size: int) -> np.ndarray:
     )
 
 
-def coarse_window(settings: Generator, start, shape, view: Tensor | None, device="cpu") -> Tensor:
-    """The half-resolution inputs of a patch: its coordinates, then the coarse view: ``[c P/2 P/2 P/2]``."""
+def coarse_windows(settings: Generator, starts: Sequence, shape, views: Tensor | None, device="cpu") -> Tensor:
+    """The half-resolution inputs of patches: their coordinates, then the coarse views: ``[b c P/2 P/2 P/2]``."""
     half = settings.patch_voxels // 2
     parts = []
     if settings.position:
-        axes = coordinates(start, settings.patch_voxels, shape)
-        pairs = torch.from_numpy(np.stack([a.reshape(-1, 2).mean(axis=1) for a in axes])).to(device)  # [3 P/2]
-        parts.append(torch.stack(torch.meshgrid(*pairs, indexing="ij")))
-    if view is not None:
-        parts.append(view[None])
-    return torch.cat(parts) if parts else torch.zeros(0, half, half, half, device=device)
+        lines = torch.from_numpy(coordinates(starts, settings.patch_voxels, shape)).to(device)
+        pairs = lines.unflatten(-1, (half, 2)).mean(dim=-1)  # [b 3 P/2]
+        along = [pairs[:, axis].reshape(-1, *(half if k == axis else 1 for k in range(3))) for axis in range(3)]
+        parts.append(torch.stack([line.expand(-1, half, half, half) for line in along], dim=1))
+    if views is not None:
+        parts.append(views[:, None])
+    return torch.cat(parts, dim=1) if parts else torch.zeros(len(starts), 0, half, half, half, device=device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +104,7 @@ class TrainingPatches(Dataset):
         if rng.random() < s.nodule_dropout:
             masks[0] = 0
         view = self._coarse_view(case, padded, start, noise, abar, rng) if s.context_factor else None
-        coarse = coarse_window(s, start, case.ct.shape, view)
+        coarse = coarse_windows(s, [start], case.ct.shape, view)[0]
         example = [diffuse(x0, noise, abar)[None], training_target(s.prediction, x0, noise, abar)[None]]
         example += [torch.from_numpy(masks), coarse]
         flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
@@ -113,7 +115,7 @@ class TrainingPatches(Dataset):
         return Example(x_t, target, mask, coarse, torch.tensor(int(t)), spacing, number)
 
     def _coarse_view(self, case: Case, padded, start, noise: Tensor, abar: Tensor, rng) -> Tensor:
-        """The averaged x_t of the surroundings: ``[P/2 P/2 P/2]``, zero beyond the padded box."""
+        """The averaged x_t of the surroundings: ``[1 P/2 P/2 P/2]``, zero beyond the padded box."""
         s = self.settings
         pool, size = 2 * s.context_factor, s.context_factor * s.patch_voxels
         margin = (size - s.patch_voxels) // 2
@@ -128,7 +130,7 @@ class TrainingPatches(Dataset):
             index = corner[axis] + pool * np.arange(mean.shape[axis])
             outside = torch.from_numpy((index < 0) | (index + pool > padded[axis]))
             view.index_fill_(axis, outside.nonzero()[:, 0], 0.0)
-        return view
+        return view[None]
 
 
 def nodule_centres(case: Case) -> list[tuple[int, int, int]]:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungsyn.config import Generator, Synthesis
-from lungsyn.generation.patches import coarse_window, grid_multiple
+from lungsyn.generation.patches import coarse_windows, grid_multiple
 from lungsyn.generation.prediction import Denoiser, guide, to_x0
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
@@ -59,6 +59,7 @@ class Canvas:
 
     masks: Tensor  # uint8 0/1 [3 x y z]: nodules, lungs, body
     generated: Tensor  # bool: voxels that need the network
+    occupied: np.ndarray  # bool: cubes with such voxels, on the grid on which patches begin and end
     shape: tuple[int, int, int]  # of the case itself
     spacing_mm: float
     air: float  # AIR_HU in the model range
@@ -88,10 +89,19 @@ def make_canvas(
     conditions = torch.stack([on_device((mask > 0).astype(np.uint8)) for mask in masks])
     generated = conditions.amax(dim=0) > 0
     air = float(to_model_range(AIR_HU, settings.window_hu))
-    if background is None:
-        return Canvas(conditions, generated, shape, spacing_mm, air)
-    values, weight = on_device(background.values, air), on_device(background.weight)
-    return Canvas(conditions, generated & (weight > 0), shape, spacing_mm, air, values, weight)
+    values = weight = None
+    if background is not None:
+        values, weight = on_device(background.values, air), on_device(background.weight)
+        generated &= weight > 0
+    occupied = reduce_by(generated, grid_multiple(settings)).cpu().numpy()
+    return Canvas(conditions, generated, occupied, shape, spacing_mm, air, values, weight)
+
+
+def reduce_by(mask: Tensor, edge: int) -> Tensor:
+    """Whether any voxel of each cube of ``edge`` voxels is true; the shape is divided by it."""
+    for axis in range(3):
+        mask = mask.unflatten(axis, (-1, edge)).any(dim=axis + 1)
+    return mask
 
 
 def synthesise(
@@ -143,6 +153,7 @@ def blended(
 ) -> Denoiser:
     """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; the known where known."""
     patch, device = settings.patch_voxels, canvas.masks.device
+    multiple = grid_multiple(settings)
     vector = importance_vector(patch)
     v = torch.from_numpy(vector).to(device)
     importance = v[:, None, None] * v[:, None] * v  # [P P P]
@@ -152,12 +163,14 @@ def blended(
         per_axis = grid_at(t)
         view = coarse_view(x, settings)
         total = torch.zeros_like(x)
-        starts = [s for s in all_starts(per_axis) if canvas.generated[box(s, patch)].any()]
+        starts = [
+            s for s in all_starts(per_axis) if canvas.occupied[box([a // multiple for a in s], patch // multiple)].any()
+        ]
         for group in batches(starts, patches_per_batch):
             x_t = torch.stack([x[box(s, patch)] for s in group])[:, None]
             views = crop_views(view, group, settings) if view is not None else None
-            for start, x0 in zip(group, denoise(x_t, group, views, t), strict=True):
-                total[box(start, patch)] += importance * x0
+            for start, x0 in zip(group, denoise(x_t, group, views, t) * importance, strict=True):
+                total[box(start, patch)].add_(x0)
         for axis, (length, along) in enumerate(zip(canvas.padded, per_axis, strict=True)):
             weight = torch.from_numpy(total_weight(length, along, vector)).float().to(device)
             total /= weight.reshape([-1 if k == axis else 1 for k in range(3)])
@@ -212,10 +225,7 @@ def network_denoiser(
 
     def denoise(x_t: Tensor, starts: list[Start], views: Tensor | None, t: int) -> Tensor:
         masks = torch.stack([canvas.masks[(slice(None), *box(s, settings.patch_voxels))] for s in starts])
-        each = views if views is not None else [None] * len(starts)
-        coarse = torch.stack(
-            [coarse_window(settings, s, canvas.shape, v, device) for s, v in zip(starts, each, strict=True)]
-        )
+        coarse = coarse_windows(settings, starts, canvas.shape, views, device)
         x0 = output(x_t, masks, coarse, t)
         if guidance_scale != 1:
             without = masks.clone()

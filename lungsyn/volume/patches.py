@@ -83,14 +83,12 @@ def padded_shape(shape, patch: int, multiple: int) -> tuple[int, int, int]:
     return tuple(-(-max(n, patch) // multiple) * multiple for n in shape)
 
 
-def coordinates(start, size, shape) -> list[np.ndarray]:
-    """Three broadcastable arrays: each voxel's place in the volume, -1 at its first and 1 at its last voxel."""
-    result = []
-    for axis in range(3):
-        index = np.arange(start[axis], start[axis] + size, dtype=np.float32)
-        line = (2.0 * index / max(shape[axis] - 1, 1) - 1.0).astype(np.float32)
-        result.append(line.reshape([-1 if k == axis else 1 for k in range(3)]))
-    return result
+def coordinates(starts, size: int, shape) -> np.ndarray:
+    """Along each axis, each voxel's place in the volume, -1 at its first and 1 at its last voxel: float32
+    ``[b 3 size]`` of the patches that begin at ``starts``."""
+    index = np.asarray(starts, dtype=np.float32)[:, :, None] + np.arange(size, dtype=np.float32)
+    last = np.maximum(np.asarray(shape, dtype=np.float32) - 1, 1)[:, None]
+    return 2 * index / last - 1
 
 
 def batches(items: list, size: int) -> Iterator[list]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lungsyn.errors import InputError
-from lungsyn.generation.patches import TrainingPatches, coarse_window, collate
+from lungsyn.generation.patches import TrainingPatches, coarse_windows, collate
 from lungsyn.generation.prediction import to_x0
 from lungsyn.generation.schedule import cosine
 
@@ -59,7 +59,7 @@ def test_coarse_noise_has_the_averages_spread(case_folders, generator_settings):
     """At t = T the coarse view is averaged noise: standard deviation 4^-3/2 for context factor 2."""
     patches = TrainingPatches(case_folders[3:4], generator_settings, seed=0)
     case, noise = patches.cases[0], torch.randn(16, 16, 16)
-    view = patches._coarse_view(case, (28, 28, 28), (4, 4, 4), noise, torch.tensor(0.0), np.random.default_rng(0))
+    view = patches._coarse_view(case, (28, 28, 28), (4, 4, 4), noise, torch.tensor(0.0), np.random.default_rng(0))[0]
     inside = view[2:6, 2:6, 2:6]
     assert float(view[view != 0].std()) == pytest.approx(1 / 8, rel=0.2)
     assert torch.allclose(inside, torch.nn.functional.avg_pool3d(noise[None], 4)[0], atol=1e-6)
@@ -73,7 +73,7 @@ def test_collate_stacks_and_keeps_the_cases(case_folders, generator_settings):
 
 
 def test_coordinates_are_the_place_in_the_volume(generator_settings):
-    window = coarse_window(generator_settings, (0, 0, 12), (16, 16, 28), None)
+    window = coarse_windows(generator_settings, [(0, 0, 12)], (16, 16, 28), None)[0]
     assert window.shape == (3, 8, 8, 8)
     assert window[0, 0, 0, 0] < -0.9 < 0.9 < window[0, -1, 0, 0]
     assert window[2, 0, 0, 0] == pytest.approx(-1 + 2 * 12.5 / 27)

@@ -11,7 +11,7 @@ from lungsyn.generation.network import build
 from lungsyn.generation.samplers import plan
 from lungsyn.generation.schedule import cosine, sampling_timesteps
 from lungsyn.volume.intensity import to_hu
-from lungsyn.volume.patches import box
+from lungsyn.volume.patches import all_starts, box
 
 SHAPES = [(40, 33, 50), (16, 16, 16), (5, 40, 17), (51, 51, 51)]
 
@@ -95,6 +95,26 @@ def test_air_has_the_air_s_hu_in_any_window(network, generator_settings, synthes
     canvas = syn.make_canvas(masks, 2.0, settings, torch.device("cpu"))
     made = syn.synthesise(network, canvas, settings, synthesis, 0, 4).numpy()
     assert (to_hu(made, settings.window_hu)[8:] == -1000).all()
+
+
+def test_patches_are_evaluated_where_the_mask_has_a_voxel_and_nowhere_else(generator_settings, synthesis):
+    """Against a look at each patch's voxels: one voxel is enough, at whichever corner."""
+    rng = np.random.default_rng(0)
+    for shape in SHAPES:
+        masks = np.zeros((3, *shape), np.uint8)
+        for _ in range(3):
+            masks[(2, *(rng.integers(n) for n in shape))] = 1
+        canvas = syn.make_canvas(masks, 2.0, generator_settings, torch.device("cpu"))
+        grid = syn.step_grids(canvas, generator_settings, synthesis, rng)[0]
+        seen = []
+
+        def denoise(x, starts, views, t, seen=seen):
+            seen.extend(starts)
+            return x[:, 0]
+
+        syn.blended(denoise, canvas, generator_settings, lambda t, grid=grid: grid, 2)(torch.zeros(canvas.padded), 1)
+        size = generator_settings.patch_voxels
+        assert seen == [start for start in all_starts(grid) if canvas.generated[box(start, size)].any()]
 
 
 def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_settings, synthesis):

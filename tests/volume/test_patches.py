@@ -81,10 +81,11 @@ def test_padded_shape_holds_patch_and_multiple():
 
 
 def test_coordinates_run_from_minus_one_to_one():
-    x, _, z = p.coordinates((0, 2, 0), 8, (8, 20, 5))
-    assert x.ravel()[[0, -1]] == pytest.approx([-1, 1])
-    assert z.ravel()[4] == pytest.approx(1)
-    assert x.shape == (8, 1, 1)
+    found = p.coordinates([(0, 2, 0), (0, 12, 0)], 8, (8, 20, 5))
+    assert found.shape == (2, 3, 8)
+    assert found[:, 0, [0, -1]] == pytest.approx(np.array([[-1, 1], [-1, 1]]))
+    assert found[:, 1, 0] == pytest.approx([-1 + 2 * 2 / 19, -1 + 2 * 12 / 19])
+    assert found[:, 2, 4] == pytest.approx(1)
 
 
 def test_a_thin_case_lies_anywhere_in_the_patch():
