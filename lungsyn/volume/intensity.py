@@ -13,8 +13,11 @@ NOT_FINITE_HU = -32768  # stands for a value that is no number: the lowest int16
 def to_model_range(hu, window_hu: tuple[float, float]):
     """HU (any real array or tensor) to [-1, 1], float32 for arrays."""
     low, high = window_hu
-    scaled = (np.asarray(hu, dtype=np.float32) - low) * (2.0 / (high - low)) - 1.0
-    return scaled.clip(-1.0, 1.0)
+    scaled = np.array(hu, dtype=np.float32)  # a copy, changed in place: fresh memory costs more than arithmetic
+    scaled -= low
+    scaled *= 2.0 / (high - low)
+    scaled -= 1.0
+    return scaled.clip(-1.0, 1.0, out=scaled)
 
 
 def to_hu(model_range: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:

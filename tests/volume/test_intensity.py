@@ -28,3 +28,9 @@ def test_air_is_the_lowest_value_where_the_window_starts_at_air():
 
 def test_an_overshooting_network_stays_in_the_window():
     assert to_hu(np.array([-1.5, 1.2]), (-1000, 400)).tolist() == [-1000, 400]
+
+
+def test_what_is_scaled_stays_as_it_is():
+    hu = np.array([-1200.0, 30.0, 900.0], dtype=np.float32)
+    to_model_range(hu, (-1000, 400))
+    assert hu.tolist() == [-1200, 30, 900]
