@@ -10,9 +10,11 @@ import numpy as np
 from lungsyn.config import Evaluation
 from lungsyn.errors import InputError
 from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_of
-from lungsyn.evaluation.paired import bootstrap_interval, by_patient, holm, paired_difference
+from lungsyn.evaluation.paired import bootstrap_interval, by_patient, holm, paired_difference, spread_of
 
-_DIFFERENCE = ["mean_difference", "ci_low", "ci_high", "p", "p_holm", "smallest_resolvable"]
+_DIFFERENCE = [
+    "mean_difference", "ci_low", "ci_high", "p", "p_holm", "trainings_low", "trainings_high", "smallest_resolvable",
+]  # fmt: skip
 COMPARISON_COLUMNS = [
     "size", "arm", "group", "n_cases", "n_patients", "n_empty", "mean_dice", "dice_low", "dice_high", "median_dice",
     *_DIFFERENCE, "replicate_sd", "ensemble_dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "sensitivity",
@@ -40,6 +42,8 @@ def compare(
             continue
         patient = {row["case"]: row["patient"] for row in members[benchmark_arm]}
         benchmark = case_means(members[benchmark_arm], "dice")
+        trainings = {arm: training_means(members[arm]) for arm in scores}
+        spread = spread_of(trainings.values())
         group_rows = []
         for arm in scores:
             means = case_means(members[arm], "dice")
@@ -51,11 +55,13 @@ def compare(
             if arm != benchmark_arm:
                 result = paired_difference(
                     list(means.values()), list(benchmark.values()), [patient[case] for case in benchmark],
-                    settings.bootstrap, settings.confidence, seed, len(scores) - 1,
+                    settings.bootstrap, settings.confidence, seed, len(scores) - 1, spread,
+                    (len(trainings[arm]), len(trainings[benchmark_arm])),
                 )  # fmt: skip
                 row |= {
                     "mean_difference": result.mean, "ci_low": result.low, "ci_high": result.high,
                     "p": result.p, "smallest_resolvable": result.smallest_resolvable,
+                    "trainings_low": result.trainings_low, "trainings_high": result.trainings_high,
                 }  # fmt: skip
             group_rows.append(row)
         compared = [row for row in group_rows if row["p"] is not None]
@@ -86,10 +92,7 @@ def _summary(rows: Sequence[Mapping]) -> dict:
     ensemble = [row["dice"] for row in rows if row["replicate"] == ENSEMBLE]
     dice = case_means(rows, "dice")
     nodules = {row["case"]: row["n_nodules"] for row in rows}
-    replicates = [
-        np.mean([row["dice"] for row in single if row["replicate"] == name])
-        for name in sorted({row["replicate"] for row in single})
-    ]
+    replicates = training_means(rows)
     means = {
         name: _mean(case_means(rows, name).values()) for name in ("nsd_1mm", "nsd_2mm", "hd95_mm", "false_positives")
     }
@@ -107,13 +110,22 @@ def _summary(rows: Sequence[Mapping]) -> dict:
     }  # fmt: skip
 
 
+def training_means(rows: Sequence[Mapping]) -> list[float]:
+    """The mean Dice over the cases of each training of one arm; the ensemble is none."""
+    by_training: dict[str, list[float]] = {}
+    for row in rows:
+        if row["replicate"] != ENSEMBLE:
+            by_training.setdefault(row["replicate"], []).append(row["dice"])
+    return [_mean(by_training[name]) for name in sorted(by_training)]
+
+
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
 def as_text(rows: Sequence[Mapping], title: str = "") -> str:
     """The comparison as an aligned table for a terminal, the test group first, and how to read it."""
-    header = ["arm", "Dice", "difference", "interval", "p (Holm)", "could have seen"]
+    header = ["arm", "Dice", "difference", "interval", "and trainings", "p (Holm)", "could have seen"]
     blocks = [title] if title else []
     for group in sorted({row["group"] for row in rows}, key=(TEST, *GROUPS).index):
         members = [row for row in rows if row["group"] == group]
@@ -124,8 +136,9 @@ def as_text(rows: Sequence[Mapping], title: str = "") -> str:
         blocks += ["  " + "   ".join(_align(line, widths)) for line in table]
     blocks.append(
         "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"
-        "interval is a bootstrap over patients. Could have seen: the smallest true difference that these\n"
-        "patients would show with 80 % power, corrected for the number of arms."
+        "interval is a bootstrap over patients, and beside it one over patients and trainings: a claim needs\n"
+        "both. Could have seen: the smallest true difference that these patients and trainings would show with\n"
+        "80 % power, corrected for the number of arms."
     )
     return "\n".join(blocks)
 
@@ -134,7 +147,8 @@ def _text_cells(row: Mapping) -> list[str]:
     seen = row["smallest_resolvable"]
     return [
         row["arm"], f"{row['mean_dice']:.3f}", signed(row["mean_difference"]), interval_text(row),
-        p_text(row["p_holm"]), "" if seen is None else f"{seen:.3f}",
+        ends_text(row["trainings_low"], row["trainings_high"]), p_text(row["p_holm"]),
+        "" if seen is None else f"{seen:.3f}",
     ]  # fmt: skip
 
 

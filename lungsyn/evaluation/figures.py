@@ -73,7 +73,8 @@ def plot_dice_difference(
     rows = {(row["group"], row["arm"]): row for row in comparison}
     groups = [group for group in GROUPS if (group, benchmark_arm) in rows]
     key = [
-        "Dot: one case, mean over replicates.  Diamond, line: mean over cases, bootstrap interval over patients.",
+        "Dot: one case, mean over replicates.  Diamond: mean over cases.  Line: its interval over patients; thin: over "
+        "patients and trainings.",
         *(f"Grey: “{arm}”, the data of “{benchmark_arm}”, other random seeds: chance alone." for arm in null_arms),
     ]
 
@@ -119,7 +120,9 @@ def _difference_panel(panel, group: str, changes: dict, rows: Mapping, colours: 
         row = rows[group, arm]
         panel.scatter(place - 0.12 + jitter(len(change), 0.42), change, s=20, color=colours[arm], alpha=0.5, lw=0)
         if row["ci_low"] is not None:
-            panel.plot([place + 0.27] * 2, [row["ci_low"], row["ci_high"]], color=INK, lw=2.4, solid_capstyle="butt")
+            panel.plot([place + 0.27] * 2, [row["ci_low"], row["ci_high"]], color=INK, lw=2.8, solid_capstyle="butt")
+        if row["trainings_low"] is not None:
+            panel.plot([place + 0.27] * 2, [row["trainings_low"], row["trainings_high"]], color=INK, lw=0.9)
         panel.plot(place + 0.27, row["mean_difference"], "D", ms=7, mfc=colours[arm], mec=INK, mew=1.2)
         panel.annotate(
             signed(row["mean_difference"]).replace("-", "−"), (place, 0.985),

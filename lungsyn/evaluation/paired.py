@@ -1,10 +1,13 @@
 """Paired statistics: how much one arm differs from another on the same cases, and how sure that is.
 
 Cases are paired, patients are independent: a patient's cases are drawn together in the bootstrap and count
-once in the Wilcoxon test. Values come averaged over replicates, so the interval is about *other patients*,
-for these trainings; what other random seeds would do is shown by the null arm, not by this interval.
+once in the Wilcoxon test. Values come averaged over replicates, so the bootstrap interval and the test are about *other
+patients*, for these trainings. A claim about training data is one about *other trainings* too (Bouthillier et al. 2021,
+arXiv 2103.03098): a second interval adds how much one training differs from the next. Without it three trainings with
+other seeds "differed" from three on the same data, in a study of cut-outs: -0.026 Dice, p 0.016.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,20 +18,46 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Difference:
-    """``mean`` of the per-case differences, its interval (None for one patient), and its ``p``."""
+    """``mean`` of the per-case differences, its interval (None for one patient), and its ``p``; then the interval
+    over patients and trainings (None where their spread is not known)."""
 
     mean: float
     low: float | None
     high: float | None
     p: float
     smallest_resolvable: float | None
+    trainings_low: float | None = None
+    trainings_high: float | None = None
 
 
-def paired_difference(a, b, patients, samples: int, confidence: float, seed: int, arms: int = 1) -> Difference:
+@dataclass(frozen=True)
+class Spread:
+    """``variance`` of an arm's mean from one training to the next, estimated with so many degrees of ``freedom``."""
+
+    variance: float
+    freedom: int
+
+
+def spread_of(arms: Iterable[Sequence[float]]) -> Spread | None:
+    """Pooled over the ``arms``, each given by the mean of each of its trainings; None if none was trained twice.
+
+    Two or three trainings tell little of one arm's spread, all arms together enough of a common one."""
+    repeated = [np.asarray(means, dtype=np.float64) for means in arms if len(means) > 1]
+    freedom = sum(len(means) - 1 for means in repeated)
+    if not freedom:
+        return None
+    return Spread(float(sum(((means - means.mean()) ** 2).sum() for means in repeated) / freedom), freedom)
+
+
+def paired_difference(
+    a, b, patients, samples: int, confidence: float, seed: int, arms: int = 1, spread: Spread | None = None,
+    trainings: tuple[int, int] = (1, 1),
+) -> Difference:  # fmt: skip
     """How much ``a`` exceeds ``b``: two values per case ``[n]``, and each case's patient ``[n]``.
 
-    ``samples`` bootstrap draws, interval of level ``confidence``; ``arms``: how many are compared at once. Raises
-    ValueError on unpaired or non-finite values.
+    ``samples`` bootstrap draws, interval of level ``confidence``; ``arms``: how many are compared at once; ``spread``
+    of the means of single trainings, of which ``a`` and ``b`` average so many ``trainings``. Raises ValueError on
+    unpaired or non-finite values.
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if difference.ndim != 1 or len(difference) != len(patients) or not len(difference):
@@ -37,10 +66,34 @@ def paired_difference(a, b, patients, samples: int, confidence: float, seed: int
         raise ValueError("a value is not finite: a case without a number would silently leave the mean")
     sums, cases = by_patient(difference, patients)
     low, high = bootstrap_interval(sums, cases, samples, confidence, seed)
+    mean, of_seeds = float(difference.mean()), spread.variance * sum(1 / n for n in trainings) if spread else 0.0
+    reach = reach_with_trainings(sums, cases, of_seeds, spread.freedom, confidence) if spread else None
     return Difference(
-        mean=float(difference.mean()), low=low, high=high, p=wilcoxon_p(sums / cases),
-        smallest_resolvable=smallest_resolvable(sums, cases, confidence, arms),
+        mean, low, high, wilcoxon_p(sums / cases), smallest_resolvable(sums, cases, confidence, arms, of_seeds),
+        *((None, None) if reach is None else (mean - reach, mean + reach)),
     )  # fmt: skip
+
+
+def reach_with_trainings(sums, cases, of_seeds: float, freedom: int, confidence: float) -> float | None:
+    """Half the interval of the mean over patients and trainings; None for a single patient.
+
+    ``of_seeds``: the part of the mean's variance that trainings have. Degrees of freedom by Welch and Satterthwaite.
+    The noise of single cases from training to training is in both parts: the interval is a little too wide."""
+    if len(sums) < 2:
+        return None
+    of_patients = standard_error(sums, cases) ** 2
+    total = of_patients + of_seeds
+    if total == 0:
+        return 0.0
+    together = total**2 / (of_patients**2 / (len(sums) - 1) + of_seeds**2 / freedom)
+    return float(stats.t.ppf((1 + confidence) / 2, together) * np.sqrt(total))
+
+
+def standard_error(sums, cases) -> float:
+    """Of the mean over cases, patients being the clusters."""
+    n = len(sums)
+    residual = sums - cases * (sums.sum() / cases.sum())  # [p]
+    return float(np.sqrt(n / (n - 1) * np.square(residual).sum()) / cases.sum())
 
 
 def by_patient(values, patients) -> tuple[np.ndarray, np.ndarray]:
@@ -82,19 +135,19 @@ def wilcoxon_p(difference: np.ndarray) -> float:
     return float(stats.wilcoxon(rounded, zero_method="pratt").pvalue)
 
 
-def smallest_resolvable(sums, cases, confidence: float, arms: int = 1) -> float | None:
+def smallest_resolvable(sums, cases, confidence: float, arms: int = 1, of_seeds: float = 0.0) -> float | None:
     """The true mean difference that this many patients would show with a power of 80 %; None if none can be told.
 
     (t_{1 - alpha/2} + t_{power}) SE with n - 1 degrees of freedom, alpha divided among the ``arms`` that are compared
     at once, as Holm's correction asks of the smallest p. SE is that of the mean over cases, patients being the
-    clusters; with one arm and one case each it is SD / sqrt(n), so about 2.8 SD / sqrt(n) for many. None as well where
+    clusters, and of its trainings (variance ``of_seeds``); with one arm and one case each it is SD / sqrt(n) without
+    the latter, so about 2.8 SD / sqrt(n) for many. None as well where
     the signed-rank test's smallest p, 2^(1 - n), is too large for any claim, and where no difference was seen at all.
     """
     n, alpha = len(sums), (1 - confidence) / arms
     if n < 2 or 2.0 ** (1 - n) >= alpha:
         return None
-    residual = sums - cases * (sums.sum() / cases.sum())  # [p]
-    error = np.sqrt(n / (n - 1) * np.square(residual).sum()) / cases.sum()
+    error = np.hypot(standard_error(sums, cases), np.sqrt(of_seeds))
     quantiles = stats.t.ppf([1 - alpha / 2, POWER], n - 1)
     return float(quantiles.sum() * error) or None
 

@@ -45,13 +45,13 @@ def plot_ladder(
         panels[0].set_ylim(len(arms) - 0.4, -0.6)
         n = next(iter(rows.values()))
         figure.supxlabel(
-            f"worse  ←   mean Dice of the {n['n_cases']} test cases, minus that of “{benchmark_arm}”   →  better\n",
+            f"worse  ←   mean Dice of the {n['n_cases']} test cases, minus that of “{benchmark_arm}”   →  better\n\n",
             fontsize=11,
         )
         figure.text(0.5, 0.005, _ladder_key(confidence, null_arms), ha="center", va="bottom", fontsize=9.5, color=QUIET)
         headline(figure, "Which training set is better?", study_name)
 
-    save(max(9, 2.6 + 4.2 * len(sizes)), 2.1 + 0.52 * len(arms), dpi, out, draw)
+    save(max(9, 2.6 + 4.2 * len(sizes)), 2.3 + 0.52 * len(arms), dpi, out, draw)
 
 
 def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, null_arms, confidence: float) -> None:
@@ -72,13 +72,16 @@ def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, null_arms, co
             panel.plot(0, place, "|", ms=16, mew=3, color=INK)
             continue
         if row["ci_low"] is not None:
-            panel.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=colours[arm], lw=3, solid_capstyle="butt")
+            panel.plot([row["ci_low"], row["ci_high"]], [place] * 2, color=colours[arm], lw=3.4, solid_capstyle="butt")
+        if row["trainings_low"] is not None:
+            panel.plot([row["trainings_low"], row["trainings_high"]], [place] * 2, color=colours[arm], lw=1)
         face = colours[arm] if differs(row, confidence) else "white"
         panel.plot(change, place, "D", ms=8, mfc=face, mec=colours[arm], mew=2)
         panel.annotate(signed(change).replace("-", "−"), (change, place), xytext=(0, 8), textcoords="offset points",
                        ha="center", va="bottom", fontsize=9.5,
                        bbox={"boxstyle": "round,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.75})  # fmt: skip
-    ends = [end for row in rows.values() for end in (row["ci_low"], row["ci_high"], row["mean_difference"])]
+    kinds = ("ci_low", "ci_high", "trainings_low", "trainings_high", "mean_difference")
+    ends = [row[kind] for row in rows.values() for kind in kinds]
     reach = max((abs(end) for end in ends if end is not None), default=0.0) or 0.1
     low, high = panel.get_xlim()
     panel.set_xlim(min(low, -1.15 * reach), max(high, 1.7 * reach))  # room for the numbers at the right
@@ -86,8 +89,11 @@ def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, null_arms, co
 
 
 def _ladder_key(confidence: float, null_arms: Collection[str]) -> str:
-    key = f"Line: {100 * confidence:g} % interval over patients.  Filled: shown to differ (Holm); hollow: not."
-    return key + (f"  Grey band: “{'”, “'.join(null_arms)}”, other seeds alone." if null_arms else "")
+    key = (
+        f"Thick line: {100 * confidence:g} % interval over patients; thin: over patients and trainings.  "
+        "Filled: shown to differ; hollow: not."
+    )
+    return key + (f"\nGrey band: “{'”, “'.join(null_arms)}”, other seeds alone." if null_arms else "")
 
 
 def size_words(size: int, n_train: Patients) -> str:

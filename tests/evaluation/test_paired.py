@@ -9,6 +9,7 @@ from lungsyn.evaluation.paired import (
     holm,
     paired_difference,
     smallest_resolvable,
+    spread_of,
     wilcoxon_p,
 )
 
@@ -99,6 +100,40 @@ def test_a_patients_cases_are_not_independent():
     copied = paired_difference(np.tile(values, 3), np.tile(zero, 3), [*range(10)] * 3, 4000, 0.95, seed=3)
     for name in ("mean", "low", "high", "p", "smallest_resolvable"):
         assert getattr(copied, name) == pytest.approx(getattr(single, name))
+
+
+def trained(rng, arms: int, trainings: int, patients: int, of_trainings: float) -> np.ndarray:
+    """Dice ``[arms trainings patients]`` of arms that are alike: patients differ, and so does one training from the
+    next, by the standard deviation ``of_trainings`` for all of its cases alike."""
+    patient = rng.normal(0.6, 0.2, patients)
+    training = rng.normal(0, of_trainings, (arms, trainings, 1))
+    return patient + training + rng.normal(0, 0.06, (arms, trainings, patients))
+
+
+@pytest.mark.parametrize(("trainings", "of_trainings"), [(2, 0.03), (3, 0.03), (5, 0.01), (3, 0.0)])
+def test_the_interval_over_trainings_covers_where_the_one_over_patients_does_not(trainings, of_trainings):
+    """Seven arms without any difference: a false claim is one of both intervals and p together."""
+    rng, hits, plain, n_trials = np.random.default_rng(3), 0, 0, 600
+    for trial in range(n_trials):
+        dice = trained(rng, 7, trainings, 31, of_trainings)
+        spread = spread_of(dice.mean(axis=2))
+        means = dice.mean(axis=1)
+        found = paired_difference(
+            means[1], means[0], range(31), 200, 0.95, trial, spread=spread, trainings=(trainings, trainings)
+        )
+        hits += found.trainings_low <= 0 <= found.trainings_high
+        plain += found.low <= 0 <= found.high
+    assert hits / n_trials >= 0.93
+    if of_trainings > 0.02:
+        assert hits / n_trials <= 0.98
+        assert plain / n_trials < 0.8  # other seeds alone would be a finding in more than a fifth of studies
+
+
+def test_the_spread_of_trainings_is_pooled_over_the_arms():
+    assert spread_of([[0.5], [0.6]]) is None
+    spread = spread_of([[0.5, 0.6], [0.1, 0.2, 0.3], [0.9]])
+    assert spread.freedom == 3
+    assert spread.variance == pytest.approx((0.005 + 0.02) / 3)
 
 
 def test_no_difference_and_one_patient():

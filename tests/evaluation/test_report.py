@@ -154,6 +154,8 @@ def test_no_effect_is_named_as_such(comparison):
         "ci_high": 0.04,
         "p": 0.4,
         "p_holm": 0.8,
+        "trainings_low": -0.03,
+        "trainings_high": 0.05,
         "smallest_resolvable": 0.05,
     }
     rows = [row | flat if row["arm"] == "real+synthetic" else row for row in comparison]
@@ -168,14 +170,30 @@ def test_the_validation_groups_cannot_make_a_claim(comparison):
     assert answer.sentences(only_validation, CONFIG) == ["The test group is empty, so nothing can be claimed."]
 
 
+CLEAR = {"ci_low": 0.01, "ci_high": 0.03, "trainings_low": 0.005, "trainings_high": 0.035, "p_holm": 0.01}
+
+
 @pytest.mark.parametrize(
-    "low, high, p, expected",
+    ("change", "expected"),
     [
-        (0.01, 0.03, 0.01, True),
-        (0.01, 0.03, 0.06, False),
-        (-0.01, 0.03, 0.01, False),
-        (None, None, 1.0, False),
+        ({}, True),
+        ({"p_holm": 0.06}, False),
+        ({"ci_low": -0.01}, False),
+        ({"trainings_low": -0.01}, False),
+        ({"trainings_low": None, "trainings_high": None}, False),
+        ({"ci_low": None, "ci_high": None, "p_holm": 1.0}, False),
     ],
 )
-def test_a_claim_needs_interval_and_corrected_p(low, high, p, expected):
-    assert answer.differs({"ci_low": low, "ci_high": high, "p_holm": p}, 0.95) is expected
+def test_a_claim_needs_both_intervals_and_corrected_p(change, expected):
+    assert answer.differs(CLEAR | change, 0.95) is expected
+
+
+def test_what_other_trainings_may_undo_is_no_claim_and_says_so(comparison):
+    """An effect that other patients would show, but not other trainings; with one training of each, nobody knows."""
+    unsure = CLEAR | {"mean_difference": 0.02, "p": 0.001, "smallest_resolvable": 0.05}
+    for ends, words in (((-0.01, 0.05), "other trainings may undo it (interval -0.010 to +0.050)"),
+                        ((None, None), "with one training of each arm")):  # fmt: skip
+        change = unsure | dict(zip(("trainings_low", "trainings_high"), ends, strict=True))
+        rows = [row | change if row["arm"] == "real+synthetic" else row for row in comparison]
+        assert answer.headline(rows, CONFIG).startswith("No difference could be shown")
+        assert words in answer.sentences(rows, CONFIG)[2]
