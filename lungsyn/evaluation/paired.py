@@ -66,8 +66,10 @@ def paired_difference(
         raise ValueError("a value is not finite: a case without a number would silently leave the mean")
     sums, cases = by_patient(difference, patients)
     low, high = bootstrap_interval(sums, cases, samples, confidence, seed)
-    mean, of_seeds = float(difference.mean()), spread.variance * sum(1 / n for n in trainings) if spread else 0.0
-    reach = reach_with_trainings(sums, cases, of_seeds, spread.freedom, confidence) if spread else None
+    mean, of_seeds, reach = float(difference.mean()), 0.0, None
+    if spread:
+        of_seeds = spread.variance * sum(1 / n for n in trainings)
+        reach = reach_with_trainings(sums, cases, of_seeds, spread.freedom, confidence)
     return Difference(
         mean, low, high, wilcoxon_p(sums / cases), smallest_resolvable(sums, cases, confidence, arms, of_seeds),
         *((None, None) if reach is None else (mean - reach, mean + reach)),
@@ -141,8 +143,8 @@ def smallest_resolvable(sums, cases, confidence: float, arms: int = 1, of_seeds:
     (t_{1 - alpha/2} + t_{power}) SE with n - 1 degrees of freedom, alpha divided among the ``arms`` that are compared
     at once, as Holm's correction asks of the smallest p. SE is that of the mean over cases, patients being the
     clusters, and of its trainings (variance ``of_seeds``); with one arm and one case each it is SD / sqrt(n) without
-    the latter, so about 2.8 SD / sqrt(n) for many. None as well where
-    the signed-rank test's smallest p, 2^(1 - n), is too large for any claim, and where no difference was seen at all.
+    the latter, so about 2.8 SD / sqrt(n) for many. None as well where the signed-rank test's smallest p, 2^(1 - n), is
+    too large for any claim, and where no difference was seen at all.
     """
     n, alpha = len(sums), (1 - confidence) / arms
     if n < 2 or 2.0 ** (1 - n) >= alpha:

@@ -79,18 +79,8 @@ def train(
 
     forward = team.parallel(network)
     forward = compiled(forward, compute, device)
-    keep = torch.zeros((), device=device)  # share of the averaged weights that a step leaves as they were
-
-    def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        loss = weighted_loss(forward, batch, settings, device, precision, team)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
-        optimizer.step()
-        update_average(average, network, keep)
-        return loss.detach(), norm
-
-    take = Steps(step, device, record=team.size == 1)
+    keep = torch.zeros((), device=device)
+    take = steps_of(forward, network, optimizer, average, keep, settings, precision, team)
     progress = Progress("generator", settings.images, "patches", about["images_seen"])
     numbers = batches(range(about["images_seen"], settings.images), settings.batch_patches)
     for batch in loader(patches, map(team.share, numbers), compute, device):
@@ -127,6 +117,26 @@ def train(
     cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
     facts = {key: about[key] for key in ("images_seen", "best_loss", "precision")}
     return best, facts | {"cost": cost, "ran_on": ran_on}, about["records"]
+
+
+def steps_of(
+    forward: Callable, network: nn.Module, optimizer: Muon, average: dict[str, Tensor], keep: Tensor,
+    settings: Generator, precision: torch.dtype, team: Team = ALONE,
+) -> Steps:  # fmt: skip
+    """Steps that train ``network``, called as ``forward``, and return loss and gradient norm of a batch.
+
+    ``keep`` is the share of the ``average`` weights that a step leaves as they were; it is read at each step."""
+
+    def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        loss = weighted_loss(forward, batch, settings, keep.device, precision, team)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
+        optimizer.step()
+        update_average(average, network, keep)
+        return loss.detach(), norm
+
+    return Steps(step, keep.device, record=team.size == 1)
 
 
 def check_shares(settings: Generator, team: Team) -> None:

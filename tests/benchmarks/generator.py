@@ -13,9 +13,8 @@ from lungsyn.compute import choose_precision, has_bfloat16
 from lungsyn.config import Generator
 from lungsyn.generation.network import build, coarse_channels
 from lungsyn.generation.synthesis import Canvas, make_canvas, synthesise
-from lungsyn.generation.training import hold_out, update_average, weighted_loss
+from lungsyn.generation.training import hold_out, steps_of
 from lungsyn.optimizer import Muon
-from lungsyn.steps import Steps
 from tests.benchmarks import peers, quality
 from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped, warm_up
 
@@ -92,17 +91,7 @@ def training_step(network: nn.Module, settings: Generator, device, precision: to
     optimizer, keep = Muon(network.parameters(), 1e-4, fused=True), torch.full((), 0.99, device=device)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
-    def step(batch: dict) -> tuple[Tensor, Tensor]:
-        network.train()
-        loss = weighted_loss(network, batch, settings, device, precision)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
-        optimizer.step()
-        update_average(average, network, keep)
-        return loss.detach(), norm
-
-    take = Steps(step, device)
+    take = steps_of(network, network.train(), optimizer, average, keep, settings, precision)
     return lambda: take(batch)
 
 
