@@ -23,5 +23,11 @@ def to_model_range(hu, window_hu: tuple[float, float]):
 def to_hu(model_range: np.ndarray, window_hu: tuple[float, float]) -> np.ndarray:
     """[-1, 1] to HU, rounded to int16; values outside are clipped to the window, no number is ``NOT_FINITE_HU``."""
     low, high = window_hu
-    scaled = (np.clip(np.asarray(model_range, dtype=np.float32), -1.0, 1.0) + 1.0) * ((high - low) / 2.0) + low
-    return np.where(np.isfinite(scaled), np.rint(np.nan_to_num(scaled)), NOT_FINITE_HU).astype(np.int16)
+    scaled = np.array(model_range, dtype=np.float32)  # as above
+    np.clip(scaled, -1.0, 1.0, out=scaled)
+    scaled += 1.0
+    scaled *= (high - low) / 2.0
+    scaled += low
+    np.rint(scaled, out=scaled)
+    scaled[np.isnan(scaled)] = NOT_FINITE_HU
+    return scaled.astype(np.int16)

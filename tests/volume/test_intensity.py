@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,6 +33,18 @@ def test_an_overshooting_network_stays_in_the_window():
 
 
 def test_what_is_scaled_stays_as_it_is():
-    hu = np.array([-1200.0, 30.0, 900.0], dtype=np.float32)
-    to_model_range(hu, (-1000, 400))
-    assert hu.tolist() == [-1200, 30, 900]
+    values = np.array([-1200.0, 0.3, np.nan, 900.0], dtype=np.float32)
+    for scale in (to_model_range, to_hu):
+        scale(values, (-1000, 400))
+        assert np.array_equal(values, np.array([-1200.0, 0.3, np.nan, 900.0], dtype=np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(to_model_range, np.int16), (to_hu, np.float32)])
+def test_a_whole_volume_is_scaled_with_few_bytes_per_voxel(scale, dtype):
+    """One float32 for the work and what is returned: whole CTs pass through here."""
+    values = np.zeros(1_000_000, dtype)
+    tracemalloc.start()
+    scale(values, (-1000, 400))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / len(values) <= 6.5
