@@ -507,8 +507,15 @@ def check(raw: dict) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
-        raise InputError("the config is not usable:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise InputError("the config is not usable:\n" + "\n".join(f"  {line}" for line in _lines(error))) from None
+
+
+A_NUMBER, OR_AUTO = "constrained-int", "literal['auto']"  # how pydantic calls the two of "a number, or auto"
+
+
+def _lines(error: ValidationError) -> list[str]:
+    """One for each mistake: a value that is neither a number nor ``auto`` is one mistake."""
+    return [_explain(item) for item in error.errors() if item["loc"][-1:] != (OR_AUTO,)]
 
 
 def _explain(item: dict) -> str:
@@ -516,7 +523,8 @@ def _explain(item: dict) -> str:
     loc = [
         part for i, part in enumerate(item["loc"]) if not (i == 2 and item["loc"][0] == "generators" and part in kinds)
     ]
-    key = ".".join(str(part) for part in loc if part != "[key]")
+    key = ".".join(str(part) for part in loc if part not in ("[key]", A_NUMBER))
+    otherwise = ", or auto" if A_NUMBER in loc else ""
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), _all_keys(), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
@@ -527,7 +535,7 @@ def _explain(item: dict) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key} is {item['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} is {item['input']!r}: {message[0].lower()}{message[1:]}{otherwise}"
 
 
 def _all_keys() -> set[str]:
@@ -551,7 +559,7 @@ def from_json(model: type[SectionType], text: str) -> SectionType:
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(item) for item in error.errors())) from None
+        raise InputError("\n".join(_lines(error))) from None
 
 
 def schema_yaml() -> str:

@@ -87,6 +87,15 @@ def test_a_bad_value_names_key_value_rule_and_way_out(path, value, message):
         config.check(changed(path, value))
 
 
+@pytest.mark.parametrize("key", ["loader_processes", "patches_per_batch"])
+@pytest.mark.parametrize("value", [-1, "many", 1.5])
+def test_a_value_that_is_neither_a_number_nor_auto_is_one_mistake(key, value):
+    with pytest.raises(InputError) as told:
+        config.check(changed(f"compute.{key}", value))
+    _, line = str(told.value).splitlines()
+    assert line.startswith(f"  compute.{key} is {value!r}: input should be ") and line.endswith(", or auto")
+
+
 def test_a_missing_key_is_named():
     raw = copy.deepcopy(SHIPPED)
     del raw["synthesis"]["steps"]
