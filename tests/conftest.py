@@ -1,5 +1,7 @@
 """Shared by all tests: a small case on disk, and the settings of the shipped config."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,18 @@ def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     affine[:3, 3] = (10.0, -20.0, 30.0)
     about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, lungs, Space(shape, affine))}
     return Case(hu.astype(np.int16), nodules, lungs, body.astype(np.uint8), affine, about)
+
+
+def killed_at(patches: type, number: int, by: signal.Signals) -> type:
+    """The dataset ``patches``, but when this patch is made the process gets a signal."""
+
+    class Dying(patches):
+        def __getitem__(self, i):
+            if i == number:
+                os.kill(os.getpid(), by)
+            return super().__getitem__(i)
+
+    return Dying
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """What runs on a GPU does what it does on the CPU: the CPU is the oracle. Skipped where there is no CUDA GPU."""
 
-import os
 import signal
 
 import numpy as np
@@ -18,6 +17,7 @@ from lungsyn.segmentation import prediction
 from lungsyn.segmentation import training as segmenter_training
 from lungsyn.steps import Steps
 from lungsyn.volume.files import open_case
+from tests.conftest import killed_at
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -71,14 +71,8 @@ def test_a_generator_learns_what_it_learns_on_the_cpu(
 
 
 def test_a_killed_training_goes_on_on_the_gpu(case_folders, generator_settings, tmp_path, on_cpu, monkeypatch):
-    class Dying(TrainingPatches):
-        def __getitem__(self, i):
-            if i == 20:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().__getitem__(i)
-
     with monkeypatch.context() as patched:
-        patched.setattr(training, "TrainingPatches", Dying)
+        patched.setattr(training, "TrainingPatches", killed_at(TrainingPatches, 20, signal.SIGTERM))
         with pytest.raises(SystemExit):
             training.train(case_folders, generator_settings, CUDA, 7, tmp_path)
     saved = checkpoint.load(next(tmp_path.glob("*/checkpoint.safetensors")))[1]

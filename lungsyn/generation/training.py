@@ -92,14 +92,15 @@ def train(
         optimizer.set_learning_rate(learning_rate(settings, about["images_seen"]))
         about["images_seen"] += seen
         keep.fill_(kept_of_average(settings, about["images_seen"], seen))
-        names = {number: learned[number].name for number in batch.pop("cases")}
+        cases = batch.pop("cases")
         loss, norm = take(batch)
 
         value = float(team.total(loss)) / team.size  # waits for the GPU, which by now has all of this step to do
         if not np.isfinite(value) or not torch.isfinite(norm):
+            names = sorted({learned[i].name for i in cases})
             raise FloatingPointError(
                 f"loss {value}, gradient {float(norm)} after {about['images_seen'] - seen} patches; the batch's cases: "
-                f"{', '.join(sorted(names.values()))}. Look at them, or lower generators.*.learning_rate"
+                f"{', '.join(names)}. Look at them, or lower generators.*.learning_rate"
             )
         about["recent"].append(value)
         if team.leads:
@@ -218,8 +219,9 @@ def kept_of_average(settings: Generator, images_seen: int, batch: int) -> float:
 @torch.no_grad()
 def update_average(average: dict, network: nn.Module, keep: Tensor) -> None:
     """Move the averaged weights towards the network's, in place; the share ``keep`` of them stays."""
+    move = 1 - keep
     for name, tensor in network.state_dict().items():
-        average[name].lerp_(tensor, 1 - keep)
+        average[name].lerp_(tensor, move)
 
 
 def due(images_seen: int, batch: int, settings: Generator) -> bool:

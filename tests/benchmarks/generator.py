@@ -167,11 +167,8 @@ def convolution_seconds(
     layout = torch.channels_last_3d
     arguments = module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding
     alone = type(module)(*arguments, dtype=precision, device=bench.device).to(memory_format=layout)
-    x = (
-        torch.randn(shape, dtype=precision, device=bench.device)
-        .contiguous(memory_format=layout)
-        .requires_grad_(needs_gradient)
-    )
+    x = torch.randn(shape, dtype=precision, device=bench.device).contiguous(memory_format=layout)
+    x.requires_grad_(needs_gradient)
     gradient = torch.randn_like(alone(x))
     wanted = [*alone.parameters(), *([x] if needs_gradient else [])]
     return min(seconds(lambda: torch.autograd.grad(alone(x), wanted, gradient), bench.clock) for _ in range(6))

@@ -98,9 +98,8 @@ def measure(what: str, shape: tuple[int, ...], told: dict) -> int:
         settings = settings.model_copy(update={"channels": [8], "blocks": 1})
     network = build(settings).to(device).eval()
     at_once = told["patches_per_batch"]
-    one_step(
-        network, (settings.patch_voxels,) * 3, settings, synthesis, "fused", precision, at_once
-    )  # libraries, buffers
+    one_patch = (settings.patch_voxels,) * 3
+    one_step(network, one_patch, settings, synthesis, "fused", precision, at_once)  # libraries, buffers
     before = memory_now(device)
     if what == "forward":
         whole_forward(network, shape, settings, precision)

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 
 import nibabel as nib
@@ -12,7 +11,7 @@ from lungsyn.config import Compute
 from lungsyn.generation import training
 from lungsyn.generation.patches import TrainingPatches
 from lungsyn.volume.files import write_case
-from tests.conftest import make_case
+from tests.conftest import killed_at, make_case
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 
@@ -20,14 +19,8 @@ CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint
 def test_a_killed_training_ends_bit_equal(case_folders, generator_settings, tmp_path, monkeypatch):
     whole, facts, records = training.train(case_folders, generator_settings, CPU, 7, tmp_path / "whole")
 
-    class Dying(TrainingPatches):
-        def __getitem__(self, i):
-            if i == 20:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().__getitem__(i)
-
     with monkeypatch.context() as patched:
-        patched.setattr(training, "TrainingPatches", Dying)
+        patched.setattr(training, "TrainingPatches", killed_at(TrainingPatches, 20, signal.SIGTERM))
         with pytest.raises(SystemExit) as stopped:
             training.train(case_folders, generator_settings, CPU, 7, tmp_path / "killed")
     assert stopped.value.code == 128 + signal.SIGTERM

@@ -1,5 +1,4 @@
 import dataclasses
-import os
 import signal
 
 import numpy as np
@@ -12,7 +11,7 @@ from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
 from lungsyn.segmentation.patches import TrainingPatches, augment, blur, change_grey_values
 from lungsyn.volume.files import open_case, write_case
-from tests.conftest import make_case
+from tests.conftest import killed_at, make_case
 
 CPU = Compute(device="cpu", precision="float32", segmenter_threads=1, checkpoint_seconds=3600)
 
@@ -38,14 +37,8 @@ def test_every_network_starts_from_the_prior(settings, network, channels, patch)
 def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monkeypatch):
     whole, _, records = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "whole")
 
-    class Dying(TrainingPatches):
-        def __getitem__(self, i):
-            if i == 10:
-                os.kill(os.getpid(), signal.SIGUSR1)
-            return super().__getitem__(i)
-
     with monkeypatch.context() as patched:
-        patched.setattr(training, "TrainingPatches", Dying)
+        patched.setattr(training, "TrainingPatches", killed_at(TrainingPatches, 10, signal.SIGUSR1))
         with pytest.raises(SystemExit):
             training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
     saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
