@@ -33,6 +33,7 @@ GEOMETRY = {  # tags that a slice needs, and how many numbers each holds
 }  # fmt: skip
 PIXELS = {"Rows": 1, "Columns": 1, "BitsAllocated": 1, "SamplesPerPixel": 1}
 IDENTITY = ("SeriesInstanceUID", "Modality", "PatientID")
+Z_TOLERANCE_MM = 0.05  # 1,014 of LIDC-IDRI's 1,018 series are even to 0.001 mm, the other 4 are off by 0.5 mm and more
 DECODING = ("BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "PixelData")
 
 
@@ -157,29 +158,49 @@ def find_series(root: Path, map_over=map) -> tuple[dict[str, list[Header]], list
 
 def series_files(folder: Path, series_uid: str) -> list[Path]:
     """The files of one series below its folder, unordered. Raises InputError if there is none."""
-    names = [os.path.relpath(path, folder) for path in folder.rglob("*") if path.is_file()]
-    found = [folder / header.path for header in _headers_in((folder, names)) if header.series_uid == series_uid]
+    found = [path for path in folder.rglob("*") if path.is_file() and _series_uid(path) == series_uid]
     if not found:
         raise InputError(f"{folder}: no file of series {series_uid}; index the cohort again")
     return found
+
+
+def _series_uid(path: Path) -> str:
+    """The series that a file says it is of; empty for what is not DICOM or damaged."""
+    try:
+        with _quiet():
+            data = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
+            return str(data.get("SeriesInstanceUID", ""))
+    except Exception:  # whatever a damaged file makes pydicom raise
+        return ""
+
+
+def uneven(z_mm: np.ndarray) -> str:
+    """What is wrong with the steps between slices at ascending ``z_mm``, or an empty text."""
+    if len(z_mm) < 2:
+        return "a single slice"
+    steps = np.diff(z_mm)
+    is_even = np.abs(steps - np.median(steps)).max() <= Z_TOLERANCE_MM
+    return "" if is_even else f"uneven z: steps from {steps.min():g} to {steps.max():g} mm"
 
 
 def read_ct(files: list[Path]) -> Volume:
     """A CT series as HU: int16 ``[x y z]``, z ascending, and its RAS+ affine. Memory: the result and one slice.
 
     Each slice has its own rescale; the plane's geometry is that of the first file by name. Raises InputError naming the
-    file.
+    file, or if the slices' steps are uneven, as where one is gone: then there is no such affine.
     """
     files = sorted(files)  # by name: nearly always along z, so that nothing has to be moved
     first = _read(files[0], (*GEOMETRY, *PIXELS))
     slices = np.empty((len(files), first.Rows, first.Columns), dtype=np.int16)  # [z y x]
     z_mm = np.array([_read_slice(path, data) for data, path in zip(slices, files, strict=True)])
     order = np.argsort(z_mm, kind="stable")
+    if flaw := uneven(z_mm[order]):
+        raise InputError(f"{files[0].parent}: {flaw}; get the series again")
     if (order[::-1] == np.arange(len(files))).all():
         slices = slices[::-1]
     elif (order != np.arange(len(files))).any():
         slices = slices[order]
-    step_mm = np.ptp(z_mm) / max(len(files) - 1, 1)
+    step_mm = np.ptp(z_mm) / (len(files) - 1)
     row_mm, column_mm = (float(value) for value in first.PixelSpacing)  # distance of rows, of columns
     affine_lps = np.eye(4)
     affine_lps[:3, 0] = np.array(first.ImageOrientationPatient[:3], dtype=float).round() * column_mm

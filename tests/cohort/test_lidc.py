@@ -263,6 +263,14 @@ def test_files_damaged_after_the_index_are_named(root):
         lidc.read_case(folder, "1.2.3", settings(root).nodules)
 
 
+@pytest.mark.parametrize(("gone", "reason"), [("040.dcm", "uneven z"), ("001.dcm", "of 87, 1 missing; 0 extra")])
+def test_a_slice_that_is_gone_since_the_index_moves_no_mask(root, gone, reason):
+    row = rows_of(root)[WHOLE]
+    (root / WHOLE / "study" / "series" / gone).unlink()
+    with pytest.raises(InputError, match=rf"case LIDC-IDRI-0078: .*{reason}.*get the series again"):
+        table.prepare_case(row, settings(root), root)
+
+
 TEXTS = ("AE", "AS", "CS", "DT", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "DA", "TM")
 SECTIONS = (Listing, Preparation)
 NEEDED = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
