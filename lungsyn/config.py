@@ -233,7 +233,9 @@ class Segmenter(Section):
     """The part of a segmenter that training needs; it travels with the weights."""
 
     network: Literal["unet", "dynunet", "swin_unetr"] = Field(description="Network (MONAI)")
-    channels: list[Count] = Field(min_length=2, max_length=6, description="Channels per level (swin_unetr: first only)")
+    channels: list[Count] = Field(
+        min_length=1, max_length=6, description="Channels per level; swin_unetr: those of the first, a multiple of 12"
+    )
     window_hu: Window = Field(description="HU mapped to [-1, 1]; values outside are clipped")
     patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the training patch, voxels")
     nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
@@ -243,15 +245,17 @@ class Segmenter(Section):
 
     @model_validator(mode="after")
     def _network_fits(self):
-        if self.network == "dynunet" and len(self.channels) < 3:
-            raise ValueError(f"channels is {self.channels}; dynunet needs three levels or more: add one")
         swin = self.network == "swin_unetr"
+        if swin and (len(self.channels) > 1 or self.channels[0] % 12):
+            raise ValueError(f"channels is {self.channels}; swin_unetr needs one number, a multiple of 12: [12]")
+        levels = {"unet": 2, "dynunet": 3}.get(self.network, 1)
+        if len(self.channels) < levels:
+            raise ValueError(f"channels is {self.channels}; {self.network} needs {levels} levels or more: add one")
         multiple = 32 if swin else 2 ** (len(self.channels) - 1)
-        least = 64 if swin else multiple  # its instance norm needs two voxels at the bottom
-        if self.patch_voxels % multiple or self.patch_voxels < least:
+        if self.patch_voxels % multiple:
             raise ValueError(
                 f"patch_voxels is {self.patch_voxels}; {self.network} with these channels needs a multiple of "
-                f"{multiple}, at least {least}: change patch_voxels or channels"
+                f"{multiple}: change patch_voxels or channels"
             )
         return self
 

@@ -8,6 +8,7 @@ from lungsyn.errors import InputError
 from tests.conftest import ROOT
 
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
+SWIN = SHIPPED["segmenters"]["unet"] | {"network": "swin_unetr", "channels": [12]}
 SHALLOW_DYNUNET = SHIPPED["segmenters"]["unet"] | {"network": "dynunet", "channels": [4, 8]}
 
 
@@ -65,9 +66,11 @@ BAD = [
     ("figures.case_arms", ["real", "unreal"], r"figures\.case_arms is 'unreal'"),
     ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'patch_ddpm'"),
     ("arms.real.synthetic_share", 0.5, r"arms\.real: synthetic_share 0\.5 divides .* only one kind: remove it"),
-    ("segmenters.unet.channels", [4] * 5, r"segmenters\.unet: patch_voxels is 24; .* a multiple of 16, at least 16"),
-    ("segmenters.deep", SHALLOW_DYNUNET, r"segmenters\.deep: channels is .* dynunet needs three levels or more"),
-    ("segmenters.unet.network", "swin_unetr", r"segmenters\.unet: patch_voxels is 24; swin_unetr .* at least 64"),
+    ("segmenters.unet.channels", [4] * 5, r"segmenters\.unet: patch_voxels is 24; .* a multiple of 16: change"),
+    ("segmenters.deep", SHALLOW_DYNUNET, r"segmenters\.deep: channels is .* dynunet needs 3 levels or more"),
+    ("segmenters.flat", SHALLOW_DYNUNET | {"network": "unet", "channels": [4]}, r"unet needs 2 levels or more"),
+    ("segmenters.unet.network", "swin_unetr", r"\[16, 32, 64\]; swin_unetr needs one number, a multiple of 12: \[12\]"),
+    ("segmenters.swin", SWIN, r"segmenters\.swin: patch_voxels is 24; swin_unetr .* a multiple of 32"),
     ("segmenters.unet.window_hu", [0, 0], r"window_hu.*\[0\.0, 0\.0\] must rise"),
     ("synthesis.steps", 1001, r"synthesis\.steps is 1001, more than the 1000 of generators\.patch_ddpm"),
     ("synthesis.guidance_scale", 2.0, r"generators\.patch_ddpm never learns without masks"),

