@@ -1,7 +1,6 @@
 """The machine: device, precision, threads, memory. Chosen once per job, said in its log."""
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ import torch
 
 from lungsyn.config import Compute
 from lungsyn.errors import InputError
-from lungsyn.provenance import peak_host_mb
+from lungsyn.memory import keep_freed_memory, peak_host_mb
 from lungsyn.volume.files import read_json, write_json
 
 TURNS = 8  # of the two precisions when they are measured
@@ -153,21 +152,6 @@ def set_up(threads: int, device: torch.device, one_shape: bool = False) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = one_shape
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what the program frees: on Linux a step's activations then reuse warm pages.
-
-    By default every large tensor is a fresh mapping, whose pages the kernel zeroes at first touch, in every step.
-    """
-    if platform.system() != "Linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_arena_max, 1)
 
 
 def describe(device: torch.device, precision: torch.dtype) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import resource
 from collections import defaultdict
 from functools import cache
 from importlib import metadata
@@ -71,14 +70,3 @@ def model_facts(path: Path) -> dict:
         return json.loads(header["__metadata__"]["about"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise no_model(path, error) from error
-
-
-def peak_host_mb() -> int:
-    """Highest memory of this process so far, MB.
-
-    Linux: VmHWM, since ru_maxrss survives exec, so that a job would report the memory of what started it.
-    """
-    if platform.system() == "Linux":
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if platform.system() == "Darwin" else 1024)

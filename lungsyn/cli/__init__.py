@@ -14,7 +14,8 @@ from lungsyn.cli import audit, cohort, evaluation, generation, segmentation, stu
 from lungsyn.cli.arguments import VERBS
 from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
-from lungsyn.provenance import peak_host_mb, versions
+from lungsyn.memory import peak_host_mb
+from lungsyn.provenance import versions
 
 OPEN_FILES = 10_240  # 2,500 cases
 NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from lungsyn.volume.intensity import AERATED_HU
 from lungsyn.volume.morphology import within
-from lungsyn.volume.resample import resample, resample_mask
+from lungsyn.volume.resample import empty, resample, resample_mask, slabs
 from lungsyn.volume.space import Space, Volume, bounding_box
 
 RIGHT, LEFT = 1, 2
@@ -71,18 +71,18 @@ def _refined(body: np.ndarray, lung: np.ndarray, coarse: Space, space: Space) ->
         box = tuple(slice(a, a + n) for a, n in zip(start, space.shape, strict=True))
         return body[box], lung[box].copy()
     inside = resample_mask(Volume(body, coarse.affine), space)
-    right, left = (resample(Volume(lung == side, coarse.affine), space, fill=0.0) for side in (RIGHT, LEFT))
-    result = np.where(right >= left, np.uint8(RIGHT), np.uint8(LEFT))
-    right += left
-    result[right < 0.5] = 0
+    result = empty(space, np.uint8)
+    both = (slabs(Volume(lung == side, coarse.affine), space, fill=0.0) for side in (RIGHT, LEFT))
+    for (part, right), (_, left) in zip(*both, strict=True):
+        result[:, :, part] = np.where(right >= left, RIGHT, LEFT) * (right + left >= 0.5)
     return inside, result
 
 
 def _any_in_block(mask: np.ndarray, factor: int, shape) -> np.ndarray:
     """Whether any voxel is set in each block of ``factor``^3 voxels; cut or padded to ``shape``."""
     result = np.zeros(shape, dtype=bool)
-    where = np.minimum(np.argwhere(mask) // factor, np.array(shape) - 1)
-    result[tuple(where.T)] = True
+    where = np.unravel_index(np.flatnonzero(mask), mask.shape)
+    result[tuple(np.minimum(at // factor, n - 1) for at, n in zip(where, shape, strict=True))] = True
     return result
 
 

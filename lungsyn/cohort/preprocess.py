@@ -14,7 +14,7 @@ from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU
 from lungsyn.volume.nodules import fullest
-from lungsyn.volume.resample import resample
+from lungsyn.volume.resample import empty, resample, slabs
 from lungsyn.volume.space import Space, Volume
 
 HU_RANGE = (-1024, 3071)  # 12 bits, what scanners store; metal beyond it is clipped
@@ -53,9 +53,11 @@ def on_grid(ct: Volume, space: Space) -> Volume:
 
     Where the grid is the scan's own no value changes, since interpolation at a voxel's centre is that voxel.
     """
-    hu = resample(ct, space, fill=AIR_HU)
-    np.rint(hu, out=hu)
-    return Volume(np.clip(hu, *HU_RANGE, out=hu).astype(np.int16), space.affine)
+    result = empty(space, np.int16)
+    for part, hu in slabs(ct, space, fill=AIR_HU):
+        np.rint(hu, out=hu)
+        result[:, :, part] = np.clip(hu, *HU_RANGE, out=hu)
+    return Volume(result, space.affine)
 
 
 def _is_aligned(affine: np.ndarray) -> bool:

@@ -14,6 +14,7 @@ from lungsyn.cohort.annotations import RATINGS
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Listing, Preparation
 from lungsyn.errors import InputError
+from lungsyn.memory import keep_freed_memory
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
 
@@ -87,6 +88,7 @@ def _kind(reason: str) -> str:
 
 def prepare_case(row: dict, settings: Preparation, root: Path) -> Case:
     """Read one included row's raw files and prepare the case. Raises InputError naming case and file."""
+    keep_freed_memory()
     root = Path(root)
     try:
         if settings.dataset == "nifti":

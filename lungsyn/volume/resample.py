@@ -9,27 +9,63 @@ one slice after the other: several times faster than ``scipy.ndimage.affine_tran
 interpolation, and without a copy of the source in float. Oblique grids take scipy's way.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage, sparse
 
 from lungsyn.volume.space import Space, Volume
 
+SLAB = 16  # slices at a time
+
 
 def resample(volume: Volume, space: Space, fill: float) -> np.ndarray:
     """Values of ``volume`` at the voxel centres of ``space``: float32, ``fill`` outside."""
+    result = empty(space, np.float32)
+    for part, values in slabs(volume, space, fill):
+        result[:, :, part] = values
+    return result
+
+
+def resample_mask(mask: Volume, space: Space) -> np.ndarray:
+    """A binary mask on ``space``: the voxels whose occupancy is at least one half (bool)."""
+    result = empty(space, bool)
+    for part, values in slabs(mask, space, fill=0.0):
+        result[:, :, part] = values >= 0.5
+    return result
+
+
+def empty(space: Space, dtype: np.typing.DTypeLike) -> np.ndarray:
+    """An array ``[x y z]`` for ``space``, nothing in it yet, z slowest in memory, as in a file."""
+    return np.empty(space.shape[::-1], dtype).T
+
+
+def slabs(volume: Volume, space: Space, fill: float) -> Iterator[tuple[slice, np.ndarray]]:
+    """``resample`` a few slices at a time, for what does not keep float: slices along z, their values (float32).
+
+    Memory that a program has not touched before is slow to get, so that whole volumes of float cost more than the sums.
+    """
     to_source = np.linalg.inv(volume.affine) @ space.affine  # target index -> source index
     step = np.abs(to_source[:3, :3]).max(axis=1)  # source voxels per target voxel, per source axis
     sigma = np.maximum(0.0, (step - 1.0) / 2.0)
     axes = _parallel_axes(to_source[:3, :3])
     if axes is None:
-        return _resample_oblique(volume, space, to_source, sigma, fill)
+        yield slice(0, space.shape[2]), _resample_oblique(volume, space, to_source, sigma, fill)
+        return
     centres = [to_source[a, k] * np.arange(space.shape[k]) + to_source[a, 3] for k, a in enumerate(axes)]
     lengths = [volume.data.shape[a] for a in axes]
-    weights = [_line_weights(n, at, sigma[a]) for n, at, a in zip(lengths, centres, axes, strict=True)]
-    result = _apply(weights, volume.data.transpose(axes))
-    for axis, (length, at) in enumerate(zip(lengths, centres, strict=True)):
-        np.moveaxis(result, axis, 0)[(at < -0.5 - 1e-6) | (at > length - 0.5 + 1e-6)] = fill
-    return result
+    along_x, along_y, along_z = (
+        _line_weights(n, at, sigma[a]) for n, at, a in zip(lengths, centres, axes, strict=True)
+    )
+    beyond_x, beyond_y, beyond_z = (
+        (at < -0.5 - 1e-6) | (at > n - 0.5 + 1e-6) for n, at in zip(lengths, centres, strict=True)
+    )
+    data = volume.data.transpose(axes)
+    for first in range(0, space.shape[2], SLAB):
+        part = slice(first, min(first + SLAB, space.shape[2]))
+        values = _apply(along_x, along_y, along_z[part], data)
+        values[beyond_x] = values[:, beyond_y] = values[:, :, beyond_z[part]] = fill
+        yield part, values
 
 
 def _parallel_axes(matrix: np.ndarray) -> list[int] | None:
@@ -58,9 +94,8 @@ def _line_weights(length: int, at: np.ndarray, sigma: float) -> sparse.csr_array
     return weights
 
 
-def _apply(weights: list[sparse.csr_array], data: np.ndarray) -> np.ndarray:
-    """The three axes' matrices applied to ``data`` ``[x y z]``: float32, z slowest in memory, as in a file."""
-    along_x, along_y, along_z = weights
+def _apply(along_x, along_y, along_z, data: np.ndarray) -> np.ndarray:
+    """The three axes' matrices applied to ``data`` ``[x y z]``: float32, z slowest in memory."""
     first, stop = along_z.indices.min(), along_z.indices.max() + 1  # slices that are needed
     planes = np.empty((stop - first, along_y.shape[0], along_x.shape[0]), dtype=np.float32)  # [z y x]
     for plane, k in zip(planes, range(first, stop), strict=True):
@@ -78,11 +113,6 @@ def _resample_oblique(volume: Volume, space: Space, to_source: np.ndarray, sigma
     )
     inside[outside_of(volume.space, space)] = fill
     return inside
-
-
-def resample_mask(mask: Volume, space: Space) -> np.ndarray:
-    """A binary mask on ``space``: the voxels whose occupancy is at least one half (bool)."""
-    return resample(Volume(mask.data.astype(np.float32), mask.affine), space, fill=0.0) >= 0.5
 
 
 def outside_of(source: Space, target: Space) -> np.ndarray:

