@@ -9,10 +9,10 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from lungsyn.errors import InputError
 
@@ -131,10 +131,10 @@ class Benchmark(Section):
 
 
 class Generator(Section):
-    kind: Literal["patch_ddpm"] = Field(description="Family of the generator")
-    network: Literal["patch_unet", "monai"] = Field(
-        default="patch_unet", description="patch_unet: this project's; monai: DiffusionModelUNet, for comparison"
-    )
+    """What all generators share that are trained on patches."""
+
+    keeps_best: ClassVar[bool]  # whether the weights of the lowest held-out loss are kept, or else the last ones
+
     window_hu: Window = Field(description="HU mapped to [-1, 1]; values outside are clipped")
     patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the cubic training patch, voxels")
     context_factor: Literal[0, 2, 4] = Field(
@@ -145,12 +145,8 @@ class Generator(Section):
     blocks: int = Field(ge=1, le=8, description="Residual blocks per level")
     stem: Literal["rearrange", "haar"] = Field(default="haar", description="Lossless step to half resolution")
     activation_checkpointing: bool = Field(default=False, description="Trade time for memory in training")
-    schedule: Literal["cosine", "linear"] = Field(description="Noise schedule")
-    timesteps: int = Field(ge=10, le=4000, description="Noise levels of the schedule")
-    prediction: Literal["epsilon", "v", "sample"] = Field(description="What the network predicts")
     nodule_weight: float = Field(ge=1, le=1000, description="Weight of nodule voxels in the loss; others have 1")
     nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
-    nodule_dropout: Fraction = Field(description="Fraction of patches that lose the nodule mask (for guidance)")
     flips: bool = Field(description="Mirror patches with all their conditions (coordinates too) at random")
     images: Count = Field(description="Training length in patches seen")
     batch_patches: Count = Field(description="Patches per optimiser step")
@@ -161,7 +157,6 @@ class Generator(Section):
     held_out: float = Field(ge=0, lt=1, description="Fraction of the train cases kept back to watch the training")
     validation_patches: Count = Field(description="Held-out patches per check, the same every time")
     validation_every_images: Count = Field(description="Patches between two checks")
-    early_stop_checks: int = Field(ge=0, description="Stop after so many checks without improvement; 0: never")
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -181,13 +176,52 @@ class Generator(Section):
         return self
 
 
+class Diffusion(Generator):
+    """A denoising diffusion model of patches."""
+
+    keeps_best: ClassVar[bool] = True
+
+    kind: Literal["patch_ddpm"] = Field(description="Family of the generator")
+    network: Literal["patch_unet", "monai"] = Field(
+        default="patch_unet", description="patch_unet: this project's; monai: DiffusionModelUNet, for comparison"
+    )
+    schedule: Literal["cosine", "linear"] = Field(description="Noise schedule")
+    timesteps: int = Field(ge=10, le=4000, description="Noise levels of the schedule")
+    prediction: Literal["epsilon", "v", "sample"] = Field(description="What the network predicts")
+    nodule_dropout: Fraction = Field(description="Fraction of patches that lose the nodule mask (for guidance)")
+    early_stop_checks: int = Field(ge=0, description="Stop after so many checks without improvement; 0: never")
+
+
+class Adversarial(Generator):
+    """A GAN of patches, as a diffusion model of one step: the network sees pure noise and says x_0, and what it learns
+    is to be taken for real by a critic. So it has the same conditions, and makes volumes, in the same way."""
+
+    keeps_best: ClassVar[bool] = False  # the least squared error is the smoothest image, not the most real one
+    network: ClassVar[str] = "patch_unet"
+    schedule: ClassVar[str] = "pure_noise"
+    timesteps: ClassVar[int] = 1
+    prediction: ClassVar[str] = "sample"
+    nodule_dropout: ClassVar[float] = 0.0
+    early_stop_checks: ClassVar[int] = 0
+
+    kind: Literal["patch_gan"] = Field(description="Family of the generator")
+    critic_channels: list[Count] = Field(
+        min_length=1, max_length=4, description="Channels of the critic per level, first at half spacing"
+    )
+    reconstruction_weight: float = Field(
+        ge=0, description="Weight of the squared error to the real patch of the same masks; the critic's is 1"
+    )
+    slope_weight: float = Field(ge=0, description="Weight of the critic's squared slope at real and made patches")
+
+
 class CopyPaste(Section):
     """The cheap baseline that a generator has to beat: real nodules, varied, pasted into real train cases."""
 
     kind: Literal["copy_paste"] = Field(description="Family of the generator")
 
 
-AnyGenerator = Annotated[Generator | CopyPaste, Field(discriminator="kind")]
+TrainedGenerator = Annotated[Diffusion | Adversarial, Field(discriminator="kind")]
+AnyGenerator = Annotated[Diffusion | Adversarial | CopyPaste, Field(discriminator="kind")]
 
 
 class Synthesis(Section):
@@ -207,6 +241,11 @@ class Grid(Section):
     patch_voxels: Count
     context_factor: Literal[0, 2, 4]
     overlap: float = Field(ge=0, le=0.75)
+
+
+def one_step(synthesis: Synthesis) -> Synthesis:
+    """How an adversarial generator makes a volume: from pure noise to x_0 at once, all patches fused."""
+    return synthesis.model_copy(update={"steps": 1, "mode": "fused", "guidance_scale": 1.0})
 
 
 def grid_of(generator: Generator, synthesis: Synthesis) -> Grid:
@@ -420,6 +459,13 @@ class Config(Section):
                     f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
                     f"({LARGEST_PATCH_MM:g} mm): lower it"
                 )
+            if generator.kind == "patch_gan":
+                if self.compute.gpus > 1:
+                    raise ValueError(
+                        f"compute.gpus is {self.compute.gpus}, but generators.{name} is a patch_gan, which one GPU "
+                        "trains: set gpus to 1"
+                    )
+                continue
             if self.synthesis.steps > generator.timesteps:
                 raise ValueError(
                     f"synthesis.steps is {self.synthesis.steps}, more than the {generator.timesteps} of "
@@ -523,7 +569,7 @@ def _lines(error: ValidationError) -> list[str]:
 
 
 def _explain(item: dict) -> str:
-    kinds = ("patch_ddpm", "copy_paste")  # the place of a generator's key names its kind after its name
+    kinds = ("patch_ddpm", "patch_gan", "copy_paste")  # the place of a generator's key names its kind after its name
     loc = [
         part for i, part in enumerate(item["loc"]) if not (i == 2 and item["loc"][0] == "generators" and part in kinds)
     ]
@@ -561,7 +607,7 @@ def part(section: Section, model: type[SectionType]) -> SectionType:
 def from_json(model: type[SectionType], text: str) -> SectionType:
     """The inverse of ``as_json``. Raises InputError naming the key."""
     try:
-        return model.model_validate_json(text)
+        return TypeAdapter(model).validate_json(text)
     except ValidationError as error:
         raise InputError("\n".join(_lines(error))) from None
 

@@ -1,4 +1,4 @@
-"""The optimiser of every training: Muon for the hidden convolutions, AdamW for the rest.
+"""The optimiser of nearly every training: Muon for the hidden convolutions, AdamW for the rest.
 
 A laptop has few steps, and Muon learns more per step (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon;
 Liu et al. 2025, arXiv 2502.16982): it makes the momentum of a weight matrix orthogonal, so that a step moves all its
@@ -17,7 +17,29 @@ MOMENTUM = 0.9  # short trainings: 0.95 learned less in the first thousand patch
 CHANNELS = 16  # with fewer on one side a matrix has few directions: input and output layers stay with AdamW
 
 
-class Muon(torch.optim.AdamW):
+class Adam(torch.optim.AdamW):
+    """AdamW, its steps on CUDA such that they can be recorded: what changes from step to step is in its memory."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False, **options):
+        parameters = list(parameters)
+        device = parameters[0].device
+        on_cuda = device.type == "cuda"
+        rate = torch.tensor(learning_rate, device=device) if on_cuda else learning_rate
+        super().__init__(parameters, lr=rate, fused=fused, capturable=on_cuda, **options)
+
+    def set_learning_rate(self, value: float) -> None:
+        """From the next step on."""
+        for group in self.param_groups:
+            group["lr"] = group["lr"].fill_(value) if isinstance(group["lr"], Tensor) else value
+
+
+def adam_of_adversaries(parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False) -> Adam:
+    """For two networks that learn against each other: without momentum, which makes them overshoot one after the other
+    (by Muon the generator of cut-outs had learned a chessboard after 300 steps)."""
+    return Adam(parameters, learning_rate, fused, betas=(0.0, 0.99), weight_decay=0.0)
+
+
+class Muon(Adam):
     """Muon for convolutions between ``CHANNELS`` channels or more, AdamW for all else. Muon's steps are as long as
     AdamW's (Liu et al., Eq. 4).
 
@@ -27,15 +49,7 @@ class Muon(torch.optim.AdamW):
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False):
         parameters = list(parameters)
         self.matrices = [p for p in parameters if p.ndim > 2 and min(p.shape[:2]) >= CHANNELS]
-        device = parameters[0].device
-        on_cuda = device.type == "cuda"  # its steps may be recorded: what changes from step to step is in its memory
-        rate = torch.tensor(learning_rate, device=device) if on_cuda else learning_rate
-        super().__init__(parameters, lr=rate, fused=fused, capturable=on_cuda)
-
-    def set_learning_rate(self, value: float) -> None:
-        """From the next step on."""
-        for group in self.param_groups:
-            group["lr"] = group["lr"].fill_(value) if isinstance(group["lr"], Tensor) else value
+        super().__init__(parameters, learning_rate, fused)
 
     @torch.no_grad()
     def step(self) -> None:

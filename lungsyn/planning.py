@@ -5,6 +5,7 @@ rates, seconds per unit of work: measured ones where results of this machine rec
 below. Work is counted in voxels that a network sees, times what it does with each (``width``).
 """
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lungsyn.config import Cohort, Config, Generator, Segmenter
+from lungsyn.config import Cohort, Config, Generator, Segmenter, TrainedGenerator, from_json
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
 from lungsyn.volume.patches import MIRRORS
@@ -33,6 +34,7 @@ SECONDS_PER_WORK = {
     "synthesise": 3.8 / (20 * 51**3 * 210),
     "train_segmenter": 145 / (300 * 4 * 32**3 * 252),
 }
+CRITIC_WORK = 2.0  # training a GAN, relative to its generator alone
 GPU_RULES = ("train_generator", "synthesise", "train_segmenter", "predict")
 GPU_SPEEDUP = 100  # over two CPU cores: assumed from peak rates, not measured
 # Of other rules: a job's start.
@@ -58,7 +60,8 @@ def width(network: Generator | Segmenter) -> float:
 
 
 def generator_work(settings: Generator) -> float:
-    return settings.images * settings.patch_voxels**3 * width(settings)
+    work = settings.images * settings.patch_voxels**3 * width(settings)
+    return work * CRITIC_WORK if settings.kind == "patch_gan" else work
 
 
 def segmenter_work(settings: Segmenter) -> float:
@@ -70,7 +73,7 @@ def seconds_per_work(results: Path) -> tuple[dict[str, float], set[str]]:
     found: dict[str, list[float]] = {}
     for path in results.glob("generator/**/model.safetensors"):
         facts = model_facts(path)
-        settings = Generator.model_validate(facts["generator"])
+        settings = from_json(TrainedGenerator, json.dumps(facts["generator"]))
         work = generator_work(settings) * facts["images_seen"] / settings.images
         found.setdefault("train_generator", []).append(cpu_seconds(facts) / work)
     for path in results.glob("segmentation/**/model.safetensors"):
@@ -98,7 +101,8 @@ def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates:
         settings = study.generators[wildcards["generator"]]
         if settings.kind == "copy_paste":
             return SECONDS_PER_JOB["prepare"]
-        work = study.synthesis.steps * voxels * width(settings)
+        steps = 1 if settings.kind == "patch_gan" else study.synthesis.steps
+        work = steps * voxels * width(settings)
         return rates[rule] * work * min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
     if rule == "predict":
         settings = study.segmenters[wildcards["segmenter"]]

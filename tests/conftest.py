@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from lungsyn.config import Config, check
+from lungsyn.config import Adversarial, Config, Generator, check, part
 from lungsyn.volume.files import Case, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
@@ -33,6 +33,14 @@ def generator_settings(study):
             "validation_patches": 4, "validation_every_images": 10, "held_out": 0.4, "timesteps": 50,
         }
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def gan_settings(generator_settings) -> Adversarial:
+    """A GAN as small."""
+    shared = part(generator_settings, Generator).model_dump()
+    own = {"critic_channels": [8, 16], "reconstruction_weight": 10, "slope_weight": 1}
+    return Adversarial(kind="patch_gan", **own, **shared)
 
 
 def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:

@@ -49,6 +49,16 @@ def test_a_generator_of_any_kind_can_be_recorded(case_folders, generator_setting
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
+@pytest.mark.parametrize("changed", [{}, {"activation_checkpointing": True}])
+def test_a_gan_can_be_recorded(case_folders, gan_settings, tmp_path, changed):
+    settings = gan_settings.model_copy(update=changed)
+    found = [
+        losses(training.train(case_folders, settings, compute, 7, tmp_path / compute.device)[2])
+        for compute in (CPU, CUDA)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("changed", "tolerance"),
     [

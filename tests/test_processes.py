@@ -93,11 +93,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 TRAINING = """
 import sys
 from pathlib import Path
-from lungsyn.config import Compute, Generator
+from lungsyn.config import Compute, Diffusion
 from lungsyn.generation.training import train
 
 compute = Compute(device="cpu", precision="float32", generator_threads=1, loader_processes=2, checkpoint_seconds=3600)
-train([Path(f) for f in sys.argv[3:]], Generator.model_validate_json(sys.argv[2]), compute, 0, Path(sys.argv[1]))
+train([Path(f) for f in sys.argv[3:]], Diffusion.model_validate_json(sys.argv[2]), compute, 0, Path(sys.argv[1]))
 """
 
 

@@ -20,7 +20,7 @@ from lungsyn.volume.tables import read_table, write_table
 
 
 def _train_arguments(parser):
-    add_section(parser, generator=config.Generator)
+    add_section(parser, generator=config.TrainedGenerator)
     add_numbers(parser, "seed")
     add(parser, "cases", nargs="+")
     add(parser, "checkpoints", "model", "curve", "live")

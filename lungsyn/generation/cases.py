@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, patches_at_once, peak_memory_mb, set_up
-from lungsyn.config import Compute, Generator, Synthesis, grid_of
+from lungsyn.config import Compute, Generator, Synthesis, TrainedGenerator, grid_of, one_step
 from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, make_masks, region_to_make
 from lungsyn.generation.network import build
 from lungsyn.generation.quality import Attempt, attempt_seed, attempts, measure
@@ -37,7 +37,7 @@ def load_generator(path: Path, compute: Compute) -> LoadedGenerator:
     """Load a model file; its own settings travel with it."""
     device = choose_device(compute)
     set_up(compute.generator_threads, device)
-    weights, settings, about = checkpoint.load_model(path, "generator", Generator)
+    weights, settings, about = checkpoint.load_model(path, "generator", TrainedGenerator)
     precision = choose_precision(compute, device, about.get("precision"))
     network = build(settings)
     network.load_state_dict(weights)
@@ -61,6 +61,8 @@ def synthetic_case(
     if row["why"] == "inpainted":
         background = Background(to_model_range(body.ct, window_hu), region_to_make(masks[0], body))
     spacing_mm = float(body.space.spacing_mm.mean())
+    if generator.settings.kind == "patch_gan":
+        synthesis = one_step(synthesis)
     canvas = make_canvas(masks, spacing_mm, generator.settings, generator.device, background)
     progress = Progress(f"volume {row['volume']}", synthesis.steps, "steps")
     volume = synthesise(

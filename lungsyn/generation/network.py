@@ -88,8 +88,7 @@ class PatchUNet(nn.Module):
         self.prediction = settings.prediction
         self.register_buffer("abar", SCHEDULES[settings.schedule](settings.timesteps).float(), persistent=False)
         self.register_buffer("band_sd", band_sd(self.haar), persistent=False)
-        means = to_model_range((AIR_HU, TISSUE_HU, LUNG_HU, NODULE_HU), settings.window_hu)
-        self.register_buffer("means", torch.from_numpy(means), persistent=False)
+        self.register_buffer("means", tissue_means(settings.window_hu), persistent=False)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -99,7 +98,7 @@ class PatchUNet(nn.Module):
         abar = self.abar[t][:, None, None, None, None]
         c_in, c_skip, c_out = precondition(abar, self.band_sd[:, None, None, None])  # [b 8 1 1 1] each
         with torch.autocast(x.device.type, enabled=False):
-            mean = self._mean(masks)  # [b 8 x/2 y/2 z/2], as the bands are
+            mean = expected_bands(masks, self.means, self.haar)
             bands = to_half(x, self.haar) - abar.sqrt() * mean
             fine = torch.cat([c_in * bands, to_half(masks.to(x.dtype), haar=False)], dim=1)
         h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))
@@ -114,11 +113,6 @@ class PatchUNet(nn.Module):
             v = from_half(c_skip * bands + c_out * correction - (1 - abar).sqrt() * mean, self.haar)
         return from_v(self.prediction, v, x, abar)
 
-    def _mean(self, masks: Tensor) -> Tensor:
-        """What the masks say of x_0, as bands; of Haar's the mean of eight voxels alone, since edges are soft in CT."""
-        mean = to_half(expected(masks, self.means), self.haar)
-        return torch.cat([mean[:, :1], torch.zeros_like(mean[:, 1:])], dim=1) if self.haar else mean
-
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
         for block in level:
             if self.checkpointing and self.training:
@@ -126,6 +120,18 @@ class PatchUNet(nn.Module):
             else:
                 h = block(h, embedding)
         return h
+
+
+def tissue_means(window_hu: tuple[float, float]) -> Tensor:
+    """The mean of air, other tissue, lungs and nodules in the model range: ``[4]``."""
+    return torch.from_numpy(to_model_range((AIR_HU, TISSUE_HU, LUNG_HU, NODULE_HU), window_hu))
+
+
+def expected_bands(masks: Tensor, means: Tensor, haar: bool) -> Tensor:
+    """What the masks say of x_0, as bands ``[b 8 x/2 y/2 z/2]``; of Haar's the mean of eight voxels alone, since edges
+    are soft in CT."""
+    mean = to_half(expected(masks, means), haar)
+    return torch.cat([mean[:, :1], torch.zeros_like(mean[:, 1:])], dim=1) if haar else mean
 
 
 def expected(masks: Tensor, means: Tensor) -> Tensor:

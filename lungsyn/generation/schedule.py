@@ -20,11 +20,18 @@ def linear(timesteps: int) -> Tensor:
     return _cumulate(beta.clamp(max=0.999))
 
 
+def pure_noise(timesteps: int) -> Tensor:
+    """Nothing of x_0 at any level: what a generator sees that makes it in one step."""
+    abar = torch.zeros(timesteps + 1, dtype=torch.float64)
+    abar[0] = 1
+    return abar
+
+
 def _cumulate(beta: Tensor) -> Tensor:
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, dim=0)])
 
 
-SCHEDULES = {"cosine": cosine, "linear": linear}
+SCHEDULES = {"cosine": cosine, "linear": linear, "pure_noise": pure_noise}
 
 
 def sampling_timesteps(timesteps: int, steps: int) -> list[int]:

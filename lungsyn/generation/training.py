@@ -1,4 +1,6 @@
-"""Training of the patch DDPM: one loop, its clock is patches seen, its restart is exact.
+"""Training of a patch generator: one loop, its clock is patches seen, its restart is exact.
+
+A diffusion model learns from the squared error alone; a GAN is one that sees pure noise, and learns from a critic too.
 
 The learning rate falls over the last fifth. What comes before does not depend on the training's length, and its last
 state is kept: a training that is made longer goes on from there and ends as if it had been that long at once.
@@ -9,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
-from lungsyn.config import Compute, Generator
+from lungsyn.config import Adversarial, Compute, Generator
 from lungsyn.errors import InputError
+from lungsyn.generation.critic import Adversaries, Critic
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
-from lungsyn.optimizer import Muon
+from lungsyn.optimizer import Adam, Muon, adam_of_adversaries
 from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
@@ -53,7 +57,10 @@ def train(
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device)
-    optimizer = Muon(network.parameters(), settings.learning_rate, fused=device.type != "mps")
+    learner, optimizer_of = network, Muon
+    if settings.kind == "patch_gan":
+        learner, optimizer_of = Adversaries(network, Critic(settings).to(device)), adam_of_adversaries
+    optimizer = optimizer_of(learner.parameters(), settings.learning_rate, fused=device.type != "mps")
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     best = {name: tensor.clone() for name, tensor in average.items()}
     averages = {"average": average, "best": best}
@@ -66,7 +73,7 @@ def train(
     before_fall = checkpoints / f"generator-{any_length}" / "before_fall.safetensors"
     kept = images_kept(before_fall)
     restart = checkpoint.Restart(
-        checkpoints / f"generator-{key}", network, optimizer, averages,
+        checkpoints / f"generator-{key}", learner, optimizer, averages,
         {"images_seen": 0, "best_loss": None, "checks_without_gain": 0, "recent": []}, compute.checkpoint_seconds, team,
         begin_with=before_fall if 0 < kept <= fall_begins(settings) else None,
     )  # fmt: skip
@@ -80,7 +87,10 @@ def train(
     forward = team.parallel(network)
     forward = compiled(forward, compute, device)
     keep = torch.zeros((), device=device)
-    take = steps_of(forward, network, optimizer, average, keep, settings, precision, team)
+    if learner is network:
+        take = steps_of(forward, network, optimizer, average, keep, settings, precision, team)
+    else:
+        take = adversarial_steps(forward, learner, optimizer, average, keep, settings, precision)
     progress = Progress("generator", settings.images, "patches", about["images_seen"])
     numbers = batches(range(about["images_seen"], settings.images), settings.batch_patches)
     for batch in loader(patches, map(team.share, numbers), compute, device):
@@ -108,7 +118,7 @@ def train(
         if due(about["images_seen"], seen, settings):
             restart.seconds()  # of learning: the check's own come after
             losses = held_out_losses(network, average, watched, settings, device, precision, team)
-            record(about, losses, average, best)
+            record(about, losses, average, best, settings.keeps_best)
             if team.leads:
                 watch(lambda *inputs: functional_call(network, average, inputs), precision, about["records"])
         if kept < about["images_seen"] <= fall_begins(settings) < about["images_seen"] + settings.batch_patches:
@@ -138,6 +148,44 @@ def steps_of(
         return loss.detach(), norm
 
     return Steps(step, keep.device, record=team.size == 1)
+
+
+def adversarial_steps(
+    forward: Callable, both: Adversaries, optimizer: Adam, average: dict[str, Tensor], keep: Tensor,
+    settings: Adversarial, precision: torch.dtype,
+) -> Steps:  # fmt: skip
+    """As ``steps_of``: steps that train a generator, called as ``forward``, and its critic against each other, each by
+    the gradient of its own loss. They return the generator's squared error, which both kinds of generators have, and
+    the gradient norm of the two together.
+
+    The relativistic loss (Jolicoeur-Martineau 2019, arXiv 1807.00734): a made patch is to be taken for more real than
+    the real one of the same masks. It needs none of the usual tricks if the critic's slope is kept small at real and at
+    made patches (Huang et al. 2024, arXiv 2501.05441, Eq. 3 and 4)."""
+    networks = [list(network.parameters()) for network in (both.generator, both.critic)]
+
+    def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        masks = batch["masks"]
+        made = predict(forward, batch, keep.device, precision)
+        error = mean_in_body((made - batch["target"]).square(), masks, settings)
+        made_bands = both.critic.bands(made, masks)
+        seen = torch.cat([both.critic.bands(batch["target"], masks), made_bands.detach()]).requires_grad_()
+        with torch.autocast(keep.device.type, dtype=precision, enabled=precision != torch.float32):
+            scores = both.critic(seen, torch.cat([masks, masks])).float()
+            fooled = both.critic(made_bands, masks).float()
+        of_real, of_made = scores.chunk(2)
+        (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
+        penalty = slope.square().sum() / scores.numel()
+        critic_loss = F.softplus(of_made - of_real).mean() + settings.slope_weight * penalty
+        generator_loss = settings.reconstruction_weight * error + F.softplus(of_real.detach() - fooled).mean()
+        optimizer.zero_grad(set_to_none=True)
+        for loss, weights in zip((generator_loss, critic_loss), networks, strict=True):
+            loss.backward(inputs=weights)
+        norms = [nn.utils.clip_grad_norm_(weights, settings.gradient_norm) for weights in networks]
+        optimizer.step()
+        update_average(average, both.generator, keep)
+        return error.detach(), torch.stack(norms).norm()
+
+    return Steps(step, keep.device)
 
 
 def check_shares(settings: Generator, team: Team) -> None:
@@ -183,7 +231,12 @@ def weighted_loss(
     Weights are relative to their sum over the whole batch, of which each process of the ``team`` has a share: the mean
     of the processes' losses is the loss of the batch, and likewise of their gradients."""
     error = (predict(network, batch, device, precision) - batch["target"].to(device, non_blocking=True)).square()
-    weight = loss_weight(batch["masks"].to(device, non_blocking=True), settings)
+    return mean_in_body(error, batch["masks"].to(device, non_blocking=True), settings, team)
+
+
+def mean_in_body(error: Tensor, masks: Tensor, settings: Generator, team: Team = ALONE) -> Tensor:
+    """The mean of ``error`` ``[b 1 x y z]`` with the weights of ``loss_weight``."""
+    weight = loss_weight(masks, settings)
     return team.size * (weight * error).sum() / team.total(weight.sum()).clamp(min=1)
 
 
@@ -257,8 +310,8 @@ def held_out_losses(
     return [float(s / w) for s, w in team.total(sums).T if w > 0]
 
 
-def record(about: dict, losses: list[float], average: dict, best: dict) -> None:
-    """Note a check in the curve, and keep the averaged weights if they are the best so far."""
+def record(about: dict, losses: list[float], average: dict, best: dict, keeps_best: bool) -> None:
+    """Note a check in the curve, and keep the averaged weights if they are the best so far, or in any case."""
     mean = float(np.mean(losses)) if losses else None
     about["records"].append(
         {
@@ -270,7 +323,7 @@ def record(about: dict, losses: list[float], average: dict, best: dict) -> None:
         }
     )
     about["recent"] = []
-    better = mean is None or about["best_loss"] is None or mean < about["best_loss"]
+    better = not keeps_best or mean is None or about["best_loss"] is None or mean < about["best_loss"]
     about["checks_without_gain"] = 0 if better else about["checks_without_gain"] + 1
     if better:
         about["best_loss"] = mean

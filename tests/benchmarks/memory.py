@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lungsyn.compute import choose_precision, name_of, set_up
-from lungsyn.config import Generator, Synthesis
+from lungsyn.config import Diffusion, Generator, Synthesis
 from lungsyn.generation.network import build
 from lungsyn.generation.synthesis import make_canvas, synthesise
 from lungsyn.generation.training import predict
@@ -92,7 +92,7 @@ def measure(what: str, shape: tuple[int, ...], told: dict) -> int:
     device = torch.device(told["device"])
     set_up(told["threads"], device)
     precision = getattr(torch, told["precision"])
-    settings = Generator.model_validate(told["generator"])
+    settings = Diffusion.model_validate(told["generator"])
     synthesis = Synthesis.model_validate(told["synthesis"])
     if what != "forward":
         settings = settings.model_copy(update={"channels": [8], "blocks": 1})

@@ -20,7 +20,7 @@ import torch
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_precision
-from lungsyn.config import Generator, Synthesis
+from lungsyn.config import Diffusion, Generator, Synthesis
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import grid_multiple
 from lungsyn.generation.synthesis import make_canvas, stride_voxels, synthesise
@@ -113,7 +113,7 @@ def the_model(bench: Bench) -> Trained | None:
     """The results' own generator, else one trained now if a length is given."""
     models = sorted(bench.results.glob("generator/**/model.safetensors")) if bench.results else []
     if models:
-        weights, settings, about = checkpoint.load_model(models[0], "generator", Generator)
+        weights, settings, about = checkpoint.load_model(models[0], "generator", Diffusion)
         network = build(settings)
         network.load_state_dict(weights)
         origin = f"{models[0].parent.name} of the results, {about['images_seen']} patches"

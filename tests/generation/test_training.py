@@ -16,17 +16,22 @@ from tests.conftest import killed_at, make_case
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 
 
-def test_a_killed_training_ends_bit_equal(case_folders, generator_settings, tmp_path, monkeypatch):
-    whole, facts, records = training.train(case_folders, generator_settings, CPU, 7, tmp_path / "whole")
+@pytest.fixture(params=["diffusion", "adversarial"])
+def any_settings(request, generator_settings, gan_settings):
+    return {"diffusion": generator_settings, "adversarial": gan_settings}[request.param]
+
+
+def test_a_killed_training_ends_bit_equal(case_folders, any_settings, tmp_path, monkeypatch):
+    whole, facts, records = training.train(case_folders, any_settings, CPU, 7, tmp_path / "whole")
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "TrainingPatches", killed_at(TrainingPatches, 20, signal.SIGTERM))
         with pytest.raises(SystemExit) as stopped:
-            training.train(case_folders, generator_settings, CPU, 7, tmp_path / "killed")
+            training.train(case_folders, any_settings, CPU, 7, tmp_path / "killed")
     assert stopped.value.code == 128 + signal.SIGTERM
     saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
-    assert 0 < checkpoint.load(saved)[1]["images_seen"] < generator_settings.images
-    resumed, facts_again, records_again = training.train(case_folders, generator_settings, CPU, 7, tmp_path / "killed")
+    assert 0 < checkpoint.load(saved)[1]["images_seen"] < any_settings.images
+    resumed, facts_again, records_again = training.train(case_folders, any_settings, CPU, 7, tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert facts["best_loss"] == facts_again["best_loss"]
     for key in ("validation", "loss"):
@@ -47,10 +52,10 @@ def test_a_training_that_stopped_early_learns_no_more_when_it_is_started_again(
 
 
 def test_a_training_made_longer_goes_on_and_ends_as_if_it_had_been_so_long_at_once(
-    case_folders, generator_settings, tmp_path, capsys
+    case_folders, any_settings, tmp_path, capsys
 ):
     def made(images, folder):
-        settings = generator_settings.model_copy(update={"images": images})
+        settings = any_settings.model_copy(update={"images": images})
         weights, facts, records = training.train(case_folders, settings, CPU, 7, tmp_path / folder)
         begun = capsys.readouterr().out.split(", from ")[1].split(" of ")[0]
         return weights, facts["best_loss"], [r["validation"] for r in records], int(begun)

@@ -293,6 +293,16 @@ def write_empty(output) -> None:
         path.write_text(f"made for the test: {output}\n")
 
 
+def finish(folder: Path, overlay: dict) -> None:
+    """Write what is missing of the study with this overlay, and have Snakemake note that it made all of it."""
+    outputs = [output for job in snakemake(folder, overlay).jobs for output in job.output]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for output in outputs:
+            write_empty(output)
+    snakemake(folder, overlay, executor="touch", dag=DAGSettings(forceall=True))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A finished tiny study of six cases, with empty files for results."""
@@ -305,12 +315,7 @@ def finished(tmp_path_factory) -> Path:
     (folder / "elsewhere").symlink_to(RAW)
     write_cohort(folder, SPLITS)
     snakemake(folder, {}, executor="touch", dag=DAGSettings(targets={"results/cohort.tsv"}))
-    outputs = [output for job in snakemake(folder, {}).jobs for output in job.output]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for output in outputs:
-            write_empty(output)
-    snakemake(folder, {}, executor="touch", dag=DAGSettings(forceall=True))
+    finish(folder, {})
     yield folder
     touch.Executor.SLEEPING_TIME = slept
 
@@ -515,6 +520,24 @@ def test_one_number_puts_a_generator_on_several_gpus(finished):
     assert four.resources["gpu"] == 4
     assert training(4, resources={"gpu": 1}).resources["gpu"] == 1
     assert training(1).shellcmd.startswith("lungsyn generation train ")
+
+
+GAN = yaml.safe_load((ROOT / "workflow/experiments/cubes_gan.yaml").read_text())
+
+
+def test_a_gan_beside_the_diffusion_model_makes_only_its_own_again(study):
+    """Added to a finished study; then one of its own numbers changed."""
+    new = "untargeted-gan"
+    made = of_sets(*VOLUMES, sets=[new]) | arms("synthetic-gan") | {"train_generator", "membership"} | COMPARISON
+    jobs = to_run(study, GAN)
+    assert {label(job) for job in jobs} == made | {"reference", f"conditions {new}"}
+    generators = {job.wildcards_dict["generator"] for job in jobs if job.rule.name == "train_generator"}
+    assert generators == {"patch_gan"}
+
+    finish(study, GAN)
+    assert to_run(study, GAN) == []
+    changed = merged(GAN, {"generators": {"patch_gan": {"critic_channels": [32, 48]}}})
+    assert {label(job) for job in to_run(study, changed)} == made
 
 
 PASTED = {
