@@ -28,12 +28,17 @@ def worst_cases(score_rows: Iterable[Mapping], n_worst: int) -> list[str]:
     Ties are in order of their names. Raises InputError when there are fewer validation cases.
     """
     means = case_means((row for row in score_rows if row["split"] == "validation"), "dice")
-    if len(means) < n_worst:
+    check_worst(n_worst, len(means))
+    return sorted(means, key=lambda case: (means[case], case))[:n_worst]
+
+
+def check_worst(n_worst: int, n_validation: int) -> None:
+    """Raises InputError when there are fewer validation cases than are to be the worst."""
+    if n_validation < n_worst:
         raise InputError(
-            f"benchmark.worst_cases is {n_worst}, but the validation split has {len(means)} cases: "
+            f"benchmark.worst_cases is {n_worst}, but the validation split has {n_validation} cases: "
             "lower it, or raise cohort.split.validation"
         )
-    return sorted(means, key=lambda case: (means[case], case))[:n_worst]
 
 
 def group_of(case: str, split: str, worst: Collection[str]) -> str | None:

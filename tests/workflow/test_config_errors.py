@@ -45,3 +45,17 @@ def test_a_cohort_table_of_an_older_version_ends_in_what_to_do(snakemake, tmp_pa
     assert ended.returncode == 1
     assert "cohort.tsv has no column train_rank" in ended.stdout and "delete it" in ended.stdout
     assert "Traceback" not in ended.stdout and "KeyError" not in ended.stdout
+
+
+def test_too_few_validation_cases_are_told_before_any_training(snakemake, tmp_path):
+    """As soon as the cases are listed: before that it cannot be known."""
+    table = tmp_path / "results/cohort.tsv"
+    table.parent.mkdir()
+    columns = "case\tpatient\tsplit\ttrain_rank\tstatus\tsource\tannotation\n"
+    splits = ("train", "validation", "test")
+    table.write_text(columns + "".join(f"{split}\t{split}\t{split}\t1\tincluded\tseries\tuid\n" for split in splits))
+    (tmp_path / "results/phantom/LIDC-IDRI").mkdir(parents=True)
+    (tmp_path / "more.yaml").write_text("benchmark: {worst_cases: 2}\n")
+    ended = snakemake(tmp_path, "--configfile", str(tmp_path / "more.yaml"), "--dry-run")
+    assert ended.returncode == 1
+    assert "benchmark.worst_cases is 2, but the validation split has 1 cases: lower it" in ended.stdout

@@ -73,10 +73,14 @@ def cohort_rows():
 
 @cache
 def included_rows(table, written_ns):
-    """Every job of a case asks; the table is read once each time it is written."""
+    """Every job of a case asks; the table is read once each time it is written. Before anything is trained it is seen
+    whether there are as many validation cases as are to be the worst."""
+    from lungsyn.evaluation.groups import check_worst
     from lungsyn.volume.tables import read_table
 
-    return [row for row in read_table(table) if row["status"] == "included"]
+    rows = [row for row in read_table(table) if row["status"] == "included"]
+    check_worst(STUDY.benchmark.worst_cases, sum(row["split"] == "validation" for row in rows))
+    return rows
 
 
 def cases(*splits):
