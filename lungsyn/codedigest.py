@@ -21,7 +21,7 @@ COMMANDS = f"{PACKAGE}.cli."  # a module per stage, with its verbs
 # Not counted: what checks settings (their values are parameters of the rule), what says where and how a job runs, and
 # what only looks on.
 LOOKING_ON = ("progress", "live", "provenance", "codedigest")
-NOT_COUNTED = {f"{PACKAGE}.{name}" for name in ("config", "errors", "compute", *LOOKING_ON)}
+NOT_COUNTED = {f"{PACKAGE}.{name}" for name in ("config", "errors", "compute", "memory", *LOOKING_ON)}
 
 Key = tuple[str, str]  # module and name of a definition; the name "" stands for the module's other statements
 

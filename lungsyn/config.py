@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -133,8 +133,6 @@ class Benchmark(Section):
 class Generator(Section):
     """What all generators share that are trained on patches."""
 
-    keeps_best: ClassVar[bool]  # whether the weights of the lowest held-out loss are kept, or else the last ones
-
     window_hu: Window = Field(description="HU mapped to [-1, 1]; values outside are clipped")
     patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the cubic training patch, voxels")
     context_factor: Literal[0, 2, 4] = Field(
@@ -179,8 +177,6 @@ class Generator(Section):
 class Diffusion(Generator):
     """A denoising diffusion model of patches."""
 
-    keeps_best: ClassVar[bool] = True
-
     kind: Literal["patch_ddpm"] = Field(description="Family of the generator")
     network: Literal["patch_unet", "monai"] = Field(
         default="patch_unet", description="patch_unet: this project's; monai: DiffusionModelUNet, for comparison"
@@ -196,15 +192,13 @@ class Adversarial(Generator):
     """A GAN of patches, as a diffusion model of one step: the network sees pure noise and says x_0, and what it learns
     is to be taken for real by a critic. So it has the same conditions, and makes volumes, in the same way."""
 
-    keeps_best: ClassVar[bool] = False  # the least squared error is the smoothest image, not the most real one
-    network: ClassVar[str] = "patch_unet"
-    schedule: ClassVar[str] = "pure_noise"
-    timesteps: ClassVar[int] = 1
-    prediction: ClassVar[str] = "sample"
-    nodule_dropout: ClassVar[float] = 0.0
-    early_stop_checks: ClassVar[int] = 0
-
     kind: Literal["patch_gan"] = Field(description="Family of the generator")
+    network: Literal["patch_unet"] = Field(default="patch_unet", description="Fixed, as are the next five")
+    schedule: Literal["pure_noise"] = Field(default="pure_noise", description="Fixed: nothing of x_0 is seen")
+    timesteps: Literal[1] = Field(default=1, description="Fixed: one step")
+    prediction: Literal["sample"] = Field(default="sample", description="Fixed: x_0")
+    nodule_dropout: Literal[0] = Field(default=0, description="Fixed: no guidance")
+    early_stop_checks: Literal[0] = Field(default=0, description="Fixed: no loss says which weights are best")
     critic_channels: list[Count] = Field(
         min_length=1, max_length=4, description="Channels of the critic per level, first at half spacing"
     )
@@ -212,6 +206,16 @@ class Adversarial(Generator):
         ge=0, description="Weight of the squared error to the real patch of the same masks; the critic's is 1"
     )
     slope_weight: float = Field(ge=0, description="Weight of the critic's squared slope at real and made patches")
+
+    @model_validator(mode="after")
+    def _critic_fits(self):
+        deepest = 2 ** len(self.critic_channels)
+        if self.patch_voxels % deepest:
+            raise ValueError(
+                f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.critic_channels)} "
+                "levels of the critic: change patch_voxels or remove a level from critic_channels"
+            )
+        return self
 
 
 class CopyPaste(Section):
@@ -241,11 +245,6 @@ class Grid(Section):
     patch_voxels: Count
     context_factor: Literal[0, 2, 4]
     overlap: float = Field(ge=0, le=0.75)
-
-
-def one_step(synthesis: Synthesis) -> Synthesis:
-    """How an adversarial generator makes a volume: from pure noise to x_0 at once, all patches fused."""
-    return synthesis.model_copy(update={"steps": 1, "mode": "fused", "guidance_scale": 1.0})
 
 
 def grid_of(generator: Generator, synthesis: Synthesis) -> Grid:
@@ -568,20 +567,26 @@ def _lines(error: ValidationError) -> list[str]:
     return [_explain(item) for item in error.errors() if item["loc"][-1:] != (OR_AUTO,)]
 
 
+KINDS = ("patch_ddpm", "patch_gan", "copy_paste")
+
+
 def _explain(item: dict) -> str:
-    kinds = ("patch_ddpm", "patch_gan", "copy_paste")  # the place of a generator's key names its kind after its name
-    loc = [
-        part for i, part in enumerate(item["loc"]) if not (i == 2 and item["loc"][0] == "generators" and part in kinds)
-    ]
+    # The place of a generator's key names its kind too: after its name, or first where the generator is given alone.
+    at = 2 if item["loc"][:1] == ("generators",) else 0
+    loc = [part for i, part in enumerate(item["loc"]) if not (i == at and part in KINDS)]
     key = ".".join(str(part) for part in loc if part not in ("[key]", A_NUMBER))
     otherwise = ", or auto" if A_NUMBER in loc else ""
     if item["type"] == "extra_forbidden":
+        if item["loc"][-1] in _all_keys():
+            return f"{key}: no key of this section; remove it"
         near = difflib.get_close_matches(str(item["loc"][-1]), _all_keys(), n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
     if item["type"] == "missing":
-        return f"{key}: missing; add it (config.yaml shows every key with its unit)"
-    if item["type"] == "union_tag_invalid":
-        return f"{key}.kind is {item['ctx']['tag']!r}: it must be one of {item['ctx']['expected_tags']}"
+        return f"{key}: missing; add it (config.yaml and workflow/experiments show every key with its unit)"
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kind, found = ".".join(filter(None, (key, "kind"))), item["ctx"].get("tag")
+        said = "missing" if found is None else f"is {found!r}"
+        return f"{kind} {said}: it must be one of {', '.join(map(repr, KINDS))}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message

@@ -17,15 +17,18 @@ MOMENTUM = 0.9  # short trainings: 0.95 learned less in the first thousand patch
 CHANNELS = 16  # with fewer on one side a matrix has few directions: input and output layers stay with AdamW
 
 
-class Adam(torch.optim.AdamW):
+class AdamW(torch.optim.AdamW):
     """AdamW, its steps on CUDA such that they can be recorded: what changes from step to step is in its memory."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False, **options):
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False,
+        betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.01,
+    ):  # fmt: skip
         parameters = list(parameters)
         device = parameters[0].device
         on_cuda = device.type == "cuda"
         rate = torch.tensor(learning_rate, device=device) if on_cuda else learning_rate
-        super().__init__(parameters, lr=rate, fused=fused, capturable=on_cuda, **options)
+        super().__init__(parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=fused, capturable=on_cuda)
 
     def set_learning_rate(self, value: float) -> None:
         """From the next step on."""
@@ -33,13 +36,13 @@ class Adam(torch.optim.AdamW):
             group["lr"] = group["lr"].fill_(value) if isinstance(group["lr"], Tensor) else value
 
 
-def adam_of_adversaries(parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False) -> Adam:
+def without_momentum(parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False) -> AdamW:
     """For two networks that learn against each other: without momentum, which makes them overshoot one after the other
     (by Muon the generator of cut-outs had learned a chessboard after 300 steps)."""
-    return Adam(parameters, learning_rate, fused, betas=(0.0, 0.99), weight_decay=0.0)
+    return AdamW(parameters, learning_rate, fused, betas=(0.0, 0.99), weight_decay=0.0)
 
 
-class Muon(Adam):
+class Muon(AdamW):
     """Muon for convolutions between ``CHANNELS`` channels or more, AdamW for all else. Muon's steps are as long as
     AdamW's (Liu et al., Eq. 4).
 

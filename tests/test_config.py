@@ -78,7 +78,7 @@ BAD = [
     ("segmenters.unet.arms", ["real", "unreal"], r"segmenters\.unet\.arms is 'unreal', which does not exist"),
     ("segmenters.unet.training_percent", [50], r"training_percent is 50, which does not exist: it must be one of 100"),
     ("training_percent", [0], r"training_percent\.0 is 0: input should be greater than or equal to 1"),
-    ("generators.pasted", {"kind": "copy_paste", "images": 3}, r"generators\.pasted\.images: unknown key"),
+    ("generators.pasted", {"kind": "copy_paste", "images": 3}, r"generators\.pasted\.images: no key of this section"),
     ("compute", {"device": "cpu", "gpus": 4}, r"compute: gpus is 4, but device is 'cpu': set gpus to 1"),
     ("segmenters", {"a/b": SHIPPED["segmenters"]["unet"]}, r"becomes a folder"),
 ]

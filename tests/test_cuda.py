@@ -49,12 +49,12 @@ def test_a_generator_of_any_kind_can_be_recorded(case_folders, generator_setting
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
-@pytest.mark.parametrize("changed", [{}, {"activation_checkpointing": True}])
-def test_a_gan_can_be_recorded(case_folders, gan_settings, tmp_path, changed):
-    settings = gan_settings.model_copy(update=changed)
+@pytest.mark.parametrize("changed", [{}, {"precision": "bfloat16"}, {"precision": "auto", "compile": True}])
+def test_a_gan_learns_what_it_learns_on_the_cpu(case_folders, gan_settings, tmp_path, changed):
+    on_cuda = CUDA.model_copy(update=changed)
     found = [
-        losses(training.train(case_folders, settings, compute, 7, tmp_path / compute.device)[2])
-        for compute in (CPU, CUDA)
+        losses(training.train(case_folders, gan_settings, compute, 7, tmp_path / compute.device)[2])
+        for compute in (CPU, on_cuda)
     ]
     assert found[1] == pytest.approx(found[0], rel=0.05)
 

@@ -34,7 +34,7 @@ def section(model: type[config.Section]) -> Callable[[str], config.Section]:
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
-    parse.__name__ = getattr(model, "__name__", "section").lower()  # a choice of models has none
+    parse.__name__ = "section"
     return parse
 
 

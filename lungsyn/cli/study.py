@@ -1,5 +1,6 @@
 """Verbs about a study as a whole and its config; none of them is a rule."""
 
+from collections import Counter
 from pathlib import Path
 
 from lungsyn import config
@@ -29,12 +30,14 @@ def _plan_arguments(parser):
 def study_plan(args) -> None:
     """Print what a study will cost: jobs, hours and memory per rule, disk. Run it in the repository's folder."""
     from lungsyn import planning
+    from lungsyn.evaluation.groups import check_worst
 
     files = [Path("config.yaml"), *args.configfile]
     study = config.check(config.read(files))
     n_cases = args.cases or planning.expected_cases(study)
     if n_cases < 3:
         raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
+    check_worst(study.benchmark.worst_cases, Counter(planning.splits(study, n_cases))["validation"])
     print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, Path("results")))
 
 

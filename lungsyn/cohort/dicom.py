@@ -174,12 +174,12 @@ def _series_uid(path: Path) -> str:
         return ""
 
 
-def uneven(z_mm: np.ndarray) -> str:
-    """What is wrong with the steps between slices at ascending ``z_mm``, or an empty text."""
+def step_flaw(z_mm: np.ndarray) -> str:
+    """What is wrong with the steps between slices at ascending ``z_mm``, or an empty text: a volume has even ones."""
     if len(z_mm) < 2:
         return "a single slice"
-    steps = np.diff(z_mm)
-    is_even = np.abs(steps - np.median(steps)).max() <= Z_TOLERANCE_MM
+    even, steps = np.linspace(z_mm[0], z_mm[-1], len(z_mm)), np.diff(z_mm)
+    is_even = np.abs(z_mm - even).max() <= Z_TOLERANCE_MM
     return "" if is_even else f"uneven z: steps from {steps.min():g} to {steps.max():g} mm"
 
 
@@ -194,7 +194,7 @@ def read_ct(files: list[Path]) -> Volume:
     slices = np.empty((len(files), first.Rows, first.Columns), dtype=np.int16)  # [z y x]
     z_mm = np.array([_read_slice(path, data) for data, path in zip(slices, files, strict=True)])
     order = np.argsort(z_mm, kind="stable")
-    if flaw := uneven(z_mm[order]):
+    if flaw := step_flaw(z_mm[order]):
         raise InputError(f"{files[0].parent}: {flaw}; get the series again")
     if (order[::-1] == np.arange(len(files))).all():
         slices = slices[::-1]

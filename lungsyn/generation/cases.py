@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, patches_at_once, peak_memory_mb, set_up
-from lungsyn.config import Compute, Generator, Synthesis, TrainedGenerator, grid_of, one_step
+from lungsyn.config import Compute, Generator, Synthesis, TrainedGenerator, grid_of
 from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, make_masks, region_to_make
 from lungsyn.generation.network import build
 from lungsyn.generation.quality import Attempt, attempt_seed, attempts, measure
@@ -73,6 +73,11 @@ def synthetic_case(
     if background is not None:
         hu = np.where(background.weight > 0, hu, body.ct)  # the window does not clip what is kept
     return _as_case(hu, arrangement, row, started, generator.device)
+
+
+def one_step(synthesis: Synthesis) -> Synthesis:
+    """How a GAN makes a volume: from pure noise to x_0 at once, all patches fused."""
+    return synthesis.model_copy(update={"steps": 1, "mode": "fused", "guidance_scale": 1.0})
 
 
 def pasted_case(row: dict, open_source: Callable[[str], Case]) -> Case:

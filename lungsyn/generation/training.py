@@ -23,7 +23,7 @@ from lungsyn.errors import InputError
 from lungsyn.generation.critic import Adversaries, Critic
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
-from lungsyn.optimizer import Adam, Muon, adam_of_adversaries
+from lungsyn.optimizer import AdamW, Muon, without_momentum
 from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
@@ -46,8 +46,9 @@ def train(
     team: Team = ALONE,
     watch: Watch = lambda network, precision, records: None,
 ) -> tuple[dict[str, Tensor], dict, list[dict]]:
-    """Train on the cases in ``folders`` (train split only). Returns the best averaged weights, what made them, and the
-    records of the curve. Continues from ``checkpoints`` if the same training was stopped there, or a shorter one made.
+    """Train on the cases in ``folders`` (train split only). Returns the best averaged weights (of a GAN the last), what
+    made them, and the records of the curve. Continues from ``checkpoints`` if the same training was stopped there, or a
+    shorter one made.
 
     Each process of the ``team`` calls it alike, takes its share of every batch, and returns the same; the leader calls
     ``watch`` after each check."""
@@ -59,7 +60,7 @@ def train(
     network = build(settings).to(device)
     learner, optimizer_of = network, Muon
     if settings.kind == "patch_gan":
-        learner, optimizer_of = Adversaries(network, Critic(settings).to(device)), adam_of_adversaries
+        learner, optimizer_of = Adversaries(network, Critic(settings).to(device)), without_momentum
     optimizer = optimizer_of(learner.parameters(), settings.learning_rate, fused=device.type != "mps")
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     best = {name: tensor.clone() for name, tensor in average.items()}
@@ -118,7 +119,7 @@ def train(
         if due(about["images_seen"], seen, settings):
             restart.seconds()  # of learning: the check's own come after
             losses = held_out_losses(network, average, watched, settings, device, precision, team)
-            record(about, losses, average, best, settings.keeps_best)
+            record(about, losses, average, best, settings)
             if team.leads:
                 watch(lambda *inputs: functional_call(network, average, inputs), precision, about["records"])
         if kept < about["images_seen"] <= fall_begins(settings) < about["images_seen"] + settings.batch_patches:
@@ -151,7 +152,7 @@ def steps_of(
 
 
 def adversarial_steps(
-    forward: Callable, both: Adversaries, optimizer: Adam, average: dict[str, Tensor], keep: Tensor,
+    forward: Callable, both: Adversaries, optimizer: AdamW, average: dict[str, Tensor], keep: Tensor,
     settings: Adversarial, precision: torch.dtype,
 ) -> Steps:  # fmt: skip
     """As ``steps_of``: steps that train a generator, called as ``forward``, and its critic against each other, each by
@@ -189,7 +190,9 @@ def adversarial_steps(
 
 
 def check_shares(settings: Generator, team: Team) -> None:
-    """Every process needs a patch of every batch. Raises InputError."""
+    """Every process needs a patch of every batch, and a GAN learns in one alone. Raises InputError."""
+    if settings.kind == "patch_gan" and team.size > 1:
+        raise InputError(f"a patch_gan is trained by one process, not by {team.size}: set compute.gpus to 1")
     smallest = settings.images % settings.batch_patches or settings.batch_patches
     if smallest < team.size:
         raise InputError(
@@ -310,8 +313,9 @@ def held_out_losses(
     return [float(s / w) for s, w in team.total(sums).T if w > 0]
 
 
-def record(about: dict, losses: list[float], average: dict, best: dict, keeps_best: bool) -> None:
-    """Note a check in the curve, and keep the averaged weights if they are the best so far, or in any case."""
+def record(about: dict, losses: list[float], average: dict, best: dict, settings: Generator) -> None:
+    """Note a check in the curve, and keep the averaged weights if they are the best so far; of a GAN always, since
+    the least squared error is that of the smoothest image, not of the most real one."""
     mean = float(np.mean(losses)) if losses else None
     about["records"].append(
         {
@@ -323,7 +327,7 @@ def record(about: dict, losses: list[float], average: dict, best: dict, keeps_be
         }
     )
     about["recent"] = []
-    better = not keeps_best or mean is None or about["best_loss"] is None or mean < about["best_loss"]
+    better = settings.kind == "patch_gan" or mean is None or about["best_loss"] is None or mean < about["best_loss"]
     about["checks_without_gain"] = 0 if better else about["checks_without_gain"] + 1
     if better:
         about["best_loss"] = mean

@@ -33,13 +33,15 @@ def build(settings: Segmenter) -> nn.Module:
 def swin_unetr(features: int, patch_voxels: int) -> SwinUNETR:
     """Swin UNETR (Hatamizadeh et al. 2022) that can also learn from patches of 32^3.
 
-    Its deepest level is there a single voxel, which instance normalisation cannot normalise: channels are normalised in
-    as many groups as the first level has, which is the same in that level. Its first level is there 16^3 tokens, which
-    windows of seven would fill up to 21^3; smaller windows fit, and a training step takes a fifth of the time.
+    From 64^3 on it is the published one. Below, its deepest level is a single voxel, which instance normalisation
+    cannot normalise: there channels are normalised in as many groups as the first level has channels. And its first
+    level is 16^3 tokens, which windows of seven would fill up to 21^3; smaller windows fit, and a training step takes a
+    fifth of the time.
     """
-    window = PUBLISHED_WINDOW if patch_voxels >= 64 else SMALL_WINDOW
-    groups = ("group", {"num_groups": features})
-    return SwinUNETR(in_channels=1, out_channels=1, feature_size=features, window_size=window, norm_name=groups)
+    norm, window = "instance", PUBLISHED_WINDOW
+    if patch_voxels < 64:
+        norm, window = ("group", {"num_groups": features}), SMALL_WINDOW
+    return SwinUNETR(in_channels=1, out_channels=1, feature_size=features, window_size=window, norm_name=norm)
 
 
 @torch.no_grad()

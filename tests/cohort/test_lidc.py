@@ -271,6 +271,15 @@ def test_a_slice_that_is_gone_since_the_index_moves_no_mask(root, gone, reason):
         table.prepare_case(row, settings(root), root)
 
 
+def test_steps_that_drift_from_an_even_grid_are_told():
+    """Each is within the tolerance of the median, but slices end up where a volume has none."""
+    z_mm = np.concatenate([[0], np.cumsum(np.repeat([2.96, 3.04], 40))])
+    assert np.abs(np.diff(z_mm) - 3).max() < dicom.Z_TOLERANCE_MM
+    assert "uneven z: steps from 2.96 to 3.04 mm" in dicom.step_flaw(z_mm)
+    assert dicom.step_flaw(3.0 * np.arange(80) + 0.02 * (-1.0) ** np.arange(80)) == ""
+    assert dicom.step_flaw(np.zeros(1)) == "a single slice"
+
+
 TEXTS = ("AE", "AS", "CS", "DT", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "DA", "TM")
 SECTIONS = (Listing, Preparation)
 NEEDED = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}

@@ -18,6 +18,7 @@ from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.generation.samplers import plan, sample
 from lungsyn.generation.schedule import pure_noise
+from lungsyn.processes import Team
 from lungsyn.volume.files import open_case, write_case
 from tests.conftest import make_case
 
@@ -156,9 +157,28 @@ def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
     raw["compute"]["gpus"] = 2
     with pytest.raises(InputError, match=r"gpus is 2, but generators\.gan is a patch_gan, which one GPU trains"):
         config.check(raw)
-    raw["generators"]["gan"]["schedule"] = "cosine"
-    with pytest.raises(InputError, match=r"generators\.gan\.schedule: unknown key"):
-        config.check(raw)
+    raw["compute"]["gpus"] = 1
+    for key, value, message in (
+        ("schedule", "cosine", r"gan\.schedule is 'cosine': input should be 'pure_noise'"),
+        ("eta", 0.5, r"gan\.eta: no key of this section; remove it"),
+        ("critic_channels", [4] * 4, r"gan: patch_voxels 24 must be a multiple of 16 for 4 levels of the critic"),
+    ):
+        bad = {
+            **raw,
+            "generators": {"gan": raw["generators"]["gan"] | {"patch_voxels": 24, "channels": [8], key: value}},
+        }
+        with pytest.raises(InputError, match=message):
+            config.check(bad)
+    with pytest.raises(InputError, match=r"^critic_channels\.0 is 0: input should be greater"):
+        given = raw["generators"]["gan"] | {"critic_channels": [0]}
+        config.from_json(config.TrainedGenerator, json.dumps(given))
+    with pytest.raises(InputError, match=r"^kind missing: it must be one of 'patch_ddpm', 'patch_gan', 'copy_paste'"):
+        config.from_json(config.TrainedGenerator, "{}")
+
+
+def test_a_gan_is_trained_by_one_process(gan_settings):
+    with pytest.raises(InputError, match=r"a patch_gan is trained by one process, not by 2: set compute\.gpus to 1"):
+        training.check_shares(gan_settings, Team(0, 2, "cpu"))
 
 
 def test_its_work_is_planned(gan_settings, generator_settings, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lungsyn import config, planning
+from lungsyn import cli, config, planning
 from lungsyn.errors import InputError
 from lungsyn.volume.tables import write_table
 from tests.conftest import ROOT
@@ -38,6 +38,12 @@ def test_the_default_study_is_few_jobs(monkeypatch):
     study = config.check(config.read(FILES[:1]))
     assert planning.expected_cases(study) == 32
     assert len(planning.jobs_of(FILES[:1], study, 32)) + 1 < 80  # "all" is counted as well
+
+
+def test_too_few_cases_to_have_the_worst_ones_are_one_line(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["plan", "--cases", "10"]) == 2
+    assert "benchmark.worst_cases is 3, but the validation split has 2 cases: lower it" in capsys.readouterr().err
 
 
 def test_the_splits_of_made_up_cases_follow_the_config(tiny):
