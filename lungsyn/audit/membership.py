@@ -3,8 +3,8 @@
 Attack by loss (Yeom et al. 2018, arXiv 1709.01604; for diffusion models Carlini et al. 2023, arXiv 2301.13188): a
 model denoises what it has learned by heart better than what it never saw. Each case gets the same number of patches
 around its nodules, the same noise levels and the same noise. Of a GAN it is the error of one guess from pure noise, as
-in GAN-Leaks (Chen et al. 2020, arXiv 1909.03935) with a single guess. An attacker who trains shadow models can do better (LiRA):
-this attack can show that there is a leak, not that there is none.
+in GAN-Leaks (Chen et al. 2020, arXiv 1909.03935) with a single guess. An attacker who trains shadow models can do
+better (LiRA): this attack can show that there is a leak, not that there is none.
 """
 
 from pathlib import Path

@@ -12,7 +12,7 @@ from scipy import ndimage
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, patches_at_once, peak_memory_mb, set_up
 from lungsyn.config import Compute, Generator, Synthesis, TrainedGenerator, grid_of
-from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, make_masks, region_to_make
+from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, as_it_is, make_masks, region_to_make
 from lungsyn.generation.network import build
 from lungsyn.generation.quality import Attempt, attempt_seed, attempts, measure
 from lungsyn.generation.synthesis import Background, make_canvas, synthesise
@@ -89,7 +89,7 @@ def pasted_case(row: dict, open_source: Callable[[str], Case]) -> Case:
     arrangement = make_masks(row, open_source)
     body = arrangement.body
     if not (arrangement.masks[0] > 0)[np.asarray(body.nodules) > 0].all():
-        arrangement = Arrangement(np.stack([body.nodules, body.lungs, body.body]), body, [])
+        arrangement = as_it_is(body)
     hu = np.array(body.ct, dtype=np.float32)
     for nodule in arrangement.placed:
         paste(hu, nodule)

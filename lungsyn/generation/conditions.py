@@ -91,8 +91,8 @@ class Arrangement(NamedTuple):
 def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
     """The masks of the volume that ``row`` describes.
 
-    If no nodule of the donor fits into the lungs, the body's own nodules are varied at their own place instead.
-    Raises InputError if not even they fit.
+    If no nodule of the donor fits into the lungs, the body's own nodules are varied at their own place instead. Where
+    not even they fit, as in a crop that is hardly larger than its nodule, they stay as they are.
     """
     rng = np.random.default_rng([int(row["seed"]), 4])
     body = open_source(row["body_case"])
@@ -103,10 +103,12 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
         masks, placed = _place_nodules(donor, body, nodules, float(row["smallest_mm"]), near_own_place, rng)
         if placed:
             return Arrangement(masks, body, placed)
-    raise InputError(
-        f"{row['volume']}: no nodule of {row['nodule_case']} or {row['body_case']} fits into the lungs of "
-        f"{row['body_case']}: exclude that case (cohort.exclude) or change study.seed"
-    )
+    return as_it_is(body)
+
+
+def as_it_is(body: Case) -> Arrangement:
+    """The masks of a case, nothing placed in it."""
+    return Arrangement(np.stack([body.nodules, body.lungs, body.body]), body, [])
 
 
 def changed_nodules(nodules: np.ndarray, before: np.ndarray) -> list[int]:

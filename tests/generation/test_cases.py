@@ -95,6 +95,20 @@ def reference_of(folders, generator, synthesis):
     return quality.reference({folder.name: quality.measure(open_case(folder), grid) for folder in folders}, 0.05)
 
 
+def test_an_inpainted_case_without_room_is_the_real_one(generator, few_steps, sources, case_folders):
+    """As in a crop that is hardly larger than its nodule; it says so."""
+
+    def without_lungs(name):
+        case = sources(name)
+        return type(case)(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
+
+    row = untargeted(["case-3"], 1, seed=0, why="inpainted")[0]
+    reference = reference_of(case_folders, generator, few_steps)
+    (attempt,) = attempts_at(generator, row, few_steps, without_lungs, reference, tries=0)
+    assert np.array_equal(attempt.case.ct, sources("case-3").ct)
+    assert attempt.case.about["new_nodules"] == 0
+
+
 @pytest.mark.parametrize("why", ["untargeted", "inpainted"])
 def test_an_untrained_generator_is_rejected_at_every_attempt(why, generator, few_steps, sources, case_folders):
     """Same masks, other noise; the last one is the one to keep."""

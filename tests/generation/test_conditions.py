@@ -110,14 +110,17 @@ def test_hu_is_varied_with_its_mask():
         assert (hu[outside] < -700).all()
 
 
-def test_no_room_says_so(sources):
+@pytest.mark.parametrize("why", ["untargeted", "targeted", "inpainted"])
+def test_without_room_the_nodules_stay_as_they_are(sources, why):
     def without_lungs(name):
         case = sources(name)
         return type(case)(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
 
-    row = conditions.untargeted(["case-0"], 1, seed=0)[0]
-    with pytest.raises(InputError, match="no nodule of case-0 or case-0 fits into the lungs of case-0"):
-        conditions.make_masks(row, without_lungs)
+    row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-3", "why": why}
+    masks, body, placed = conditions.make_masks(row, without_lungs)
+    assert placed == []
+    for made, real in zip(masks, (body.nodules, body.lungs, body.body), strict=True):
+        assert np.array_equal(made, real)
 
 
 def test_empty_splits_say_so():
