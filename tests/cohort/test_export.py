@@ -104,7 +104,7 @@ def test_every_file_says_that_it_is_synthetic(tmp_path, synthetic):
         assert "SYNTHETIC" in image.SeriesDescription
         assert "Not for diagnosis" in image.ImageComments
         assert image.ContributingEquipmentSequence[0].Manufacturer == "lungsyn"
-        assert "diffusion" in image.ContributingEquipmentSequence[0].ContributionDescription
+        assert "generative model" in image.ContributingEquipmentSequence[0].ContributionDescription
 
 
 def test_what_cannot_be_exported_says_why(tmp_path, synthetic, capsys):
