@@ -89,7 +89,7 @@ def plot_dice_difference(
         headline(figure, "Does synthetic data help?", study_name)
         figure.supxlabel("\n".join(key), fontsize=9.5, color=QUIET)
 
-    save(11, 6.2, dpi, out, draw)
+    save(11 + 1.8 * max(len(arms) - 6, 0), 6.2, dpi, out, draw)  # room for the numbers of more than six columns
 
 
 def _changes(scores: Scores, arms, benchmark_arm: str, group: str, worst) -> dict[str, np.ndarray]:

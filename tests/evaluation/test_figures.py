@@ -1,5 +1,6 @@
 """A figure is tested for what a machine can see: written, of the stated size, not blank, the same twice."""
 
+import itertools
 import struct
 
 import numpy as np
@@ -29,6 +30,23 @@ def test_dice_difference(scores, comparison, worst, tmp_path):
     figures.plot_dice_difference(*args, tmp_path / "b.png")
     check(tmp_path / "a.png", 11)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("n_arms", [5, 8, 11])
+def test_numbers_of_many_arms_do_not_lie_on_each_other(n_arms, scores, evaluation, worst, tmp_path, monkeypatch):
+    many = {"real": scores["real"]} | {f"real+arm {i}": scores["synthetic"] for i in range(1, n_arms)}
+    rows = compare(many, "real", worst, evaluation, seed=1)
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda width, height, dpi, out, draw: drawn.append((width, height, draw)))
+    figures.plot_dice_difference(many, rows, worst, "real", [], "many", 60, tmp_path / "a.png")
+    ((width, height, draw),) = drawn
+    figure = Figure((width, height), dpi=60, layout="constrained")
+    draw(figure)
+    figure.savefig(tmp_path / "a.png")
+    for panel in figure.axes:
+        numbers = [text.get_bbox_patch().get_window_extent() for text in panel.texts if text.get_text()[0] in "+−"]
+        assert len(numbers) == n_arms - 1
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(numbers))
 
 
 def test_dice_difference_of_a_tiny_study(scores, evaluation, tmp_path):
