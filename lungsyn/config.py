@@ -577,9 +577,10 @@ def _explain(item: dict) -> str:
     key = ".".join(str(part) for part in loc if part not in ("[key]", A_NUMBER))
     otherwise = ", or auto" if A_NUMBER in loc else ""
     if item["type"] == "extra_forbidden":
-        if item["loc"][-1] in _all_keys():
+        known = _all_keys()
+        if item["loc"][-1] in known:
             return f"{key}: no key of this section; remove it"
-        near = difflib.get_close_matches(str(item["loc"][-1]), _all_keys(), n=1)
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
     if item["type"] == "missing":
         return f"{key}: missing; add it (config.yaml and workflow/experiments show every key with its unit)"

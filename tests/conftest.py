@@ -61,6 +61,11 @@ def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     return Case(hu.astype(np.int16), nodules, lungs, body.astype(np.uint8), affine, about)
 
 
+def without_lungs(case: Case) -> Case:
+    """A case in which no nodule finds a place."""
+    return Case(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
+
+
 def killed_at(patches: type, number: int, by: signal.Signals) -> type:
     """The dataset ``patches``, but when this patch is made the process gets a signal."""
 

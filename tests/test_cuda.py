@@ -32,6 +32,11 @@ def losses(records: list[dict]) -> np.ndarray:
     return np.array([record["loss"] for record in records])
 
 
+def losses_on_both(folders, settings, tmp_path, on_cuda=CUDA) -> list[np.ndarray]:
+    """Of the same generator's training on the CPU and on the GPU."""
+    return [losses(training.train(folders, settings, c, 7, tmp_path / c.device)[2]) for c in (CPU, on_cuda)]
+
+
 @pytest.fixture(scope="module")
 def on_cpu(case_folders, generator_settings, tmp_path_factory):
     """A generator trained on the CPU: weights and records."""
@@ -41,21 +46,13 @@ def on_cpu(case_folders, generator_settings, tmp_path_factory):
 
 @pytest.mark.parametrize("changed", [{"activation_checkpointing": True}, {"network": "monai", "channels": [8, 16]}])
 def test_a_generator_of_any_kind_can_be_recorded(case_folders, generator_settings, tmp_path, changed):
-    settings = generator_settings.model_copy(update=changed)
-    found = [
-        losses(training.train(case_folders, settings, compute, 7, tmp_path / compute.device)[2])
-        for compute in (CPU, CUDA)
-    ]
+    found = losses_on_both(case_folders, generator_settings.model_copy(update=changed), tmp_path)
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
 @pytest.mark.parametrize("changed", [{}, {"precision": "bfloat16"}, {"precision": "auto", "compile": True}])
 def test_a_gan_learns_what_it_learns_on_the_cpu(case_folders, gan_settings, tmp_path, changed):
-    on_cuda = CUDA.model_copy(update=changed)
-    found = [
-        losses(training.train(case_folders, gan_settings, compute, 7, tmp_path / compute.device)[2])
-        for compute in (CPU, on_cuda)
-    ]
+    found = losses_on_both(case_folders, gan_settings, tmp_path, CUDA.model_copy(update=changed))
     assert found[1] == pytest.approx(found[0], rel=0.05)
 
 

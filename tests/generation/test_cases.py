@@ -12,6 +12,7 @@ from lungsyn.generation.cases import attempts_at, load_generator, pasted_case, s
 from lungsyn.generation.conditions import region_to_make, untargeted
 from lungsyn.generation.network import build
 from lungsyn.volume.files import open_case
+from tests.conftest import without_lungs
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +98,9 @@ def reference_of(folders, generator, synthesis):
 
 def test_an_inpainted_case_without_room_is_the_real_one(generator, few_steps, sources, case_folders):
     """As in a crop that is hardly larger than its nodule; it says so."""
-
-    def without_lungs(name):
-        case = sources(name)
-        return type(case)(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
-
     row = untargeted(["case-3"], 1, seed=0, why="inpainted")[0]
     reference = reference_of(case_folders, generator, few_steps)
-    (attempt,) = attempts_at(generator, row, few_steps, without_lungs, reference, tries=0)
+    (attempt,) = attempts_at(generator, row, few_steps, lambda name: without_lungs(sources(name)), reference, tries=0)
     assert np.array_equal(attempt.case.ct, sources("case-3").ct)
     assert attempt.case.about["new_nodules"] == 0
 

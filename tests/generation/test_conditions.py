@@ -6,6 +6,7 @@ from lungsyn.errors import InputError
 from lungsyn.generation import conditions
 from lungsyn.volume.files import open_case
 from lungsyn.volume.nodules import diameter_mm
+from tests.conftest import without_lungs
 
 
 @pytest.fixture
@@ -112,12 +113,8 @@ def test_hu_is_varied_with_its_mask():
 
 @pytest.mark.parametrize("why", ["untargeted", "targeted", "inpainted"])
 def test_without_room_the_nodules_stay_as_they_are(sources, why):
-    def without_lungs(name):
-        case = sources(name)
-        return type(case)(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
-
     row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-3", "why": why}
-    masks, body, placed = conditions.make_masks(row, without_lungs)
+    masks, body, placed = conditions.make_masks(row, lambda name: without_lungs(sources(name)))
     assert placed == []
     for made, real in zip(masks, (body.nodules, body.lungs, body.body), strict=True):
         assert np.array_equal(made, real)
