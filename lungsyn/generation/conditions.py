@@ -1,12 +1,13 @@
 """Which masks to synthesise: lungs and body of one real case, nodules of the same or of another, varied and placed.
 
-*Untargeted*: the body of a train case, the nodules of another train case, anywhere in the lungs. *Targeted*: body and
-nodules of one of the benchmark's worst validation cases, each nodule near its own place. *Inpainted*: as untargeted,
-but the body keeps its real CT and its own nodules, and only the new nodules and what is near them is made. Nodules are
-mirrored, rotated and scaled in all, and their HU with them, for those who paste them; none becomes smaller than any of
-the cases that masks are taken from: a generator makes faint ones of a size that it never saw, and where the annotation
-has a least size a segmenter is told that smaller ones are none. A row of the table holds all that decides the masks:
-they are made again from it, not stored.
+*Untargeted*: the body of a train case, the nodules of another train case. *Targeted*: body and nodules of one of the
+benchmark's worst validation cases. *Inpainted*: as untargeted, but the body keeps its real CT and its own nodules, and
+only the new nodules and what is near them is made. A nodule lies about where it lay in its own case's field of view, so
+that a set's nodules are where real ones are: chests are cut around their lungs, and in cut-outs all are in the middle.
+Where it does not fit there it lies anywhere in the lungs. Nodules are mirrored, rotated and scaled in all, and their HU
+with them, for those who paste them; none becomes smaller than any of the cases that masks are taken from: a generator
+makes faint ones of a size that it never saw, and where the annotation has a least size a segmenter is told that smaller
+ones are none. A row of the table holds all that decides the masks: they are made again from it, not stored.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from lungsyn.volume.nodules import diameter_mm, fullest
 COLUMNS = ["volume", "body_case", "nodule_case", "seed", "smallest_mm", "why"]
 INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the pleura as well
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
-NEAR_VOXELS = 4  # how far a targeted nodule moves from its own place along each axis
+NEAR_VOXELS = 4  # how far a nodule moves from its place along each axis
 TRIES = 300
 RIM_VOXELS = 2  # around a nodule, of whose HU a paste needs some
 INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
@@ -98,9 +99,8 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
     body = open_source(row["body_case"])
     kept = np.array(body.nodules) if row["why"] == "inpainted" else np.zeros_like(body.nodules)
     nothing = np.zeros_like(body.nodules)
-    attempts = [(open_source(row["nodule_case"]), kept, row["why"] == "targeted"), (body, nothing, True)]
-    for donor, nodules, near_own_place in attempts:
-        masks, placed = _place_nodules(donor, body, nodules, float(row["smallest_mm"]), near_own_place, rng)
+    for donor, nodules in [(open_source(row["nodule_case"]), kept), (body, nothing)]:
+        masks, placed = _place_nodules(donor, body, nodules, float(row["smallest_mm"]), rng)
         if placed:
             return Arrangement(masks, body, placed)
     return as_it_is(body)
@@ -131,7 +131,7 @@ def region_to_make(nodules: np.ndarray, body: Case) -> np.ndarray:
 
 
 def _place_nodules(
-    donor: Case, body: Case, present: np.ndarray, smallest_mm: float, near_own_place: bool, rng: np.random.Generator
+    donor: Case, body: Case, present: np.ndarray, smallest_mm: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Placed]]:
     """The body's masks ``[3 x y z]`` with the nodules ``present`` and as many of the donor's as fit, and those."""
     nodules, lungs, inside = present.copy(), np.array(body.lungs), np.array(body.body)
@@ -141,11 +141,11 @@ def _place_nodules(
         around = [np.clip(np.arange(a - 2 * RIM_VOXELS, b + 2 * RIM_VOXELS), 0, n - 1)
                   for (a, b), n in zip(fact["box"], donor.ct.shape, strict=True)]  # fmt: skip
         hu = np.asarray(donor.ct[np.ix_(*around)], dtype=np.float32)
-        near = [(a + b) // 2 for a, b in fact["box"]] if near_own_place else None
+        near = np.mean(fact["box"], axis=1) * body.ct.shape // donor.ct.shape
         least = min(smallest_mm / diameter_mm(fact["volume_mm3"]), 1.0)
         for shrink in (1.0, 0.75, 0.5):
             shape, varied_hu = vary(crop, hu, rng, shrink, least)
-            start = find_place(shape, (lungs > 0) & (nodules == 0), rng, near)
+            start = find_place(shape, (lungs > 0) & (nodules == 0), near.astype(int), rng)
             if start is None:
                 continue
             where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
@@ -183,14 +183,17 @@ def vary(
     return varied[box], warp(hu, "nearest")[wider]
 
 
-def find_place(shape: np.ndarray, free: np.ndarray, rng: np.random.Generator, near=None) -> tuple[int, ...] | None:
-    """A start at which the nodule ``shape`` lies in the ``free`` voxels, close to the centre ``near`` if given."""
+def find_place(
+    shape: np.ndarray, free: np.ndarray, near: np.ndarray, rng: np.random.Generator
+) -> tuple[int, ...] | None:
+    """A start at which the nodule ``shape`` lies in the ``free`` voxels: close to the centre ``near`` if one is found
+    there, anywhere otherwise."""
     if any(n > m for n, m in zip(shape.shape, free.shape, strict=True)):
         return None
     voxels = np.argwhere(free)
     for attempt in range(TRIES if len(voxels) else 0):
-        if near is not None and attempt < TRIES // 2:
-            centre = np.asarray(near) + rng.integers(-NEAR_VOXELS, NEAR_VOXELS + 1, size=3)
+        if attempt < TRIES // 2:
+            centre = near + rng.integers(-NEAR_VOXELS, NEAR_VOXELS + 1, size=3)
         else:
             centre = voxels[rng.integers(len(voxels))]
         start = np.clip(centre - np.array(shape.shape) // 2, 0, np.array(free.shape) - shape.shape)

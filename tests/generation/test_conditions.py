@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from lungsyn.errors import InputError
 from lungsyn.generation import conditions
-from lungsyn.volume.files import open_case
+from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.nodules import diameter_mm
 from tests.conftest import without_lungs
 
@@ -46,12 +46,32 @@ def test_nodules_lie_in_the_lungs(sources, why):
         assert np.array_equal(masks, again)
 
 
-def test_targeted_nodules_stay_near_their_place(sources):
-    row = conditions.targeted(["case-3"], 1, seed=0)[0]
-    (nodules, _, _), case, _ = conditions.make_masks(row, sources)
-    for fact in case.about["nodules"]:
-        placed = np.array(ndimage.center_of_mass(nodules == fact["index"]))
-        assert np.abs(placed - [(a + b) / 2 for a, b in fact["box"]]).max() <= conditions.NEAR_VOXELS + 3
+@pytest.mark.parametrize("why", ["untargeted", "targeted", "inpainted"])
+def test_nodules_lie_about_where_they_lay_in_their_own_case(sources, why):
+    """In bodies of other shapes too, wherever there is lung; new nodules lie beside those that an inpainted case keeps."""
+
+    def all_lung(name):
+        case = sources(name)
+        nodules = np.zeros_like(case.nodules) if why == "inpainted" and name == "case-1" else case.nodules
+        return Case(case.ct, nodules, np.ones_like(case.lungs), case.body, case.affine, case.about)
+
+    for donor in ["case-1"] if why == "targeted" else ["case-0", "case-3", "case-4"]:
+        row = conditions.untargeted(["case-1"], 1, seed=0)[0] | {"nodule_case": donor, "why": why}
+        (nodules, _, _), body, placed = conditions.make_masks(row, all_lung)
+        facts, shape = sources(donor).about["nodules"], sources(donor).ct.shape
+        assert len(placed) == len(facts)
+        for index, fact in enumerate(facts, start=1):
+            wanted = np.mean(fact["box"], axis=1) / shape * body.ct.shape
+            found = np.array(ndimage.center_of_mass(nodules == index)) + 0.5
+            assert np.abs(found - wanted).max() <= conditions.NEAR_VOXELS + 2
+
+
+def test_a_nodule_without_room_in_its_place_lies_elsewhere_in_the_lungs(sources):
+    free = np.zeros((40, 20, 20), bool)
+    free[:15] = True
+    ball = np.ones((5, 5, 5), bool)
+    starts = [conditions.find_place(ball, free, np.array([30, 10, 10]), np.random.default_rng(k)) for k in range(20)]
+    assert all(start[0] <= 11 for start in starts) and len(set(starts)) > 10
 
 
 def test_varied_masks_keep_their_size_within_the_scaling():
