@@ -1,8 +1,8 @@
 """The study's answer in plain sentences, from the test group's rows and nothing else.
 
-An arm *differs* when neither its interval over patients nor the one over patients and trainings holds zero, and its p,
-corrected for the number of arms, is below 1 - confidence. Anything less is reported as no difference shown, with the
-smallest one that the study could have seen.
+An arm *differs* when its p over patients and trainings, corrected for the number of arms, is below 1 - confidence: of
+studies in which no arm differs so many claim one, whatever the number of arms. Anything less is reported as no
+difference shown, with the smallest one that the study could have seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,7 @@ from lungsyn.evaluation.groups import TEST
 
 def differs(row: Mapping, confidence: float) -> bool:
     """Whether the row's arm can be said to differ from the benchmark arm."""
-    return _other_patients_agree(row, confidence) and _excludes_zero(row["trainings_low"], row["trainings_high"])
-
-
-def _other_patients_agree(row: Mapping, confidence: float) -> bool:
-    """Whether these trainings can be said to differ, whatever others would do."""
-    claimed = row["p_holm"] is not None and row["p_holm"] < 1.0 - confidence
-    return claimed and _excludes_zero(row["ci_low"], row["ci_high"])
-
-
-def _excludes_zero(low: float | None, high: float | None) -> bool:
-    return low is not None and not low <= 0.0 <= high
+    return row["p_holm"] is not None and row["p_holm"] < 1.0 - confidence
 
 
 def headline(rows: Sequence[Mapping], config: Mapping) -> str:
@@ -48,7 +38,8 @@ def headline(rows: Sequence[Mapping], config: Mapping) -> str:
 def _chance(rows: Sequence[Mapping], config: Mapping) -> str:
     """The noise floor: how far the null arms moved, and how far they might have."""
     null = [
-        signed(row["mean_difference"]) + (f" (interval {interval_text(row)})" if row["ci_low"] is not None else "")
+        signed(row["mean_difference"])
+        + ("" if row["of_seeds"] is None else f" (up to {row['of_seeds']:.3f} either way)")
         for row in _test_rows(rows)
         if _is_null(config, row["arm"])
     ]
@@ -85,9 +76,10 @@ def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: flo
             text += f", but by no more than the null arm moved ({null:.3f})"
     else:
         text += "no difference could be shown"
-        if _other_patients_agree(row, confidence):
-            other = ends_text(row["trainings_low"], row["trainings_high"])
-            text += f": other trainings may undo it (interval {other})" if other else ", with one training of each arm"
+        if row["p_holm"] is None:
+            text += ": there is one training of each arm" if row["ci_low"] is not None else ": there is one patient"
+        elif row["ci_low"] > 0 or row["ci_high"] < 0:
+            text += f": other trainings may undo it (interval {ends_text(row['trainings_low'], row['trainings_high'])})"
         if row["smallest_resolvable"] is not None:
             text += f"; one of {row['smallest_resolvable']:.3f} or more would have been seen with 80 % power"
     if not config["arms"][row["arm"]]["real"] and benchmark["mean_dice"] > 0:

@@ -13,7 +13,8 @@ from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_
 from lungsyn.evaluation.paired import bootstrap_interval, by_patient, holm, paired_difference, spread_of
 
 _DIFFERENCE = [
-    "mean_difference", "ci_low", "ci_high", "p", "p_holm", "trainings_low", "trainings_high", "smallest_resolvable",
+    "mean_difference", "ci_low", "ci_high", "p_wilcoxon", "p_wilcoxon_holm", "trainings_low", "trainings_high", "p",
+    "p_holm", "smallest_resolvable", "of_seeds",
 ]  # fmt: skip
 COMPARISON_COLUMNS = [
     "size", "arm", "group", "n_cases", "n_patients", "n_empty", "mean_dice", "dice_low", "dice_high", "median_dice",
@@ -60,13 +61,15 @@ def compare(
                 )  # fmt: skip
                 row |= {
                     "mean_difference": result.mean, "ci_low": result.low, "ci_high": result.high,
-                    "p": result.p, "smallest_resolvable": result.smallest_resolvable,
+                    "p_wilcoxon": result.p_wilcoxon, "p": result.p, "smallest_resolvable": result.smallest_resolvable,
                     "trainings_low": result.trainings_low, "trainings_high": result.trainings_high,
+                    "of_seeds": result.of_seeds,
                 }  # fmt: skip
             group_rows.append(row)
-        compared = [row for row in group_rows if row["p"] is not None]
-        for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
-            row["p_holm"] = float(p)
+        for p in ("p_wilcoxon", "p"):
+            compared = [row for row in group_rows if row[p] is not None]
+            for row, corrected in zip(compared, holm([row[p] for row in compared]), strict=True):
+                row[f"{p}_holm"] = float(corrected)
         rows += group_rows
     return rows
 
@@ -136,9 +139,9 @@ def as_text(rows: Sequence[Mapping], title: str = "") -> str:
         blocks += ["  " + "   ".join(_align(line, widths)) for line in table]
     blocks.append(
         "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"
-        "interval is a bootstrap over patients, and beside it one over patients and trainings: a claim needs\n"
-        "both. Could have seen: the smallest true difference that these patients and trainings would show with\n"
-        "80 % power, corrected for the number of arms."
+        "interval is a bootstrap over patients, and beside it one over patients and trainings. Claims rest on\n"
+        "p, which is over both as well, corrected for the number of arms. Could have seen: the smallest true\n"
+        "difference that would have been claimed with 80 % power."
     )
     return "\n".join(blocks)
 

@@ -27,7 +27,7 @@ STYLE = {
 PANEL_NOTES = {
     WORST: "chosen for scoring badly,\nso they improve by themselves\n(regression to the mean): no claims",
     OTHER: "what was left after that choice,\nso they worsen by themselves:\nno claims",
-    TEST: "never used for any choice:\nonly this panel supports claims",
+    TEST: "the workflow chooses nothing by them:\nonly this panel supports claims",
 }
 
 
@@ -64,8 +64,8 @@ def plot_dice_difference(
     """THE figure: each case's Dice minus its Dice in the benchmark arm; panels are groups, columns are arms.
 
     ``comparison`` (rows of `comparison.compare`) brings means and intervals, so figure and table cannot
-    disagree. ``null_arms``: trained on the benchmark's data with other seeds; drawn grey, last, their
-    interval as a band.
+    disagree. ``null_arms``: trained on the benchmark's data with other seeds; drawn grey and last. The band is how
+    far other seeds alone move the mean.
     """
     null_arms = [arm for arm in scores if arm in null_arms]
     arms = in_order(scores, benchmark_arm, null_arms)[1:]
@@ -75,7 +75,11 @@ def plot_dice_difference(
     key = [
         "Dot: one case, mean over replicates.  Diamond: mean over cases.  Line: its interval over patients; thin: over "
         "patients and trainings.",
-        *(f"Grey: “{arm}”, the data of “{benchmark_arm}”, other random seeds: chance alone." for arm in null_arms),
+        *(
+            f"Grey: “{arm}”, the data of “{benchmark_arm}”, other random seeds: chance alone.  Band: how far they move "
+            "the mean."
+            for arm in null_arms
+        ),
     ]
 
     def draw(figure: Figure) -> None:
@@ -84,7 +88,7 @@ def plot_dice_difference(
         panels = figure.subplots(1, len(groups), sharey=True, squeeze=False, width_ratios=widths)[0]
         for panel, group in zip(panels, groups, strict=True):
             changes = _changes(scores, arms, benchmark_arm, group, worst)
-            _difference_panel(panel, group, changes, rows, colours, null_arms)
+            _difference_panel(panel, group, changes, rows, colours)
         panels[0].set_ylabel(f"worse  ←     Dice of a case, minus its Dice in “{benchmark_arm}”     →  better")
         headline(figure, "Does synthetic data help?", study_name)
         figure.supxlabel("\n".join(key), fontsize=9.5, color=QUIET)
@@ -101,7 +105,12 @@ def _changes(scores: Scores, arms, benchmark_arm: str, group: str, worst) -> dic
     return {arm: np.sort([means[arm][case] - value for case, value in means[benchmark_arm].items()]) for arm in arms}
 
 
-def _difference_panel(panel, group: str, changes: dict, rows: Mapping, colours: dict, null_arms: list) -> None:
+def reach_of_seeds(rows: Iterable[Mapping]) -> float:
+    """How far other seeds alone move the mean of an arm with these rows; 0 where that is not known."""
+    return max((row["of_seeds"] or 0.0 for row in rows), default=0.0)
+
+
+def _difference_panel(panel, group: str, changes: dict, rows: Mapping, colours: dict) -> None:
     claims, many = group == TEST, len(changes) > 4
     n_cases = next(row["n_cases"] for (of, _), row in rows.items() if of == group)
     panel.set_title(f"{group}   n = {n_cases}", fontweight="bold" if claims else "normal", fontsize=12.5, pad=50)
@@ -113,9 +122,8 @@ def _difference_panel(panel, group: str, changes: dict, rows: Mapping, colours: 
     panel.grid(axis="y", color="#e4e4e4", linewidth=0.7)
     panel.set_axisbelow(True)
     panel.axhline(0, color=INK, linewidth=1.1, zorder=1.5)
-    for arm in null_arms:
-        if rows[group, arm]["ci_low"] is not None:
-            panel.axhspan(rows[group, arm]["ci_low"], rows[group, arm]["ci_high"], color=NULL_COLOUR, alpha=0.15, lw=0)
+    if of_seeds := reach_of_seeds(rows[group, arm] for arm in changes):
+        panel.axhspan(-of_seeds, of_seeds, color=NULL_COLOUR, alpha=0.15, lw=0)
     for place, (arm, change) in enumerate(changes.items()):
         row = rows[group, arm]
         panel.scatter(place - 0.12 + jitter(len(change), 0.42), change, s=20, color=colours[arm], alpha=0.5, lw=0)

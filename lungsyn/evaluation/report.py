@@ -108,10 +108,11 @@ held-out against {{ control.train }} train; halves of the held-out patients diff
 
 <h2>Comparison of the arms</h2>
 <p class="quiet">Dice is a mean over cases and replicates. Differences are to “{{ config.benchmark.arm }}”,
-paired by case, with a bootstrap interval over patients ({{ config.evaluation.bootstrap }} samples); p is
-Wilcoxon's signed-rank test, corrected for the number of arms (Holm). Both are about other patients; “and
-trainings” is the interval over other patients and other trainings, and a claim needs all three. “Could have
-seen” is the smallest true difference that so many would show with 80 % power, corrected likewise. “Replicate SD”
+paired by case, with a bootstrap interval over patients ({{ config.evaluation.bootstrap }} samples) and
+Wilcoxon's signed-rank test. Both are about other patients, for these trainings; “and trainings” is the interval over
+other patients and other trainings, and so is p, by t, on which claims rest. Both p are corrected for the number of
+arms (Holm); the generator and its sets are the same in every training. “Could have seen” is the smallest true
+difference that would have been claimed with 80 % power. “Replicate SD”
 is how far the mean Dice of one training lies from that of another. No case is left out: where reference and
 prediction are both empty they agree (Dice and NSD 1, HD95 0 mm), where one of them is they do not (Dice and NSD 0,
 HD95 the diagonal of the volume); the number of cases without a nodule stands above each table.</p>
@@ -123,10 +124,12 @@ HD95 the diagonal of the volume); the number of cases without a nodule stands ab
 </span></h3>
 <div class="scroll"><table>
 <tr><th>arm</th><th>mean Dice</th><th>median</th><th>difference</th><th>interval</th>
-<th>and trainings</th><th>p (Holm)</th><th>could have seen</th><th>replicate SD</th><th>ensemble Dice</th>
+<th>Wilcoxon</th><th>and trainings</th><th>p (Holm)</th><th>could have seen</th>
+<th>replicate SD</th><th>ensemble Dice</th>
 <th>NSD 2 mm</th><th>HD95 mm</th><th>sensitivity</th><th>false positives per case</th><th>lesion Dice</th></tr>
 {% for row in members %}<tr><td>{{ row.arm }}</td><td>{{ row.mean_dice|number(3) }}</td>
 <td>{{ row.median_dice|number(3) }}</td><td>{{ signed(row.mean_difference) }}</td><td>{{ interval(row) }}</td>
+<td>{{ p_text(row.p_wilcoxon_holm) }}</td>
 <td>{{ ends(row.trainings_low, row.trainings_high) }}</td><td>{{ p_text(row.p_holm) }}</td>
 <td>{{ row.smallest_resolvable|number(3) }}</td>
 <td>{{ row.replicate_sd|number(3) }}</td><td>{{ row.ensemble_dice|number(3) }}</td>

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from lungsyn.evaluation.answer import differs
 from lungsyn.evaluation.comparison import ends_text, signed
-from lungsyn.evaluation.figures import INK, NULL_COLOUR, QUIET, arm_colours, headline, in_order, save
+from lungsyn.evaluation.figures import INK, NULL_COLOUR, QUIET, arm_colours, headline, in_order, reach_of_seeds, save
 from lungsyn.evaluation.froc import MEAN, RATES
 from lungsyn.evaluation.groups import ENSEMBLE, TEST
 
@@ -27,7 +27,7 @@ def plot_ladder(
     """A rung per arm, a panel per training-set size: mean difference to the benchmark arm, interval, mean Dice.
 
     ``comparison``: rows of ``comparison/{segmenter}.tsv``. A filled diamond is a difference that can be claimed
-    (`answer.differs`); a hollow one is not. The grey band is the interval of the null arms.
+    (`answer.differs`); a hollow one is not. The grey band is how far other seeds alone move the mean.
     """
     rows = {(row["size"], row["arm"]): row for row in comparison if row["group"] == TEST}
     arms = in_order({arm: None for _, arm in rows}, benchmark_arm, null_arms)
@@ -38,8 +38,8 @@ def plot_ladder(
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0]
         for panel, size in zip(panels, sizes, strict=True):
-            _ladder_panel(panel, {arm: rows[size, arm] for arm in arms if (size, arm) in rows}, arms, colours,
-                          null_arms, confidence)  # fmt: skip
+            present = {arm: rows[size, arm] for arm in arms if (size, arm) in rows}
+            _ladder_panel(panel, present, arms, colours, confidence)
             panel.set_title(size_words(size, n_train), fontsize=11.5, fontweight="bold", loc="left", pad=22)
         panels[0].set_yticks(range(len(arms)), arms, fontsize=11)
         panels[0].set_ylim(len(arms) - 0.4, -0.6)
@@ -48,19 +48,18 @@ def plot_ladder(
             f"worse  ←   mean Dice of the {n['n_cases']} test cases, minus that of “{benchmark_arm}”   →  better\n\n",
             fontsize=11,
         )
-        figure.text(0.5, 0.005, _ladder_key(confidence, null_arms), ha="center", va="bottom", fontsize=9.5, color=QUIET)
+        figure.text(0.5, 0.005, _ladder_key(confidence), ha="center", va="bottom", fontsize=9.5, color=QUIET)
         headline(figure, "Which training set is better?", study_name)
 
     save(max(9, 2.6 + 4.2 * len(sizes)), 2.3 + 0.52 * len(arms), dpi, out, draw)
 
 
-def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, null_arms, confidence: float) -> None:
+def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, confidence: float) -> None:
     panel.grid(axis="x", color="#e4e4e4", linewidth=0.7)
     panel.set_axisbelow(True)
     panel.axvline(0, color=INK, linewidth=1.1, zorder=1.5)
-    for arm in null_arms:
-        if arm in rows and rows[arm]["ci_low"] is not None:
-            panel.axvspan(rows[arm]["ci_low"], rows[arm]["ci_high"], color=NULL_COLOUR, alpha=0.15, lw=0)
+    if of_seeds := reach_of_seeds(rows.values()):
+        panel.axvspan(-of_seeds, of_seeds, color=NULL_COLOUR, alpha=0.15, lw=0)
     panel.text(1.0, 1.01, "mean Dice", transform=panel.transAxes, ha="right", va="bottom", fontsize=9.5, color=QUIET)
     for place, arm in enumerate(arms):
         if arm not in rows:
@@ -88,12 +87,12 @@ def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, null_arms, co
     panel.tick_params(axis="y", length=0)
 
 
-def _ladder_key(confidence: float, null_arms: Collection[str]) -> str:
-    key = (
+def _ladder_key(confidence: float) -> str:
+    return (
         f"Thick line: {100 * confidence:g} % interval over patients; thin: over patients and trainings.  "
-        "Filled: shown to differ; hollow: not."
+        "Filled: shown to differ; hollow: not.\n"
+        f"Grey band: what other seeds alone do, {100 * confidence:g} % of it."
     )
-    return key + (f"\nGrey band: “{'”, “'.join(null_arms)}”, other seeds alone." if null_arms else "")
 
 
 def size_words(size: int, n_train: Patients) -> str:
@@ -125,7 +124,8 @@ def plot_learning(
             _with_interval(left, x, line, ("mean_dice", "dice_low", "dice_high"), look, arm == benchmark_arm)
             ends[arm] = line[-1]["mean_dice"]
             if arm != benchmark_arm:
-                _with_interval(right, dodged, line, ("mean_difference", "ci_low", "ci_high"), look, None)
+                ends_of = ("trainings_low", "trainings_high")
+                _with_interval(right, dodged, line, ("mean_difference", *ends_of), look, None)
         right.axhline(0, color=INK, lw=2.6)
         left.set_title("mean Dice of the test cases", fontsize=11.5, loc="left")
         right.set_title(f"difference to “{benchmark_arm}” at the same size", fontsize=11.5, loc="left")
@@ -136,7 +136,8 @@ def plot_learning(
                       frameon=False, fontsize=10.5)  # fmt: skip
         figure.supxlabel("patients in the training set (logarithmic)\n", fontsize=11)
         key = (
-            f"Left: the band is the interval of “{benchmark_arm}”.  Right: bars are intervals of the paired difference."
+            f"Left: the band is the interval of “{benchmark_arm}”, over patients.  "
+            "Right: bars are intervals of the paired difference, over patients and trainings."
         )
         figure.text(0.5, 0.005, key, ha="center", va="bottom", fontsize=9.5, color=QUIET)
         headline(figure, "What is synthetic data worth when real data is scarce?", study_name)
@@ -197,7 +198,7 @@ def plot_froc(
         figure.supxlabel(
             "false positives per case, at most\n"
             f"Black: “{benchmark_arm}”.  Line: mean over replicates, with its band over patients.  Dotted: ensemble.\n"
-            "CPM: mean of the seven points; given is its change and the interval of that change.",
+            "CPM: mean of the seven points; given is its change and the interval of that change, over patients alone.",
             fontsize=9.5, color=QUIET,
         )  # fmt: skip
         headline(figure, "How many nodules are found, at what cost in false alarms?", study_name)

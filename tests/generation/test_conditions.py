@@ -48,7 +48,7 @@ def test_nodules_lie_in_the_lungs(sources, why):
 
 @pytest.mark.parametrize("why", ["untargeted", "targeted", "inpainted"])
 def test_nodules_lie_about_where_they_lay_in_their_own_case(sources, why):
-    """In bodies of other shapes too, wherever there is lung; new nodules lie beside those that an inpainted case keeps."""
+    """In bodies of other shapes too, wherever there is lung; new nodules beside those that an inpainted case keeps."""
 
     def all_lung(name):
         case = sources(name)
