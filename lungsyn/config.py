@@ -114,13 +114,19 @@ class Preparation(Reading):
 
 
 class Cohort(Listing, Preparation):
-    root: Path | None = Field(default=None, description="Folder of the raw data (lidc, nifti)")
+    root: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+        default=None, description="Folder of the raw data (lidc, nifti)"
+    )
     phantom: Phantom
 
     @model_validator(mode="after")
     def _has_root(self):
         if self.dataset != "phantom" and self.root is None:
             raise ValueError(f"dataset {self.dataset!r} reads files: set cohort.root to their folder")
+        if self.dataset == "phantom" and self.root is not None:
+            raise ValueError(
+                "dataset 'phantom' reads no files: set cohort.dataset to lidc or nifti, or remove cohort.root"
+            )
         return self
 
 
@@ -432,6 +438,13 @@ class Config(Section):
     audit: Audit = Audit()
     figures: Figures
     compute: Compute = Compute()
+
+    @property
+    def title(self) -> Study:
+        """The study as pictures name it: those of a phantom say that they are of no patient, whatever its name."""
+        if self.cohort.dataset != "phantom" or "phantom" in self.study.name.lower():
+            return self.study
+        return self.study.model_copy(update={"name": f"{self.study.name} (phantom)"})
 
     @model_validator(mode="after")
     def _names_exist(self):

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 import yaml
@@ -165,3 +166,21 @@ def test_the_benchmark_s_segmenter_has_every_size():
     raw["segmenters"]["unet"]["training_percent"] = [100]
     with pytest.raises(InputError, match=r"segmenters\.unet\.training_percent lacks \[25\]: the benchmark's segmenter"):
         config.check(raw)
+
+
+def test_a_phantom_is_called_one_whatever_the_study_s_name():
+    assert config.check(SHIPPED).title.name == "phantom"
+    assert config.check(changed("study.name", "first try")).title.name == "first try (phantom)"
+    real = merged(SHIPPED, {"study": {"name": "ours"}, "cohort": {"dataset": "nifti", "root": "/data"}})
+    assert config.check(real).title.name == "ours"
+
+
+def test_data_beside_a_phantom_is_a_mistake():
+    """Real scans would be read at the phantom's settings, under its name."""
+    with pytest.raises(InputError, match="set cohort.dataset to lidc or nifti"):
+        config.check(changed("cohort.root", "/data"))
+
+
+def test_a_root_may_begin_at_home():
+    real = merged(SHIPPED, {"cohort": {"dataset": "nifti", "root": "~/scans"}})
+    assert config.check(real).cohort.root == Path.home() / "scans"

@@ -265,7 +265,7 @@ def evaluation_report(args) -> None:
     from lungsyn.provenance import costs
     from lungsyn.volume.files import whole_file
 
-    study = args.config.study
+    study = args.config.title
     figures = [(path, CAPTIONS[path.stem.partition("-")[0]].format(_drawn_from(path))) for path in args.pictures]
     comparisons = {}
     for path in args.comparisons:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pydicom
@@ -143,11 +143,16 @@ def _headers_in(job: tuple[Path, list[str]]) -> list[Header]:
     return [header for path in paths if (header := read_header(root, path)) is not None]
 
 
+def _unreadable(error: OSError) -> NoReturn:
+    raise InputError(f"{error.filename}: {error.strerror}: make the folder readable, or move it out of the data")
+
+
 def find_series(root: Path, map_over=map) -> tuple[dict[str, list[Header]], list[Header]]:
     """Every series below ``root`` by its UID, and the files that are unreadable. ``map_over``: a pool's map, or map."""
     paths = sorted(
         os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, names in os.walk(root, followlinks=True) for name in names if not name.startswith(".")
+        for folder, _, names in os.walk(root, onerror=_unreadable, followlinks=True)
+        for name in names if not name.startswith(".")
     )  # fmt: skip
     jobs = [(root, paths[first : first + 500]) for first in range(0, len(paths), 500)]
     series, unreadable = defaultdict(list), []

@@ -2,11 +2,11 @@
 
 Layouts, told apart by the folders below the root (``.nii`` or ``.nii.gz``; names that start with a dot are ignored):
 
-    images/{case}            labels/{case}       cases.tsv (optional: case, patient, split, anything else)
+    images/{case}            labels/{case}       cases.tsv (optional: case, patient, [split, anything else])
     imagesTr/{case}          labelsTr/{case}     dataset.json               Medical Segmentation Decathlon
     imagesTr/{case}_0000     labelsTr/{case}     dataset.json               nnU-Net raw; channel 0 is the CT
 
-Without a patient in ``cases.tsv`` every case is its own patient. A nodule is a 26-connected component of the voxels
+Without ``cases.tsv`` every case is its own patient. A nodule is a 26-connected component of the voxels
 whose label is one of ``cohort.lesion_labels``; its diameter is that of the sphere with its volume.
 """
 
@@ -50,6 +50,12 @@ def find_pairs(root: Path) -> list[dict]:
         if misplaced.exists():
             raise InputError(f"{misplaced}: it belongs beside the folders, in {root}: move it there")
     listed = _listed(root / "cases.tsv")
+    unknown, unlisted = sorted(listed.keys() - image_of.keys()), sorted(image_of.keys() - listed.keys())
+    if listed and unknown and unlisted:  # a patient's cases would count as patients, and straddle the splits
+        raise InputError(
+            f"{root / 'cases.tsv'}: there is no image for its case {unknown[0]!r}, and image {unlisted[0]!r} is not "
+            "listed: give every case the name of its label, without .nii.gz"
+        )
     pairs = [
         {
             "case": re.sub(r"[^\w+-]", "-", name, flags=re.ASCII),  # it becomes a folder
@@ -75,9 +81,13 @@ def _files(root: Path, folder: str) -> dict[str, str]:
 
 def _listed(path: Path) -> dict[str, dict]:
     """``cases.tsv`` by case; empty if there is none. Raises InputError for a missing column or a case listed twice."""
-    rows = read_table(path) if path.exists() else []
-    if rows and "case" not in rows[0]:
-        raise InputError(f"{path}: no column 'case'; its columns are {', '.join(rows[0])}")
+    rows = [
+        {key: (cell or "").strip() for key, cell in row.items() if key}
+        for row in (read_table(path) if path.exists() else [])
+    ]
+    for column in ("case", "patient") if rows else ():
+        if column not in rows[0]:
+            raise InputError(f"{path}: no column {column!r}; its columns are {', '.join(rows[0])}")
     listed = {row["case"]: row for row in rows}
     if len(listed) < len(rows):
         twice = Counter(row["case"] for row in rows).most_common(1)[0][0]

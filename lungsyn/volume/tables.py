@@ -11,7 +11,7 @@ from lungsyn.volume.files import whole_file
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a TSV with a header line. Raises InputError naming the file."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
             return list(csv.DictReader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable tab-separated table ({error})") from error

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -356,6 +357,21 @@ def test_the_table_and_a_prepared_case(root):
     expected = annotations.nodules(scans_of(WHOLE)[0], cohort.nodules)
     assert [row["texture"] for row in listed] == [nodule.ratings["texture"] for nodule in expected]
     assert [row["readers"] for row in listed] == [nodule.readers for nodule in expected]
+
+
+def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
+    """Its patients were missing from the table without a word."""
+    closed, scandir = root / "LIDC-IDRI-0001", os.scandir
+
+    def denied(path):
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    closed.mkdir(exist_ok=True)
+    with pytest.raises(InputError, match=f"{closed}: Permission denied: make the folder readable"):
+        dicom.find_series(root)
 
 
 def test_nothing_included_says_why(root):

@@ -153,7 +153,7 @@ DEFECTS = [
 @pytest.mark.parametrize(("damage", "reason"), DEFECTS, ids=[f"{i}-{r}" for i, (_, r) in enumerate(DEFECTS)])
 def test_each_defect_gives_its_reason_and_leaves_the_others_alone(tmp_path, damage, reason):
     write_cases(tmp_path, ["a", "b"])
-    (tmp_path / "cases.tsv").write_text("case\na\nb\n")
+    (tmp_path / "cases.tsv").write_text("case\tpatient\na\ta\nb\tb\n")
     untouched = rows_of(tmp_path)["a"]
     damage(tmp_path)
     cohort = settings(tmp_path)
@@ -184,6 +184,15 @@ def test_patient_and_split_come_from_the_table(tmp_path):
     }  # fmt: skip
 
 
+def test_a_list_from_a_spreadsheet_is_read(tmp_path):
+    """It begins with a byte-order mark, and cells have spaces: patients would straddle the splits."""
+    write_cases(tmp_path, ["a", "b", "c", "d"])
+    text = "case\tpatient\tsplit\na\tp \ttest\nb\tp\t\nc\tq\t train\nd\tr\tvalidation\n"
+    (tmp_path / "cases.tsv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    rows = {row["case"]: row for row in table.index(settings(tmp_path), tmp_path, seed=1)}
+    assert [rows[case]["split"] for case in "abcd"] == ["test", "test", "train", "validation"]
+
+
 def test_a_patient_in_two_splits_stops_the_run(tmp_path):
     write_cases(tmp_path, ["a", "b", "c"])
     (tmp_path / "cases.tsv").write_text("case\tpatient\tsplit\na\tp\ttrain\nb\tp\ttest\nc\tq\t\n")
@@ -193,7 +202,13 @@ def test_a_patient_in_two_splits_stops_the_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name\na\n", "no column 'case'"), ("case\na\na\n", "case a is listed more than once")],
+    [
+        ("name\na\n", "no column 'case'"),
+        ("case\tpatient_id\na\tp\n", "no column 'patient'; its columns are case, patient_id"),
+        ("case\tpatient\na\tp\na \tp\n", "case a is listed more than once"),
+        ("case\tpatient\na_0000\tp\n", "no image for its case 'a_0000', and image 'a' is not listed"),
+        ("case\tpatient\na.nii.gz\tp\n", "no image for its case 'a.nii.gz', and image 'a' is not listed"),
+    ],
 )
 def test_tables_that_cannot_be_meant_are_refused(tmp_path, text, message):
     write_cases(tmp_path, ["a"])

@@ -89,7 +89,7 @@ CONTRACT = {
     "study.name": ("another", PICTURES),
     "study.seed": (1, EVERYTHING),
     "cohort.dataset": ("lidc", {"cohort"} | PREPARED, {"cohort": {"root": RAW}}),
-    "cohort.root": ("elsewhere", {"cohort"} | PREPARED),
+    "cohort.root": ("elsewhere", {"cohort"} | PREPARED, {"cohort": {"dataset": "lidc"}}),
     "cohort.exclude": ({"nosuch": "a reason"}, LIST),
     "cohort.lesion_labels": ([2], {"cohort"} | PREPARED),
     "cohort.max_slice_thickness_mm": (2.5, LIST),
@@ -653,6 +653,30 @@ def test_what_is_added_to_a_nifti_folder_is_noticed(tmp_path, added):
     os.utime(raw, ns=(before.st_atime_ns, before.st_mtime_ns))
     found = snakemake(tmp_path, overlay, dag=dag).needrun_jobs(exclude_finished=False)
     assert [job.rule.name for job in found] == ["cohort"]
+
+
+def test_dicom_that_is_added_waits_to_be_asked_for(tmp_path):
+    """A download that goes on would move patients from one split to another."""
+    (tmp_path / "raw/LIDC-IDRI-0001").mkdir(parents=True)
+    overlay = {"cohort": {"dataset": "lidc", "root": str(tmp_path / "raw")}}
+    dag = DAGSettings(targets={"results/cohort.tsv"})
+    write_cohort(tmp_path, SPLITS)
+    snakemake(tmp_path, overlay, executor="touch", dag=dag)
+    (tmp_path / "raw/LIDC-IDRI-0002").mkdir()
+    later = time.time() + 10
+    os.utime(tmp_path / "raw", (later, later))
+    assert list(snakemake(tmp_path, overlay, dag=dag).needrun_jobs(exclude_finished=False)) == []
+
+
+def test_names_with_a_plus_are_names_and_no_patterns(finished):
+    sets = {"un+used": {"generator": "patch_ddpm", "conditions": "untargeted", "volumes": 2}}
+    overlay = {"sets": sets, "arms": {"more": {"real": True, "synthetic": "un+used", "synthetic_share": 0.5}}}
+    overlay["segmenters"] = {"an+other": OTHER_SEGMENTER["other"]}
+    found = {
+        job.wildcards_dict.get("set") or job.wildcards_dict.get("segmenter")
+        for job in snakemake(finished, overlay).jobs
+    }
+    assert {"un+used", "an+other"} <= found
 
 
 def test_the_dry_run_says_why_in_words(finished):

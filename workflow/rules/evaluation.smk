@@ -112,7 +112,7 @@ rule plot_arms:
         benchmark=settings(STUDY.benchmark),
         evaluation=settings(STUDY.evaluation),
         null_arms=[name for name, arm in STUDY.arms.items() if arm.reseeded],
-        study=settings(STUDY.study),
+        study=settings(STUDY.title),
         figures=settings(STUDY.figures),
     shell:
         "lungsyn evaluation plot-arms --scores {input.scores} --nodules {input.nodules}"
@@ -148,7 +148,7 @@ rule plot_set:
         code=code_of("evaluation", "plot-set"),
         reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
         audit=settings(STUDY.audit, study_config.Probing),
-        study=settings(STUDY.study),
+        study=settings(STUDY.title),
         figures=settings(STUDY.figures),
     shell:
         "lungsyn evaluation plot-set --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out}"
