@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lungsyn.config import SectionType, from_json
 from lungsyn.errors import InputError, no_model
-from lungsyn.processes import ALONE, Team
+from lungsyn.processes import ALONE, STOP_SIGNALS, Team
 from lungsyn.volume.files import whole_file, write_json_lines
 
 
@@ -162,14 +162,17 @@ class Restart:
 
 
 class StopRequest:
-    """Turns SIGTERM and SIGUSR1 (a batch system's warnings) into a flag that a loop looks at between two steps."""
+    """Turns Ctrl-C and a batch system's warnings into a flag that a loop looks at between two steps. A second Ctrl-C
+    ends the process at once."""
 
     def __init__(self):
         self.received: int | None = None
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number, _frame) -> None:
+        if number == self.received == signal.SIGINT:
+            raise KeyboardInterrupt
         self.received = number
 
     def leave(self, what: str) -> None:

@@ -219,9 +219,9 @@ def splits(study: Config, n_cases: int) -> Iterator[str]:
         )
 
 
-def plan(study: Config, jobs: list[tuple[str, dict]], n_cases: int, results: Path) -> str:
-    """The table that `lungsyn plan` prints."""
-    rates, measured = seconds_per_work(results)
+def plan(study: Config, jobs: list[tuple[str, dict]], n_cases: int, folder: Path) -> str:
+    """The table that `lungsyn plan` prints; ``folder``, which need not be there yet, gets or has the results."""
+    rates, measured = seconds_per_work(folder / "results")
     n_scored = sum(split != "train" for split in splits(study, n_cases))
     seconds: Counter = Counter()
     count = Counter(rule for rule, _ in jobs)
@@ -239,11 +239,12 @@ def plan(study: Config, jobs: list[tuple[str, dict]], n_cases: int, results: Pat
         )
     trained = sum(seconds[rule] for rule in GPU_RULES) / 3600
     disk = disk_mb(study, n_cases)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return "\n".join([
         f"{study.study.name}: {n_cases:,} cases, {len(jobs):,} jobs", "", *lines, "",
         f"all: {sum(seconds.values()) / 3600:,.1f} CPU hours, or {trained / GPU_SPEEDUP:,.1f} GPU hours "
         f"(a GPU taken as {GPU_SPEEDUP} times two CPU cores: assumed, not measured) and "
         f"{sum(seconds.values()) / 3600 - trained:,.1f} CPU hours",
         f"disk: {sum(disk.values()) / 1000:,.1f} GB (" + ", ".join(f"{k} {v / 1000:,.1f}" for k, v in disk.items())
-        + f"); free here: {shutil.disk_usage('.').free / 1e9:,.1f} GB",
+        + f"); free there: {shutil.disk_usage(there).free / 1e9:,.1f} GB",
     ])  # fmt: skip

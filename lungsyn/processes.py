@@ -18,6 +18,8 @@ from lungsyn.compute import loader_processes
 from lungsyn.config import Compute
 from lungsyn.errors import InputError
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # batch systems' warnings, and Ctrl-C
+
 
 @dataclass(frozen=True)
 class Team:
@@ -92,7 +94,7 @@ def reading_ahead(compute: Compute, device: torch.device) -> dict:
 
 
 def _leave_signals_to_the_training(worker: int) -> None:
-    """What a loader's process does first. A batch system signals every process of a job: the one that trains saves and
-    ends the others, and cannot if they are gone before."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    """What a loader's process does first. A terminal or a batch system signals every process of a job: the one that
+    trains saves and ends the others, and cannot if they are gone before."""
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,9 +1,13 @@
+import os
+import signal
+
 import pytest
 import torch
 
 from lungsyn import checkpoint
 from lungsyn.errors import InputError
 from lungsyn.optimizer import Muon
+from lungsyn.processes import STOP_SIGNALS
 
 
 def network():
@@ -89,3 +93,24 @@ def test_a_file_that_is_no_model_is_named(tmp_path, content):
     for read in (checkpoint.load, model_facts):
         with pytest.raises(InputError, match=r"m: not a model of lungsyn .*delete it"):
             read(tmp_path / "m")
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_ctrl_c_lets_the_step_end_and_a_second_one_does_not(handlers, capsys):
+    """Ctrl-C reaches the training itself, and what it had not saved was lost."""
+    stop = checkpoint.StopRequest()
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.received == signal.SIGINT
+    with pytest.raises(SystemExit) as ended:
+        stop.leave("3 of 9 steps are saved")
+    assert ended.value.code == 128 + signal.SIGINT
+    assert "stopped by SIGINT: 3 of 9 steps are saved; the same command goes on" in capsys.readouterr().out
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)

@@ -24,6 +24,9 @@ def study_why(args) -> None:
 def _plan_arguments(parser):
     parser.add_argument("--configfile", type=Path, action="append", default=[], help="overlays of config.yaml")
     parser.add_argument("--cases", type=int, help="number of cases, where the data are not here")
+    parser.add_argument(
+        "--directory", type=Path, default=Path(), help="the folder that will get results/, as snakemake's"
+    )
 
 
 @verb("study", "plan", _plan_arguments)
@@ -38,7 +41,7 @@ def study_plan(args) -> None:
     if n_cases < 3:
         raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
     check_worst(study.benchmark.worst_cases, Counter(planning.splits(study, n_cases))["validation"])
-    print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, Path("results")))
+    print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, args.directory))
 
 
 def _schema_arguments(parser):

@@ -14,12 +14,17 @@ from platform import machine
 from lungsyn.codedigest import of_verb as code_of
 
 
+def one_of(names):
+    """Names may hold a plus."""
+    return "|".join(map(re.escape, names)) or "none"
+
+
 wildcard_constraints:
     case=r"[^/]+",
-    set="|".join(STUDY.sets) or "none",
-    generator="|".join(STUDY.generators),
-    segmenter="|".join(STUDY.segmenters),
-    arm="|".join(re.escape(arm) for arm in STUDY.arms),
+    set=one_of(STUDY.sets),
+    generator=one_of(STUDY.generators),
+    segmenter=one_of(STUDY.segmenters),
+    arm=one_of(STUDY.arms),
     replicate=r"\d+",
     batch=r"\d+",
     size=r"\d+",
@@ -137,6 +142,9 @@ USED_SETS = sorted(
         if STUDY.arms[arm].synthetic
     }
 )
+if workflow.is_main_process:
+    for name in sorted(STUDY.sets.keys() - {name for name, _ in USED_SETS}):
+        logger.warning(f"sets.{name} is in no arm, so it is not made.")
 # Sets that a trained generator makes: they are checked.
 CHECKED_SETS = [(name, size) for name, size in USED_SETS if trained(STUDY.sets[name].generator)]
 USED_GENERATORS = sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS})
