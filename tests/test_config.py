@@ -177,7 +177,7 @@ def test_a_phantom_is_called_one_whatever_the_study_s_name():
 
 def test_data_beside_a_phantom_is_a_mistake():
     """Real scans would be read at the phantom's settings, under its name."""
-    with pytest.raises(InputError, match="cohort.dataset to lidc or nifti"):
+    with pytest.raises(InputError, match=r"remove cohort\.root"):
         config.check(changed("cohort.root", "/data"))
 
 
