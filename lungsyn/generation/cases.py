@@ -108,14 +108,16 @@ def paste(hu: np.ndarray, nodule: Placed) -> None:
 
 def _as_case(hu: np.ndarray, arrangement: Arrangement, row: dict, started: float, device: torch.device) -> Case:
     (nodules, lungs, inside), body, placed = arrangement
+    real = row["why"] == "inpainted"  # but for its nodules
+    affine = body.affine if real else np.diag([*body.space.spacing_mm, 1.0])  # where a patient lay is his
     about = {
-        "patient": body.about["patient"] if row["why"] == "inpainted" else "synthetic",  # whose CT it shows
+        "patient": body.about["patient"] if real else "synthetic",  # whose CT it shows
         "dataset": "synthetic",
         "nodules": nodule_facts(nodules, lungs, body.space),
         "new_nodules": len(placed),
         "cost": {"seconds": round(time.monotonic() - started, 2), **peak_memory_mb(device)},
     }
-    return Case(hu, nodules, lungs, inside, body.affine, about)
+    return Case(hu, nodules, lungs, inside, affine, about)
 
 
 def attempts_at(

@@ -38,7 +38,8 @@ def test_a_synthetic_case_has_a_real_case_s_layout(generator, few_steps, sources
     row = untargeted(["case-0", "case-3"], 1, seed=0)[0]
     case, body = synthetic_case(generator, row, few_steps, sources), sources(row["body_case"])
     assert case.ct.dtype == np.int16
-    assert case.space.same_as(body.space)
+    assert case.space.shape == body.space.shape
+    assert case.affine.tolist() == np.diag([2.0, 2.0, 2.0, 1.0]).tolist()  # not where the patient lay
     assert case.ct[np.asarray(case.body) == 0].tolist() == [-1000] * int((case.body == 0).sum())
     low, high = generator.settings.window_hu
     assert low <= case.ct.min() <= case.ct.max() <= high
@@ -56,6 +57,7 @@ def test_an_inpainted_case_is_the_real_one_but_for_its_new_nodules(generator, fe
     row = untargeted(["case-3"], 1, seed=0, why="inpainted")[0]
     case, body = synthetic_case(generator, row, few_steps, sources), sources("case-3")
     kept = region_to_make(case.nodules, body) == 0
+    assert case.space.same_as(body.space)
     assert 0 < kept.sum() < kept.size
     assert np.array_equal(case.ct[kept], body.ct[kept])
     assert not np.array_equal(case.ct[~kept], body.ct[~kept])
