@@ -78,7 +78,9 @@ def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: flo
         text += "no difference could be shown"
         if row["p_holm"] is None:
             text += ": there is one training of each arm" if row["ci_low"] is not None else ": there is one patient"
-        elif row["ci_low"] > 0 or row["ci_high"] < 0:
+        elif not row["trainings_low"] <= 0 <= row["trainings_high"]:
+            text += ": of so many arms one may come out like this by chance"
+        elif not row["ci_low"] <= 0 <= row["ci_high"]:
             text += f": other trainings may undo it (interval {ends_text(row['trainings_low'], row['trainings_high'])})"
         if row["smallest_resolvable"] is not None:
             text += f"; one of {row['smallest_resolvable']:.3f} or more would have been seen with 80 % power"

@@ -181,6 +181,7 @@ def test_what_other_trainings_may_undo_is_no_claim_and_says_so(comparison):
     """An effect that other patients would show, but not other trainings; with one training of each, nobody knows."""
     unsure = {"mean_difference": 0.02, "ci_low": 0.01, "ci_high": 0.03, "smallest_resolvable": 0.05}
     for p, ends, words in ((0.3, (-0.01, 0.05), "other trainings may undo it (interval -0.010 to +0.050)"),
+                           (0.1, (0.01, 0.05), "of so many arms one may come out like this by chance"),
                            (None, (None, None), "there is one training of each arm")):  # fmt: skip
         change = unsure | {"p_holm": p} | dict(zip(("trainings_low", "trainings_high"), ends, strict=True))
         rows = [row | change if row["arm"] == "real+synthetic" else row for row in comparison]
