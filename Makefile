@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 run: env                 ## the study of config.yaml; ARGS="--configfile workflow/experiments/cubes.yaml" for another
 	$(SNAKEMAKE) $(ARGS)
-	@lungsyn evaluation answer
+	@$(if $(findstring --directory,$(ARGS)),,lungsyn evaluation answer)
 
 test: env                ## the tests
 	$(BIN)/python -m pytest

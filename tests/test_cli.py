@@ -124,6 +124,10 @@ def test_without_a_comparison_no_report_is_promised(tmp_path, capsys):
     assert cli.main(["evaluation", "answer", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "no comparison yet" in said and "report.html" not in said
+    (tmp_path / "answer.txt").write_text("the tables\n")
+    assert cli.main(["evaluation", "answer", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "the tables" in said and str(tmp_path / "report.html") in said
 
 
 def test_rules_that_run_on_the_submitting_machine_exist():

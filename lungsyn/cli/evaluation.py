@@ -248,17 +248,18 @@ def _drawn_from(path: Path) -> str:
 
 def _report_arguments(parser):
     add_section(parser, config=config.Config)
-    add(parser, "cohort", "main-figure", "out")
+    add(parser, "cohort", "main-figure", "text", "out")
     add(parser, "comparisons", "strata", "pictures", nargs="+")
     add(parser, "verdicts", "quality", nargs="*")
 
 
 @verb("evaluation", "report", _report_arguments)
 def evaluation_report(args) -> None:
-    """Put everything on one HTML page; copy the main figure, the first of the pictures, to its short name."""
+    """Put everything on one HTML page, and its comparison tables in a text; copy the main figure, the first of the
+    pictures, to its short name."""
     import shutil
 
-    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, by_size
+    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_size
     from lungsyn.evaluation.report import CAPTIONS, build
     from lungsyn.evaluation.scores import read_scores
     from lungsyn.evaluation.strata import STRATA_COLUMNS
@@ -279,6 +280,8 @@ def evaluation_report(args) -> None:
     )  # fmt: skip
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(args.pictures[0], temporary)
+    tables = [as_text(rows, f"{study.name}, segmenter {title}") for title, rows in comparisons.items()]
+    write_text(args.text, "\n\n".join(tables) + "\n")
     write_text(args.out, page)
 
 
@@ -289,15 +292,9 @@ def _answer_arguments(parser):
 @verb("evaluation", "answer", _answer_arguments)
 def evaluation_answer(args) -> None:
     """Print the comparison tables of a finished run and where its pictures are."""
-    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_size
-    from lungsyn.evaluation.scores import read_scores
-
-    found = (args.results / "comparison").glob("*.tsv")
-    tables = sorted(path for path in found if "." not in path.stem)  # not unet.froc.tsv, unet.strata.tsv
-    if not tables:
+    text = args.results / "answer.txt"
+    if not text.exists():
         print(f"{args.results}: no comparison yet, as after a dry run or a run of some files")
         return
-    for path in tables:
-        for title, rows in by_size(read_scores(path, COMPARISON_COLUMNS), path.stem).items():
-            print(as_text(rows, f"segmenter {title}"), end="\n\n")
+    print(text.read_text(encoding="utf-8"))
     print(f"report: {args.results / 'report.html'}\nfigure: {args.results / 'figures' / 'dice_difference.png'}")

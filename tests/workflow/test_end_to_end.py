@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from lungsyn.provenance import model_facts
 from lungsyn.volume.files import open_case
+from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT
 
 TINY = "tests/workflow/tiny.yaml"
@@ -187,6 +189,15 @@ def test_each_set_has_a_verdict(results):
         assert (
             f"{name}, 100 % of" in (results / "report.html").read_text().split("Can the synthetic sets be shared?")[1]
         )
+
+
+def test_the_answer_for_a_terminal_is_that_of_the_report(results):
+    """Tables of other studies may lie beside it; none of them is this study's answer."""
+    text = (results / "answer.txt").read_text()
+    assert text.count("claims rest on this group") == 1
+    for row in read_table(results / "comparison/unet.tsv"):
+        if row["group"] == "test":
+            assert re.search(rf"\n  {re.escape(row['arm'])} +{float(row['mean_dice']):.3f} ", text), row["arm"]
 
 
 def test_the_report_says_phantom(results):

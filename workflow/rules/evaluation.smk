@@ -181,6 +181,7 @@ rule report:
     output:
         report="results/report.html",
         figure="results/figures/dice_difference.png",
+        text="results/answer.txt",
     log:
         "results/logs/report.log",
     params:
@@ -189,4 +190,4 @@ rule report:
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"
-        " --main-figure {output.figure} --out {output.report} > {log} 2>&1"
+        " --main-figure {output.figure} --text {output.text} --out {output.report} > {log} 2>&1"
