@@ -28,9 +28,7 @@ BIN_EDGES_HU = np.arange(WINDOW_HU[0] - 0.5, WINDOW_HU[1] + 1)
 
 @dataclass(frozen=True, eq=False)
 class Specimen:
-    """A case ready for measuring: arrays ``[x y z]`` on an isotropic grid; ``unit``: what is independent, a patient.
-
-    Volumes made around one patient's body are as alike as his scans: of a synthetic case it is whose body it has."""
+    """A case ready for measuring: arrays ``[x y z]`` on an isotropic grid; ``unit``: what is independent, a patient."""
 
     unit: str
     hu: np.ndarray  # clipped to the extractor's window, air outside the body
@@ -69,9 +67,7 @@ def openers(
     case in which nothing was (no nodule found a place) says nothing of the set and is left out."""
     sources = {folder.name: folder for folder in train}
     abouts = {folder: read_json(folder / "case.json") for folder in synthetic}
-    rows = {folder: about["made"]["row"] for folder, about in abouts.items()}
-    several = len({row["body_case"] for row in rows.values()}) > 1  # of one body nothing could be said otherwise
-    inpainted = any(row["why"] == "inpainted" for row in rows.values())
+    inpainted = any(about["made"]["row"]["why"] == "inpainted" for about in abouts.values())
     if inpainted:
         synthetic = [folder for folder in synthetic if abouts[folder]["new_nodules"]]
 
@@ -83,12 +79,11 @@ def openers(
         return specimen(case, case.about["patient"], made(case, np.zeros_like(case.nodules)))
 
     def fake(folder):
-        case, body_case = open_case(folder), rows[folder]["body_case"]
-        unit = body_case if several else folder.name
+        case = open_case(folder)
         if not inpainted:
-            return specimen(case, unit)
-        before = open_case(sources[body_case]).nodules
-        return specimen(case, unit, made(case, before), changed_nodules(case.nodules, before))
+            return specimen(case, folder.name)
+        before = open_case(sources[case.about["made"]["row"]["body_case"]]).nodules
+        return specimen(case, folder.name, made(case, before), changed_nodules(case.nodules, before))
 
     sets = {"train": (real, train), "held_out": (real, held_out), "synthetic": (fake, synthetic)}
     return {name: [partial(opener, folder) for folder in folders] for name, (opener, folders) in sets.items()}

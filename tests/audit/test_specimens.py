@@ -98,21 +98,6 @@ def test_a_pasted_case_that_stayed_as_it_is_says_nothing_and_a_nodule_made_again
     assert only.counts[only.nodules > 0].all() and not only.counts.all()
 
 
-def test_volumes_around_one_body_are_no_independent_cases(case, tmp_path):
-    """They were counted like patients, which made distances too large and their intervals too narrow. Where a set has
-    one body alone nothing else is left."""
-
-    def units(bodies):
-        folders = [tmp_path / f"{len(set(bodies))}-{i}" for i in range(len(bodies))]
-        for folder, body in zip(folders, bodies, strict=True):
-            made = {"row": {"body_case": body, "why": "untargeted"}}
-            write_case(folder, replace(case, about=case.about | {"made": made}))
-        return [opener().unit for opener in specimens.openers([], [], folders)["synthetic"]]
-
-    assert units(["a", "b", "a"]) == ["a", "b", "a"]
-    assert units(["a", "a"]) == ["1-0", "1-1"]
-
-
 def test_a_case_in_which_nothing_counts_is_refused(case):
     with pytest.raises(ValueError, match="no voxel counts"):
         measure(specimen(case, "a", np.zeros(case.ct.shape, bool)), 1, scattering)
