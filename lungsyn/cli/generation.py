@@ -72,7 +72,8 @@ def generation_conditions(args) -> None:
         rows = conditions.targeted(worst, args.volumes, args.seed, smallest_mm)
     else:
         names = [folder.name for folder in folders]
-        rows = conditions.untargeted(names, args.volumes, args.seed, smallest_mm, args.kind)
+        place = conditions.usual_place(open_case(folder) for folder in folders)
+        rows = conditions.untargeted(names, args.volumes, args.seed, smallest_mm, place, args.kind)
     write_table(args.out, rows, conditions.COLUMNS)
 
 

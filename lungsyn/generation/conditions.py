@@ -2,12 +2,13 @@
 
 *Untargeted*: the body of a train case, the nodules of another train case. *Targeted*: body and nodules of one of the
 benchmark's worst validation cases. *Inpainted*: as untargeted, but the body keeps its real CT and its own nodules, and
-only the new nodules and what is near them is made. A nodule lies about where it lay in its own case's field of view, so
-that a set's nodules are where real ones are: chests are cut around their lungs, and in cut-outs all are in the middle.
-Where it does not fit there it lies anywhere in the lungs. Nodules are mirrored, rotated and scaled in all, and their HU
-with them, for those who paste them; none becomes smaller than any of the cases that masks are taken from: a generator
-makes faint ones of a size that it never saw, and where the annotation has a least size a segmenter is told that smaller
-ones are none. A row of the table holds all that decides the masks: they are made again from it, not stored.
+only the new nodules and what is near them is made.
+
+A nodule lies anywhere in the lungs; a targeted one near its own place, and so does every one where the cases are cut
+out around their nodules: there real ones are in the middle. Nodules are mirrored, rotated and scaled in all, and their
+HU with them, for those who paste them; none becomes smaller than any of the cases that masks are taken from: a
+generator makes faint ones of a size that it never saw, and where the annotation has a least size a segmenter is told
+that smaller ones are none. A row of the table holds all that decides the masks: they are made again from it, not stored.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,10 +22,12 @@ from lungsyn.errors import InputError
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import diameter_mm, fullest
 
-COLUMNS = ["volume", "body_case", "nodule_case", "seed", "smallest_mm", "why"]
+COLUMNS = ["volume", "body_case", "nodule_case", "seed", "smallest_mm", "place", "why"]
+OWN, ANYWHERE = "own", "anywhere"
+CUT_OUT_SPREAD = 0.05  # of a nodule's place in the field of view: 0.02 in cut-outs around nodules, 0.2 in chests
 INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the pleura as well
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
-NEAR_VOXELS = 4  # how far a nodule moves from its place along each axis
+NEAR_VOXELS = 4  # how far a nodule moves from its own place along each axis
 TRIES = 300
 RIM_VOXELS = 2  # around a nodule, of whose HU a paste needs some
 INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
@@ -35,17 +38,25 @@ def smallest_diameter_mm(abouts: Iterable[dict]) -> float:
     return min((diameter_mm(fact["volume_mm3"]) for about in abouts for fact in about["nodules"]), default=0.0)
 
 
+def usual_place(cases: Iterable[Case]) -> str:
+    """``OWN`` where the cases' nodules are all at about the same place of the field of view, else ``ANYWHERE``."""
+    places = [np.mean(fact["box"], axis=1) / case.ct.shape for case in cases for fact in case.about["nodules"]]
+    return OWN if places and np.std(places, axis=0).max() < CUT_OUT_SPREAD else ANYWHERE
+
+
 def untargeted(
-    train_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0, why: str = "untargeted"
-) -> list[dict]:
+    train_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0, place: str = ANYWHERE,
+    why: str = "untargeted",
+) -> list[dict]:  # fmt: skip
     """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies and nodules about equally often. No
-    nodule is made smaller than ``smallest_mm``."""
+    nodule is made smaller than ``smallest_mm``; ``place``: `usual_place`."""
     rng = np.random.default_rng([seed, 2])
     if not train_cases:
         raise InputError("no train case to take masks from: the cohort's train split is empty")
     bodies, donors = (_in_turn(train_cases, volumes, rng) for _ in range(2))
     return [
-        _row(i, body, donor, seed, smallest_mm, why) for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
+        _row(i, body, donor, seed, smallest_mm, place, why)
+        for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
     ]
 
 
@@ -54,7 +65,7 @@ def targeted(worst_cases: list[str], volumes: int, seed: int, smallest_mm: float
     if not worst_cases:
         raise InputError("no validation case to target: the cohort's validation split is empty")
     sources = _in_turn(worst_cases, volumes, np.random.default_rng([seed, 3]))
-    return [_row(i, case, case, seed, smallest_mm, "targeted") for i, case in enumerate(sources)]
+    return [_row(i, case, case, seed, smallest_mm, OWN, "targeted") for i, case in enumerate(sources)]
 
 
 def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str]:
@@ -62,13 +73,14 @@ def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str
     return [str(case) for case in np.concatenate(rounds)[:count]]
 
 
-def _row(number: int, body: str, donor: str, seed: int, smallest_mm: float, why: str) -> dict:
+def _row(number: int, body: str, donor: str, seed: int, smallest_mm: float, place: str, why: str) -> dict:
     return {
         "volume": f"{number:04d}",
         "body_case": body,
         "nodule_case": donor,
         "seed": f"{seed}{number:05d}",
         "smallest_mm": f"{smallest_mm:.2f}",
+        "place": place,
         "why": why,
     }
 
@@ -99,8 +111,8 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
     body = open_source(row["body_case"])
     kept = np.array(body.nodules) if row["why"] == "inpainted" else np.zeros_like(body.nodules)
     nothing = np.zeros_like(body.nodules)
-    for donor, nodules in [(open_source(row["nodule_case"]), kept), (body, nothing)]:
-        masks, placed = _place_nodules(donor, body, nodules, float(row["smallest_mm"]), rng)
+    for donor, nodules, place in [(open_source(row["nodule_case"]), kept, row["place"]), (body, nothing, OWN)]:
+        masks, placed = _place_nodules(donor, body, nodules, float(row["smallest_mm"]), place, rng)
         if placed:
             return Arrangement(masks, body, placed)
     return as_it_is(body)
@@ -131,7 +143,7 @@ def region_to_make(nodules: np.ndarray, body: Case) -> np.ndarray:
 
 
 def _place_nodules(
-    donor: Case, body: Case, present: np.ndarray, smallest_mm: float, rng: np.random.Generator
+    donor: Case, body: Case, present: np.ndarray, smallest_mm: float, place: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Placed]]:
     """The body's masks ``[3 x y z]`` with the nodules ``present`` and as many of the donor's as fit, and those."""
     nodules, lungs, inside = present.copy(), np.array(body.lungs), np.array(body.body)
@@ -141,11 +153,11 @@ def _place_nodules(
         around = [np.clip(np.arange(a - 2 * RIM_VOXELS, b + 2 * RIM_VOXELS), 0, n - 1)
                   for (a, b), n in zip(fact["box"], donor.ct.shape, strict=True)]  # fmt: skip
         hu = np.asarray(donor.ct[np.ix_(*around)], dtype=np.float32)
-        near = np.mean(fact["box"], axis=1) * body.ct.shape // donor.ct.shape
+        near = (np.mean(fact["box"], axis=1) * body.ct.shape // donor.ct.shape).astype(int) if place == OWN else None
         least = min(smallest_mm / diameter_mm(fact["volume_mm3"]), 1.0)
         for shrink in (1.0, 0.75, 0.5):
             shape, varied_hu = vary(crop, hu, rng, shrink, least)
-            start = find_place(shape, (lungs > 0) & (nodules == 0), near.astype(int), rng)
+            start = find_place(shape, (lungs > 0) & (nodules == 0), near, rng)
             if start is None:
                 continue
             where = tuple(slice(a, a + n) for a, n in zip(start, shape.shape, strict=True))
@@ -184,15 +196,15 @@ def vary(
 
 
 def find_place(
-    shape: np.ndarray, free: np.ndarray, near: np.ndarray, rng: np.random.Generator
+    shape: np.ndarray, free: np.ndarray, near: np.ndarray | None, rng: np.random.Generator
 ) -> tuple[int, ...] | None:
-    """A start at which the nodule ``shape`` lies in the ``free`` voxels: close to the centre ``near`` if one is found
-    there, anywhere otherwise."""
+    """A start at which the nodule ``shape`` lies in the ``free`` voxels: close to the centre ``near`` if one is given
+    and there is room, anywhere otherwise."""
     if any(n > m for n, m in zip(shape.shape, free.shape, strict=True)):
         return None
     voxels = np.argwhere(free)
     for attempt in range(TRIES if len(voxels) else 0):
-        if attempt < TRIES // 2:
+        if near is not None and attempt < TRIES // 2:
             centre = near + rng.integers(-NEAR_VOXELS, NEAR_VOXELS + 1, size=3)
         else:
             centre = voxels[rng.integers(len(voxels))]
