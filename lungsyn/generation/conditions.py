@@ -8,7 +8,9 @@ A nodule lies anywhere in the lungs; a targeted one near its own place, and so d
 out around their nodules: there real ones are in the middle. Nodules are mirrored, rotated and scaled in all, and their
 HU with them, for those who paste them; none becomes smaller than any of the cases that masks are taken from: a
 generator makes faint ones of a size that it never saw, and where the annotation has a least size a segmenter is told
-that smaller ones are none. A row of the table holds all that decides the masks: they are made again from it, not stored.
+that smaller ones are none.
+
+A row of the table holds all that decides the masks: they are made again from it, not stored.
 """
 
 from collections.abc import Callable, Iterable
