@@ -19,7 +19,7 @@ rule phantom:
         " --workers {threads} --out {output} > {log} 2>&1"
 
 
-def raw_data():
+def raw_data(_):
     """The root of the raw data; of NIfTI files also their folders and their list, whose times tell of new files. DICOM is
     listed once: a download that goes on would move patients from one split to another."""
     if STUDY.cohort.dataset == "lidc":
@@ -31,7 +31,7 @@ def raw_data():
 checkpoint cohort:
     """List the cases, check their headers, split them by patient. The only table that decides which jobs exist."""
     input:
-        raw=raw_data(),
+        raw=raw_data,
     output:
         table="results/cohort.tsv",
     log:
