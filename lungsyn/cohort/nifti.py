@@ -51,7 +51,7 @@ def find_pairs(root: Path) -> list[dict]:
             raise InputError(f"{misplaced}: it belongs beside the folders, in {root}: move it there")
     listed = _listed(root / "cases.tsv")
     unknown, unlisted = sorted(listed.keys() - image_of.keys()), sorted(image_of.keys() - listed.keys())
-    if listed and unknown and unlisted:  # a patient's cases would count as patients, and straddle the splits
+    if unknown and unlisted:  # a patient's cases would count as patients, and straddle the splits
         raise InputError(
             f"{root / 'cases.tsv'}: there is no image for its case {unknown[0]!r}, and image {unlisted[0]!r} is not "
             "listed: give every case the name of its label, without .nii.gz"
@@ -81,12 +81,11 @@ def _files(root: Path, folder: str) -> dict[str, str]:
 
 def _listed(path: Path) -> dict[str, dict]:
     """``cases.tsv`` by case; empty if there is none. Raises InputError for a missing column or a case listed twice."""
-    rows = [
-        {key: (cell or "").strip() for key, cell in row.items() if key}
-        for row in (read_table(path) if path.exists() else [])
-    ]
-    for column in ("case", "patient") if rows else ():
-        if column not in rows[0]:
+    if not path.exists():
+        return {}
+    rows = [{key: (cell or "").strip() for key, cell in row.items() if key} for row in read_table(path)]
+    for column in ("case", "patient"):
+        if rows and column not in rows[0]:
             raise InputError(f"{path}: no column {column!r}; its columns are {', '.join(rows[0])}")
     listed = {row["case"]: row for row in rows}
     if len(listed) < len(rows):

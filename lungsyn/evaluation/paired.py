@@ -79,14 +79,17 @@ def paired_difference(
         return Difference(mean, low, high, over_patients)
     of_trainings = spread.variance * sum(1 / n for n in trainings)
     error, freedom = error_with_trainings(sums, cases, of_trainings, spread.freedom)
-    reach, of_seeds = (
-        float(stats.t.ppf((1 + confidence) / 2, free)) * by
-        for by, free in ((error, freedom), (np.sqrt(of_trainings), spread.freedom))
-    )
+    reach = error * errors_within(confidence, freedom)
+    of_seeds = float(np.sqrt(of_trainings)) * errors_within(confidence, spread.freedom)
     return Difference(
         mean, low, high, over_patients, mean - reach, mean + reach, p_of_mean(mean, error, freedom),
         smallest_resolvable(error, freedom, confidence, arms), of_seeds,
     )  # fmt: skip
+
+
+def errors_within(confidence: float, freedom: float) -> float:
+    """Half the interval of a mean in standard errors, by t."""
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
 def error_with_trainings(sums, cases, of_trainings: float, freedom: int) -> tuple[float, float]:
@@ -143,7 +146,7 @@ def draw_patients(n: int, samples: int, seed: int) -> np.ndarray:
 
 def expanded_quantiles(estimates: np.ndarray, n: int, confidence: float) -> np.ndarray:
     """Both ends ``[2 ...]`` of the interval from bootstrap estimates ``[samples ...]`` over ``n`` > 1 patients."""
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + confidence) / 2, n - 1))
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * errors_within(confidence, n - 1))
     return np.quantile(estimates, (tail, 1 - tail), axis=0)
 
 

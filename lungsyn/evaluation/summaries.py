@@ -17,6 +17,7 @@ from lungsyn.evaluation.figures import INK, NULL_COLOUR, QUIET, arm_colours, hea
 from lungsyn.evaluation.froc import MEAN, RATES
 from lungsyn.evaluation.groups import ENSEMBLE, TEST
 
+DIFFERENCE = ("mean_difference", "trainings_low", "trainings_high")
 Patients = Mapping[int, int]  # training-set size in percent -> number of patients
 
 
@@ -124,8 +125,7 @@ def plot_learning(
             _with_interval(left, x, line, ("mean_dice", "dice_low", "dice_high"), look, arm == benchmark_arm)
             ends[arm] = line[-1]["mean_dice"]
             if arm != benchmark_arm:
-                ends_of = ("trainings_low", "trainings_high")
-                _with_interval(right, dodged, line, ("mean_difference", *ends_of), look, None)
+                _with_interval(right, dodged, line, DIFFERENCE, look, None)
         right.axhline(0, color=INK, lw=2.6)
         left.set_title("mean Dice of the test cases", fontsize=11.5, loc="left")
         right.set_title(f"difference to “{benchmark_arm}” at the same size", fontsize=11.5, loc="left")
