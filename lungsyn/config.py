@@ -7,6 +7,7 @@ from these models (``lungsyn config schema``), so an editor can check a config w
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -35,6 +36,10 @@ def _check_rising(ends: tuple[float, float]) -> tuple[float, float]:
     if not ends[0] < ends[1]:
         raise ValueError(f"{list(ends)} must rise: low HU, then high HU")
     return ends
+
+
+def _at_home(path: Path) -> Path:
+    return Path(os.path.expanduser(path))  # Path's own raises where there is no such user
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
@@ -114,7 +119,7 @@ class Preparation(Reading):
 
 
 class Cohort(Listing, Preparation):
-    root: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+    root: Annotated[Path, AfterValidator(_at_home)] | None = Field(
         default=None, description="Folder of the raw data (lidc, nifti)"
     )
     phantom: Phantom

@@ -184,3 +184,5 @@ def test_data_beside_a_phantom_is_a_mistake():
 def test_a_root_may_begin_at_home():
     real = merged(SHIPPED, {"cohort": {"dataset": "nifti", "root": "~/scans"}})
     assert config.check(real).cohort.root == Path.home() / "scans"
+    real["cohort"]["root"] = "~nobody-of-that-name/scans"  # left as it is: no such folder, which is told later
+    assert config.check(real).cohort.root == Path("~nobody-of-that-name/scans")
