@@ -152,7 +152,6 @@ class Generator(Section):
     position: bool = Field(default=True, description="Give the network each voxel's coordinates in the volume")
     channels: list[Count] = Field(min_length=1, max_length=5, description="Channels per level, first at half spacing")
     blocks: int = Field(ge=1, le=8, description="Residual blocks per level")
-    stem: Literal["rearrange", "haar"] = Field(default="haar", description="Lossless step to half resolution")
     activation_checkpointing: bool = Field(default=False, description="Trade time for memory in training")
     nodule_weight: float = Field(ge=1, le=1000, description="Weight of nodule voxels in the loss; others have 1")
     nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungsyn.config import Adversarial
-from lungsyn.generation.network import MASKS, band_sd, expected_bands, tissue_means, to_half
+from lungsyn.generation.network import MASKS, band_sd, expected_bands, tissue_means, to_bands, to_half
 
 SLOPE = 0.2  # of the leaky rectifier
 
@@ -24,12 +24,11 @@ class Critic(nn.Module):
     def __init__(self, settings: Adversarial):
         super().__init__()
         channels = settings.critic_channels
-        self.haar = settings.stem == "haar"
         self.first = nn.Conv3d(8 * (1 + MASKS), channels[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.same = nn.ModuleList(nn.Conv3d(c, c, 3, padding=1) for c in channels)
         self.score = nn.Conv3d(channels[-1], 1, 3, padding=1)
-        self.register_buffer("band_sd", band_sd(self.haar), persistent=False)
+        self.register_buffer("band_sd", band_sd(), persistent=False)
         self.register_buffer("means", tissue_means(settings.window_hu), persistent=False)
 
     def bands(self, x: Tensor, masks: Tensor) -> Tensor:
@@ -37,12 +36,12 @@ class Critic(nn.Module):
 
         Outside body and nodules nothing is generated, and nothing judged: there it sees air."""
         x = torch.where(masks.amax(dim=1, keepdim=True) > 0, x, self.means[0])
-        bands = to_half(x, self.haar) - expected_bands(masks, self.means, self.haar)
+        bands = to_bands(x) - expected_bands(masks, self.means)
         return bands / self.band_sd[:, None, None, None]
 
     def forward(self, bands: Tensor, masks: Tensor) -> Tensor:
         """``bands`` as above, ``masks`` ``[b 3 x y z]`` -> ``[b 1 x/d y/d z/d]``, d = 2^levels."""
-        h = torch.cat([bands, to_half(masks.to(bands.dtype), haar=False)], dim=1)
+        h = torch.cat([bands, to_half(masks.to(bands.dtype))], dim=1)
         h = self.first(h.contiguous(memory_format=torch.channels_last_3d))
         for i, same in enumerate(self.same):
             h = self.down[i - 1](h) if i else h

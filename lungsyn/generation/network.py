@@ -1,8 +1,8 @@
 """The network: a 3-D U-Net on patches whose full-resolution level costs nothing.
 
-A lossless step to half resolution (2x2x2 voxels become 8 channels, by rearrangement or by the orthonormal Haar
-transform) stands before the first convolution and is undone after the last, so the costly level has 8 times fewer
-voxels. Coordinates and the coarse view of the surroundings enter at half resolution: they are smooth.
+A lossless step to half resolution (2x2x2 voxels become 8 channels, by the orthonormal Haar transform) stands before the
+first convolution and is undone after the last, so the costly level has 8 times fewer voxels. Coordinates and the coarse
+view of the surroundings enter at half resolution: they are smooth.
 
 Each of the eight bands is scaled by itself (Karras et al. 2022, Table 1): the differences of neighbouring voxels are
 ten times smaller in CT than their mean, so noise hides them long before it hides the mean, and the best linear guess,
@@ -35,10 +35,9 @@ MASKS = 3  # nodules, lungs, body: uint8 on disk, 0/1 here
 # Mean in cut-outs of CT at 1 mm and in the phantom at 3 mm, HU: nodules -330 and -140, lungs -790 and -800, other
 # tissue 50 and 20.
 NODULE_HU, LUNG_HU, TISSUE_HU = -200.0, -800.0, 30.0
-# Standard deviation within the body about these means, in the model range: of a voxel, and of the Haar bands by the
-# number of axes (0 to 3) along which they take a difference. In both: 0.5-0.6 (without the means 1.6-1.7), 0.13-0.25,
-# 0.05-0.10, 0.03-0.05.
-VOXEL_SD = 0.23
+# Standard deviation of the Haar bands within the body about these means, in the model range, by the number of axes
+# (0 to 3) along which they take a difference. In both: 0.5-0.6 (without the means 1.6-1.7), 0.13-0.25, 0.05-0.10,
+# 0.03-0.05.
 HAAR_SD = (0.55, 0.2, 0.075, 0.04)
 
 
@@ -76,7 +75,6 @@ class PatchUNet(nn.Module):
     def __init__(self, settings: Generator):
         super().__init__()
         channels, embedding = settings.channels, 4 * settings.channels[0]
-        self.haar = settings.stem == "haar"
         self.checkpointing = settings.activation_checkpointing
         self.embed = Embedding(embedding, settings.timesteps)
         self.stem = nn.Conv3d(8 * (1 + MASKS) + coarse_channels(settings), channels[0], 3, padding=1)
@@ -87,7 +85,7 @@ class PatchUNet(nn.Module):
         self.head = nn.Conv3d(channels[0], 8, 3, padding=1)
         self.prediction = settings.prediction
         self.register_buffer("abar", SCHEDULES[settings.schedule](settings.timesteps).float(), persistent=False)
-        self.register_buffer("band_sd", band_sd(self.haar), persistent=False)
+        self.register_buffer("band_sd", band_sd(), persistent=False)
         self.register_buffer("means", tissue_means(settings.window_hu), persistent=False)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -98,9 +96,9 @@ class PatchUNet(nn.Module):
         abar = self.abar[t][:, None, None, None, None]
         c_in, c_skip, c_out = precondition(abar, self.band_sd[:, None, None, None])  # [b 8 1 1 1] each
         with torch.autocast(x.device.type, enabled=False):
-            mean = expected_bands(masks, self.means, self.haar)
-            bands = to_half(x, self.haar) - abar.sqrt() * mean
-            fine = torch.cat([c_in * bands, to_half(masks.to(x.dtype), haar=False)], dim=1)
+            mean = expected_bands(masks, self.means)
+            bands = to_bands(x) - abar.sqrt() * mean
+            fine = torch.cat([c_in * bands, to_half(masks.to(x.dtype))], dim=1)
         h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))
         skips = []
         for i, level in enumerate(self.encode):
@@ -110,7 +108,7 @@ class PatchUNet(nn.Module):
             h = self._run(self.decode[i], self.up[i](h) + skips[i], embedding)
         correction = self.head(F.silu(channel_norm(h))).float()
         with torch.autocast(x.device.type, enabled=False):
-            v = from_half(c_skip * bands + c_out * correction - (1 - abar).sqrt() * mean, self.haar)
+            v = from_bands(c_skip * bands + c_out * correction - (1 - abar).sqrt() * mean)
         return from_v(self.prediction, v, x, abar)
 
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
@@ -127,11 +125,11 @@ def tissue_means(window_hu: tuple[float, float]) -> Tensor:
     return torch.from_numpy(to_model_range((AIR_HU, TISSUE_HU, LUNG_HU, NODULE_HU), window_hu))
 
 
-def expected_bands(masks: Tensor, means: Tensor, haar: bool) -> Tensor:
-    """What the masks say of x_0, as bands ``[b 8 x/2 y/2 z/2]``; of Haar's the mean of eight voxels alone, since edges
-    are soft in CT."""
-    mean = to_half(expected(masks, means), haar)
-    return torch.cat([mean[:, :1], torch.zeros_like(mean[:, 1:])], dim=1) if haar else mean
+def expected_bands(masks: Tensor, means: Tensor) -> Tensor:
+    """What the masks say of x_0, as bands ``[b 8 x/2 y/2 z/2]``: of the mean of eight voxels alone, since CT has soft
+    edges."""
+    mean = to_bands(expected(masks, means))
+    return torch.cat([mean[:, :1], torch.zeros_like(mean[:, 1:])], dim=1)
 
 
 def expected(masks: Tensor, means: Tensor) -> Tensor:
@@ -146,10 +144,8 @@ def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
     return nn.ModuleList(Block(channels, embedding) for _ in range(blocks))
 
 
-def band_sd(haar: bool) -> Tensor:
-    """The standard deviation of each of the eight bands of ``to_half``: ``[8]``."""
-    if not haar:
-        return torch.full((8,), VOXEL_SD)
+def band_sd() -> Tensor:
+    """The standard deviation of each of the eight bands of ``to_bands``: ``[8]``."""
     return torch.tensor([HAAR_SD[i.bit_count()] for i in range(8)])
 
 
@@ -172,20 +168,20 @@ class Embedding(nn.Module):
         return self.layers(torch.cat([phase.sin(), phase.cos(), spacing_mm[:, None].float().log()], dim=1))
 
 
-def to_half(x: Tensor, haar: bool) -> Tensor:
-    """``[b c 2x 2y 2z] -> [b 8c x y z]``, lossless."""
-    x = rearrange(x, "b c (x i) (y j) (z k) -> b (i j k) c x y z", i=2, j=2, k=2)
-    if haar:
-        x = torch.einsum("op,bpcxyz->bocxyz", _haar(x), x)
-    return x.flatten(1, 2)
+def to_half(x: Tensor) -> Tensor:
+    """``[b c 2x 2y 2z] -> [b 8c x y z]``: the voxels of each block of 2x2x2 side by side."""
+    return rearrange(x, "b c (x i) (y j) (z k) -> b (i j k c) x y z", i=2, j=2, k=2)
 
 
-def from_half(x: Tensor, haar: bool) -> Tensor:
-    """The inverse of ``to_half``."""
-    x = x.unflatten(1, (8, -1))
-    if haar:
-        x = torch.einsum("po,bpcxyz->bocxyz", _haar(x), x)
-    return rearrange(x, "b (i j k) c x y z -> b c (x i) (y j) (z k)", i=2, j=2, k=2)
+def to_bands(x: Tensor) -> Tensor:
+    """``[b 1 2x 2y 2z] -> [b 8 x y z]``: the orthonormal Haar transform of each block, lossless."""
+    return torch.einsum("op,bpxyz->boxyz", _haar(x), to_half(x))
+
+
+def from_bands(bands: Tensor) -> Tensor:
+    """The inverse of ``to_bands``."""
+    x = torch.einsum("po,bpxyz->boxyz", _haar(bands), bands)
+    return rearrange(x, "b (i j k) x y z -> b 1 (x i) (y j) (z k)", i=2, j=2, k=2)
 
 
 def _haar(like: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from lungsyn.generation.network import (
     build,
     channel_norm,
     coarse_channels,
-    from_half,
+    from_bands,
+    to_bands,
     to_half,
 )
 from lungsyn.generation.prediction import to_x0
@@ -24,18 +25,24 @@ def inputs(settings, batch=2):
     return torch.randn(batch, 1, p, p, p), masks, coarse, torch.randint(1, 50, (batch,)), torch.ones(batch)
 
 
-@pytest.mark.parametrize("haar", [False, True])
-def test_the_stem_is_lossless_and_keeps_energy(haar):
-    x = torch.randn(2, 3, 8, 6, 4)
-    half = to_half(x, haar)
-    assert half.shape == (2, 24, 4, 3, 2)
-    assert torch.allclose(from_half(half, haar), x, atol=1e-5)
-    assert float(half.square().sum()) == pytest.approx(float(x.square().sum()), rel=1e-5)
+def test_the_step_to_half_resolution_is_lossless_and_keeps_energy():
+    x = torch.randn(2, 1, 8, 6, 4)
+    bands = to_bands(x)
+    assert bands.shape == (2, 8, 4, 3, 2)
+    assert torch.allclose(from_bands(bands), x, atol=1e-5)
+    assert float(bands.square().sum()) == pytest.approx(float(x.square().sum()), rel=1e-5)
+
+
+def test_masks_keep_their_voxels_at_half_resolution():
+    masks = torch.arange(2 * 4 * 4 * 8).view(1, 2, 4, 4, 8)
+    half = to_half(masks)
+    assert half.shape == (1, 16, 2, 2, 4)
+    assert half[0, :, 1, 0, 3].tolist() == masks[0, :, 2:, :2, 6:].flatten(1).T.flatten().tolist()
 
 
 def test_haar_puts_the_mean_first():
     x = torch.full((1, 1, 2, 2, 2), 3.0)
-    assert to_half(x, True).flatten().tolist() == pytest.approx([3.0 * 8**0.5] + [0.0] * 7, abs=1e-5)
+    assert to_bands(x).flatten().tolist() == pytest.approx([3.0 * 8**0.5] + [0.0] * 7, abs=1e-5)
 
 
 @pytest.mark.parametrize("network", ["patch_unet", "monai"])
@@ -82,18 +89,18 @@ def test_activation_checkpointing_changes_memory_not_gradients(generator_setting
 def test_a_fresh_network_is_the_best_linear_denoiser(generator_settings, prediction):
     """For Gaussian bands of the standard deviations that it assumes, about the mean m that it takes from the masks:
     E[x_0 | x_t] = m + sqrt(abar) sd^2 c_in^2 (x_t - sqrt(abar) m)."""
-    settings = generator_settings.model_copy(update={"prediction": prediction, "stem": "haar"})
+    settings = generator_settings.model_copy(update={"prediction": prediction})
     network, (x, masks, *others) = build(settings), inputs(settings)
     abar = network.abar[others[1]][:, None, None, None, None].double()
-    sd = band_sd(True)[:, None, None, None].double()
+    sd = band_sd()[:, None, None, None].double()
     nodule, lung, body = masks.double().unbind(1)
     hu = nodule * NODULE_HU + (1 - nodule) * (lung * LUNG_HU + (1 - lung) * (body * TISSUE_HU - (1 - body) * 1000))
     low, high = settings.window_hu
     blocks = F.avg_pool3d(2 * (hu[:, None] - low) / (high - low) - 1, 2)  # their mean is all that the masks tell
-    mean = to_half(F.interpolate(blocks, scale_factor=2), True)
-    guess = mean + abar.sqrt() * sd**2 / (abar * sd**2 + 1 - abar) * (to_half(x.double(), True) - abar.sqrt() * mean)
+    mean = to_bands(F.interpolate(blocks, scale_factor=2))
+    guess = mean + abar.sqrt() * sd**2 / (abar * sd**2 + 1 - abar) * (to_bands(x.double()) - abar.sqrt() * mean)
     x0 = to_x0(prediction, network(x, masks, *others).double(), x.double(), abar)
-    assert torch.allclose(x0, from_half(guess, True), atol=2e-3)
+    assert torch.allclose(x0, from_bands(guess), atol=2e-3)
 
 
 def test_bands_are_told_by_the_axes_they_differ_along():
@@ -101,9 +108,7 @@ def test_bands_are_told_by_the_axes_they_differ_along():
     ramp = torch.zeros(1, 1, 2, 2, 2)
     ramp[:, :, 1] = 1.0
     i, j, k = torch.meshgrid(*[torch.tensor([1.0, -1.0])] * 3, indexing="ij")
-    found = (to_half(ramp, True).flatten().abs() > 1e-6).nonzero().flatten().tolist()
-    assert [band_sd(True)[n].item() for n in found] == pytest.approx([HAAR_SD[0], HAAR_SD[1]])
-    board = to_half((i * j * k)[None, None], True).flatten()
-    assert (board.abs() > 1e-6).nonzero().flatten().tolist() == [7] and band_sd(True)[7].item() == pytest.approx(
-        HAAR_SD[3]
-    )
+    found = (to_bands(ramp).flatten().abs() > 1e-6).nonzero().flatten().tolist()
+    assert [band_sd()[n].item() for n in found] == pytest.approx([HAAR_SD[0], HAAR_SD[1]])
+    board = to_bands((i * j * k)[None, None]).flatten()
+    assert (board.abs() > 1e-6).nonzero().flatten().tolist() == [7] and band_sd()[7].item() == pytest.approx(HAAR_SD[3])

@@ -118,7 +118,6 @@ CONTRACT = {
     "generators.patch_ddpm.position": (False, GENERATOR),
     "generators.patch_ddpm.channels": ([16, 16], GENERATOR),
     "generators.patch_ddpm.blocks": (2, GENERATOR),
-    "generators.patch_ddpm.stem": ("rearrange", GENERATOR),
     "generators.patch_ddpm.activation_checkpointing": (True, GENERATOR),
     "generators.patch_ddpm.schedule": ("linear", GENERATOR),
     "generators.patch_ddpm.timesteps": (500, GENERATOR),
