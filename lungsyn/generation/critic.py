@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungsyn.config import Adversarial
-from lungsyn.generation.network import MASKS, band_sd, expected_bands, tissue_means, to_bands, to_half
+from lungsyn.generation.bands import MASKS, band_sd, expected_bands, tissue_means, to_bands, to_half
 
 SLOPE = 0.2  # of the leaky rectifier
 

@@ -10,7 +10,8 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from lungsyn.config import Generator
-from lungsyn.generation.network import MASKS, build, coarse_channels
+from lungsyn.generation.bands import MASKS
+from lungsyn.generation.network import build, coarse_channels
 
 NAIVE_STEPS = 1000
 NAIVE_OVERLAP = 0.5

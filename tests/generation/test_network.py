@@ -2,19 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lungsyn.generation.network import (
-    HAAR_SD,
-    LUNG_HU,
-    NODULE_HU,
-    TISSUE_HU,
-    band_sd,
-    build,
-    channel_norm,
-    coarse_channels,
-    from_bands,
-    to_bands,
-    to_half,
-)
+from lungsyn.generation.bands import LUNG_HU, NODULE_HU, TISSUE_HU, band_sd, from_bands, to_bands
+from lungsyn.generation.network import build, channel_norm, coarse_channels
 from lungsyn.generation.prediction import to_x0
 
 
@@ -23,26 +12,6 @@ def inputs(settings, batch=2):
     coarse = torch.randn(batch, coarse_channels(settings), p // 2, p // 2, p // 2)
     masks = torch.randint(0, 2, (batch, 3, p, p, p), dtype=torch.uint8)
     return torch.randn(batch, 1, p, p, p), masks, coarse, torch.randint(1, 50, (batch,)), torch.ones(batch)
-
-
-def test_the_step_to_half_resolution_is_lossless_and_keeps_energy():
-    x = torch.randn(2, 1, 8, 6, 4)
-    bands = to_bands(x)
-    assert bands.shape == (2, 8, 4, 3, 2)
-    assert torch.allclose(from_bands(bands), x, atol=1e-5)
-    assert float(bands.square().sum()) == pytest.approx(float(x.square().sum()), rel=1e-5)
-
-
-def test_masks_keep_their_voxels_at_half_resolution():
-    masks = torch.arange(2 * 4 * 4 * 8).view(1, 2, 4, 4, 8)
-    half = to_half(masks)
-    assert half.shape == (1, 16, 2, 2, 4)
-    assert half[0, :, 1, 0, 3].tolist() == masks[0, :, 2:, :2, 6:].flatten(1).T.flatten().tolist()
-
-
-def test_haar_puts_the_mean_first():
-    x = torch.full((1, 1, 2, 2, 2), 3.0)
-    assert to_bands(x).flatten().tolist() == pytest.approx([3.0 * 8**0.5] + [0.0] * 7, abs=1e-5)
 
 
 @pytest.mark.parametrize("network", ["patch_unet", "monai"])
@@ -101,14 +70,3 @@ def test_a_fresh_network_is_the_best_linear_denoiser(generator_settings, predict
     guess = mean + abar.sqrt() * sd**2 / (abar * sd**2 + 1 - abar) * (to_bands(x.double()) - abar.sqrt() * mean)
     x0 = to_x0(prediction, network(x, masks, *others).double(), x.double(), abar)
     assert torch.allclose(x0, from_bands(guess), atol=2e-3)
-
-
-def test_bands_are_told_by_the_axes_they_differ_along():
-    """A step along one axis is in the bands of one difference, a checkerboard in that of three."""
-    ramp = torch.zeros(1, 1, 2, 2, 2)
-    ramp[:, :, 1] = 1.0
-    i, j, k = torch.meshgrid(*[torch.tensor([1.0, -1.0])] * 3, indexing="ij")
-    found = (to_bands(ramp).flatten().abs() > 1e-6).nonzero().flatten().tolist()
-    assert [band_sd()[n].item() for n in found] == pytest.approx([HAAR_SD[0], HAAR_SD[1]])
-    board = to_bands((i * j * k)[None, None]).flatten()
-    assert (board.abs() > 1e-6).nonzero().flatten().tolist() == [7] and band_sd()[7].item() == pytest.approx(HAAR_SD[3])
