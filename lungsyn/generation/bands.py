@@ -1,14 +1,19 @@
-"""A patch as the network sees it: Haar bands at half resolution, less what the masks say of the mean.
+"""A patch as the network sees it, and what can be said of it before anything is learned.
 
-The eight voxels of a block become its mean and seven differences (the orthonormal Haar transform: lossless). Each band
-has a width of its own: the differences of neighbouring voxels are ten times smaller in CT than their mean, so noise
-hides them long before it hides the mean.
+*Haar bands.* The eight voxels of a block become its mean and seven differences (the orthonormal Haar transform:
+lossless). Each band has a width of its own: the differences of neighbouring voxels are ten times smaller in CT than
+their mean, so noise hides them long before it hides the mean.
 
-What is known of the mean is taken off: lungs, nodules and other tissue have HU of their own, and the masks say where
-they are. What is left of the mean band is a third as wide, so that the same error of the network is less HU.
+*The mean that the masks tell.* Lungs, nodules and other tissue have HU of their own, and the masks say where they are.
+What is left of the mean band is a third as wide, so that the same error of the network is less HU.
+
+*How much of it is noise.* How wide a band is differs from scanner to scanner and from vessel to lung. Where little
+noise was added, the noisy patch itself tells: what its energy near a voxel exceeds the noise's is the image's own
+(Lee 1980; for wavelets Mihcak et al. 1999).
 """
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -23,6 +28,10 @@ NODULE_HU, LUNG_HU, TISSUE_HU = -200.0, -800.0, 30.0
 # (0 to 3) along which they take a difference. In both: 0.5-0.6 (without the means 1.6-1.7), 0.13-0.25, 0.05-0.10,
 # 0.03-0.05.
 HAAR_SD = (0.55, 0.2, 0.075, 0.04)
+
+SHARE_ENERGY = 0.375**3  # mean square of a share of white noise: (1 + 4 + 1) / 16 along each axis
+MOST_TRUST = 0.97  # in a variance that is measured: some of the usual one is left where a patch is quite even
+FAINTEST = 0.2  # of the noise's variance: of an image with less, what is measured is mostly chance
 
 
 def tissue_means(window_hu: tuple[float, float]) -> Tensor:
@@ -71,3 +80,35 @@ def _haar(like: Tensor) -> Tensor:
     h = torch.full((2, 2), 0.5**0.5, dtype=like.dtype, device=like.device)
     h[1, 1] *= -1  # made where it is needed: a copy to a GPU would wait for it
     return torch.kron(torch.kron(h, h), h)
+
+
+def shares(x: Tensor) -> Tensor:
+    """What each band adds to the image, ``[b 1 x y z] -> [b 8 x y z]``; together they are ``x``.
+
+    Blocks of 2x2x2 could begin at eight places. Averaged over all of them (cycle spinning, Coifman & Donoho 1995) what
+    a band adds is a filter of three voxels along each axis, and no voxel is at the edge of a block."""
+    for axis in (2, 3, 4):
+        low = smoothed(x, axis)
+        x = torch.stack([low, x - low], dim=2).flatten(1, 2)
+    return x
+
+
+def smoothed(x: Tensor, axis: int) -> Tensor:
+    """A quarter, a half, a quarter of neighbouring voxels along an axis of ``[b c x y z]``."""
+    padding = [0] * 6
+    padding[2 * (4 - axis) : 2 * (4 - axis) + 2] = 1, 1
+    padded, length = F.pad(x, padding, mode="replicate"), x.shape[axis]
+    return (padded.narrow(axis, 0, length) + 2 * x + padded.narrow(axis, 2, length)) / 4
+
+
+def local_variance(parts: Tensor, abar: Tensor, usual: Tensor) -> Tensor:
+    """The variance of x_0's bands near each block, from the ``shares`` of x_t less its mean: ``[b 8 x/2 y/2 z/2]``.
+
+    The more noise, the less is it measured, and the more is it the ``usual`` one; both broadcast against the result."""
+    energy = F.avg_pool3d(parts.square(), 2) / SHARE_ENERGY
+    for axis in (2, 3, 4):
+        energy = smoothed(energy, axis)
+    noise, signal = 1 - abar, abar * usual
+    trust = MOST_TRUST * signal.square() / (signal.square() + (FAINTEST * noise).square())
+    measured = (energy - noise).clamp(min=0)
+    return (1 - trust) * usual + trust / abar.clamp(min=1e-12) * measured  # of pure noise nothing is trusted

@@ -4,9 +4,10 @@ A lossless step to half resolution (2x2x2 voxels become 8 channels, by the ortho
 first convolution and is undone after the last, so the costly level has 8 times fewer voxels. Coordinates and the coarse
 view of the surroundings enter at half resolution: they are smooth.
 
-Each of the eight bands is scaled by itself (Karras et al. 2022, Table 1), and the network only has to correct the best
-linear guess, which keeps the mean and drops the differences. With one scale for all it would have to learn that filter,
-and short trainings leave noise in every volume.
+Each of the eight bands is scaled by itself (Karras et al. 2022, Table 1), and the network only has to correct a good
+guess: the Wiener filter for the width that each band has near each voxel (``bands.local_variance``). It does so in two
+ways: it adds something to each band, and it says by how much the width was underestimated. The guess works on single
+voxels, since it is a filter over all places that blocks could have, while the network works on blocks.
 
 Each voxel's channels are normalised by themselves (LayerNorm). Group or instance normalisation would average over the
 patch: the same voxel would then come out differently in two overlapping patches, and a seam would show.
@@ -26,11 +27,13 @@ from lungsyn.generation.bands import (
     band_sd,
     expected_bands,
     from_bands,
+    local_variance,
+    shares,
     tissue_means,
     to_bands,
     to_half,
 )
-from lungsyn.generation.prediction import from_v, precondition
+from lungsyn.generation.prediction import from_v, precondition, skip_of_variance
 from lungsyn.generation.schedule import SCHEDULES
 
 
@@ -75,7 +78,7 @@ class PatchUNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.encode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels)
         self.decode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels[:-1])
-        self.head = nn.Conv3d(channels[0], 8, 3, padding=1)
+        self.head = nn.Conv3d(channels[0], 2 * 8, 3, padding=1)
         self.prediction = settings.prediction
         self.register_buffer("abar", SCHEDULES[settings.schedule](settings.timesteps).float(), persistent=False)
         self.register_buffer("band_sd", band_sd(), persistent=False)
@@ -87,10 +90,13 @@ class PatchUNet(nn.Module):
         """``x`` ``[b 1 x y z]``, ``masks`` ``[b 3 x y z]``, ``coarse`` at half resolution, the rest ``[b]``."""
         embedding = self.embed(t, spacing_mm)
         abar = self.abar[t][:, None, None, None, None]
-        c_in, c_skip, c_out = precondition(abar, self.band_sd[:, None, None, None])  # [b 8 1 1 1] each
+        usual = self.band_sd[:, None, None, None]
+        c_in, _, c_out = precondition(abar, usual)  # [b 8 1 1 1] each
         with torch.autocast(x.device.type, enabled=False):
             mean = expected_bands(masks, self.means)
             bands = to_bands(x) - abar.sqrt() * mean
+            parts = shares(from_bands(bands))
+            variance = local_variance(parts, abar, usual.square())
             fine = torch.cat([c_in * bands, to_half(masks.to(x.dtype))], dim=1)
         h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))
         skips = []
@@ -99,9 +105,10 @@ class PatchUNet(nn.Module):
             skips.append(h)
         for i in reversed(range(len(self.decode))):
             h = self._run(self.decode[i], self.up[i](h) + skips[i], embedding)
-        correction = self.head(F.silu(channel_norm(h))).float()
+        correction, wider = self.head(F.silu(channel_norm(h))).float().chunk(2, dim=1)
         with torch.autocast(x.device.type, enabled=False):
-            v = from_bands(c_skip * bands + c_out * correction - (1 - abar).sqrt() * mean)
+            skip = F.interpolate(skip_of_variance(abar, variance, wider), scale_factor=2.0)
+            v = (skip * parts).sum(dim=1, keepdim=True) + from_bands(c_out * correction - (1 - abar).sqrt() * mean)
         return from_v(self.prediction, v, x, abar)
 
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:

@@ -55,6 +55,13 @@ def precondition(abar: Tensor, sd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return c_in, (abar * (1 - abar)).sqrt() * (1 - sd**2) * c_in**2, sd * c_in
 
 
+def skip_of_variance(abar: Tensor, variance: Tensor, wider: Tensor) -> Tensor:
+    """``c_skip`` for data whose variance is ``1 + wider`` times ``variance``, to first order: however wrong ``wider``
+    is, what is skipped grows no faster than it."""
+    c_in, c_skip, c_out = precondition(abar, variance.sqrt())
+    return c_skip - (abar * (1 - abar)).sqrt() * (c_in * c_out).square() * wider
+
+
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022, Eq. 6) on x_0: ``scale`` 1 is the conditional alone."""
     return torch.lerp(unconditional, conditional, scale)
