@@ -99,7 +99,7 @@ def draw(pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, 
             if points:
                 axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1.2, label=label)
         axis.set(xlabel="patches seen", ylabel="loss", yscale="log", xlim=(0, settings.images))
-        axis.yaxis.set(major_formatter="{x:.2g}", minor_formatter="{x:.2g}")
+        axis.yaxis.set(major_formatter="{x:.3g}", minor_formatter="{x:.3g}")
         axis.legend(frameon=False, fontsize=9)
         axes = right.subplots(2, len(pairs), squeeze=False) if pairs else []
         for column, (name, (real, made, nodule)) in enumerate(pairs.items()):

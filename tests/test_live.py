@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lungsyn import live
@@ -87,3 +89,17 @@ def test_pictures_take_little_of_the_time_and_the_last_is_drawn(case_folders, se
         watch(None, torch.float32, [{"images_seen": images_seen}])
     assert drawn[0] == 1 and drawn[-1] == 100
     assert 20 < len(drawn) <= 2 + 1000 * live.LARGEST_SHARE
+
+
+def test_no_two_losses_on_the_axis_have_the_same_name(settings, tmp_path, monkeypatch):
+    """A loss that has nearly settled: 0.115, 0.12 and 0.125 were all "0.12"."""
+    figure = Figure()
+    monkeypatch.setattr(live, "save", lambda width, height, dpi, out, layout: layout(figure))
+    records = [{"images_seen": 6 * i, "loss": 0.125 - 0.01 * i, "validation": 0.105} for i in range(1, 4)]
+    live.draw({}, records, settings, "held-out", tmp_path / "generator.png")
+    FigureCanvasAgg(figure).draw()
+    axis = figure.subfigs[0].axes[0]
+    low, high = axis.get_ylim()
+    ticks = [tick for minor in (False, True) for tick in axis.yaxis.get_ticklabels(minor=minor)]
+    names = [tick.get_text() for tick in ticks if low <= tick.get_position()[1] <= high and tick.get_text()]
+    assert len(names) == len(set(names)) > 1
