@@ -77,7 +77,7 @@ def real_and_made(
     canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), settings, device, real)
 
     abar = SCHEDULES[settings.schedule](settings.timesteps)
-    timesteps = sampling_timesteps(abar, min(STEPS, settings.timesteps))
+    timesteps = sampling_timesteps(settings.timesteps, min(STEPS, settings.timesteps))
     denoise = network_denoiser(network, canvas, settings, abar, 1.0, precision)
     denoise_volume = blended(denoise, canvas, settings, lambda t: [[a] for a in start], 1)
     add_noise = noise_adder(torch.Generator(device).manual_seed(seed))

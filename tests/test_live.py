@@ -11,7 +11,7 @@ from lungsyn import live
 from lungsyn.config import Compute
 from lungsyn.generation import training
 from lungsyn.generation.patches import masks_window
-from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.generation.schedule import sampling_timesteps
 from lungsyn.volume.files import open_case
 from lungsyn.volume.intensity import to_hu, to_model_range
 from lungsyn.volume.patches import window
@@ -67,9 +67,7 @@ def test_what_the_network_says_stands_in_the_real_surroundings(case_folders, set
     assert np.array_equal(real, to_hu(to_model_range(hu, settings.window_hu), settings.window_hu))
     assert np.array_equal(made, np.where(body, to_hu(says, settings.window_hu), real))
     assert nodule.any() and np.array_equal(nodule, masks_window(case, start, size)[0])
-    assert [t for t, _ in asked] == sampling_timesteps(SCHEDULES[settings.schedule](settings.timesteps), live.STEPS)[
-        :-1
-    ]
+    assert [t for t, _ in asked] == sampling_timesteps(settings.timesteps, live.STEPS)[:-1]
     assert all(np.array_equal(mask, nodule) for _, mask in asked)
 
 

@@ -5,9 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-# Ratio of noise to signal where all is drowned, and where it is finer than CT's own noise (14 HU of the usual window).
-MOST_NOISE, LAST_NOISE = 80.0, 0.02
-
 
 def cosine(timesteps: int) -> Tensor:
     """Nichol & Dhariwal 2021, Eq. 17, with s = 0.008 and beta at most 0.999: abar, float64 ``[T + 1]``."""
@@ -37,21 +34,11 @@ def _cumulate(beta: Tensor) -> Tensor:
 SCHEDULES = {"cosine": cosine, "linear": linear, "pure_noise": pure_noise}
 
 
-def sampling_timesteps(abar: Tensor, steps: int) -> list[int]:
-    """``steps + 1`` decreasing timesteps from T to 0. Raises ValueError when the schedule has too few.
-
-    Between them the ratio of noise to signal falls from ``MOST_NOISE`` to ``LAST_NOISE`` in even steps of its seventh
-    root (Karras et al. 2022, Eq. 5). What is finer than the noise of the last step is not sampled but averaged, and
-    evenly spaced timesteps end at t = T / steps: with ten steps that is 120 HU of noise, and tissue is left smooth."""
-    timesteps = len(abar) - 1
+def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
+    """``steps + 1`` decreasing timesteps from T to 0, evenly spaced. Raises ValueError when there are too few."""
     if not 1 <= steps <= timesteps:
         raise ValueError(f"sampling steps {steps} must be between 1 and the schedule's {timesteps} timesteps")
-    root = torch.linspace(MOST_NOISE ** (1 / 7), LAST_NOISE ** (1 / 7), steps, dtype=torch.float64)
-    wanted = torch.searchsorted(((1 - abar) / abar).sqrt(), root**7).tolist()
-    chosen = [timesteps]
-    for left, t in zip(range(steps - 1, 0, -1), wanted[1:], strict=True):
-        chosen.append(max(min(t, chosen[-1] - 1), left))  # each at most once, and enough for those to come
-    return [*chosen, 0]
+    return [round(timesteps * (steps - i) / steps) for i in range(steps + 1)]
 
 
 def log_snr(abar: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def synthesise(
 ) -> Tensor:
     """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device."""
     abar = SCHEDULES[settings.schedule](settings.timesteps)
-    timesteps = sampling_timesteps(abar, synthesis.steps)
+    timesteps = sampling_timesteps(settings.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
     denoise = network_denoiser(network, canvas, settings, abar, synthesis.guidance_scale, precision)
     device = canvas.masks.device

@@ -139,7 +139,7 @@ def test_fused_sampling_of_known_gaussian_data_keeps_their_spread(generator_sett
     """Independent N(0, 0.5^2) voxels: fused patches share one noise field, so overlap must not shrink the spread."""
     canvas = canvas_of((48, 48, 48), generator_settings)
     abar, std = cosine(1000), 0.5
-    timesteps = list(range(1000, -1, -10))
+    timesteps = sampling_timesteps(1000, 100)
 
     def exact(x, starts, views, t):
         a = float(abar[t])
@@ -217,7 +217,7 @@ def test_the_background_is_at_the_state_s_own_noise_level_at_every_step(generato
     """x_t - sqrt(abar) background must be noise of variance 1 - abar, at every t: peers re-noise to a neighbour's."""
     canvas, values, weight = inpainting_canvas(generator_settings)
     abar = cosine(1000)
-    timesteps = sampling_timesteps(abar, 12)
+    timesteps = sampling_timesteps(1000, 12)
     grids = dict(zip(timesteps, syn.step_grids(canvas, generator_settings, synthesis.model_copy(
         update={"mode": "fused", "steps": 12}), None), strict=False))  # fmt: skip
     denoiser = syn.blended(lambda x, s, v, t: 0 * x[:, 0], canvas, generator_settings, grids.__getitem__, 8)
