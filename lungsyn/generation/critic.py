@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungsyn.config import Adversarial
-from lungsyn.generation.bands import MASKS, band_sd, expected_bands, tissue_means, to_bands, to_half
+from lungsyn.generation.bands import MASKS, band_sd, expected_blocks, tissue_means, to_bands, to_half
 
 SLOPE = 0.2  # of the leaky rectifier
 
@@ -36,7 +36,7 @@ class Critic(nn.Module):
 
         Outside body and nodules nothing is generated, and nothing judged: there it sees air."""
         x = torch.where(masks.amax(dim=1, keepdim=True) > 0, x, self.means[0])
-        bands = to_bands(x) - expected_bands(masks, self.means)
+        bands = to_bands(x - expected_blocks(masks, self.means))
         return bands / self.band_sd[:, None, None, None]
 
     def forward(self, bands: Tensor, masks: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from lungsyn.config import Generator
 from lungsyn.generation.bands import (
     MASKS,
     band_sd,
-    expected_bands,
+    expected_blocks,
     from_bands,
     local_variance,
     shares,
@@ -93,11 +93,11 @@ class PatchUNet(nn.Module):
         usual = self.band_sd[:, None, None, None]
         c_in, _, c_out = precondition(abar, usual)  # [b 8 1 1 1] each
         with torch.autocast(x.device.type, enabled=False):
-            mean = expected_bands(masks, self.means)
-            bands = to_bands(x) - abar.sqrt() * mean
-            parts = shares(from_bands(bands))
+            mean = expected_blocks(masks, self.means)
+            rest = x - abar.sqrt() * mean
+            parts = shares(rest)
             variance = local_variance(parts, abar, usual.square())
-            fine = torch.cat([c_in * bands, to_half(masks.to(x.dtype))], dim=1)
+            fine = torch.cat([c_in * to_bands(rest), to_half(masks.to(x.dtype))], dim=1)
         h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))
         skips = []
         for i, level in enumerate(self.encode):
@@ -108,7 +108,7 @@ class PatchUNet(nn.Module):
         correction, wider = self.head(F.silu(channel_norm(h))).float().chunk(2, dim=1)
         with torch.autocast(x.device.type, enabled=False):
             skip = F.interpolate(skip_of_variance(abar, variance, wider), scale_factor=2.0)
-            v = (skip * parts).sum(dim=1, keepdim=True) + from_bands(c_out * correction - (1 - abar).sqrt() * mean)
+            v = (skip * parts).sum(dim=1, keepdim=True) + from_bands(c_out * correction) - (1 - abar).sqrt() * mean
         return from_v(self.prediction, v, x, abar)
 
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
