@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lungsyn.generation.prediction import diffuse, from_v, guide, precondition, to_x0, training_target
+from lungsyn.generation.prediction import diffuse, from_v, guide, precondition, skip_of_variance, to_x0, training_target
 from lungsyn.generation.schedule import cosine
 
 
@@ -57,3 +57,16 @@ def test_preconditioning_leaves_a_target_of_unit_variance(sd):
         assert float((c_in * x_t).std()) == pytest.approx(1, abs=0.01)
         assert float(target.std()) == pytest.approx(1, abs=0.01)
         assert abs(float((target * x_t).mean() / x_t.std())) < 0.01
+
+
+@pytest.mark.parametrize("variance", [0.001, 0.04, 0.6])
+@pytest.mark.parametrize("t", [5, 200, 600, 995])
+def test_a_variance_said_to_be_wider_changes_the_skip_as_that_variance_would(variance, t):
+    abar, variance, wider = cosine(1000)[t], torch.tensor(variance, dtype=torch.float64), 1e-5
+
+    def skip(of):
+        return float(precondition(abar, of.sqrt())[1])
+
+    assert float(skip_of_variance(abar, variance, torch.zeros(()))) == skip(variance)
+    found = float(skip_of_variance(abar, variance, torch.tensor(wider, dtype=torch.float64))) - skip(variance)
+    assert found == pytest.approx(skip((1 + wider) * variance) - skip(variance), rel=1e-3)
