@@ -8,6 +8,7 @@ Why not ``torch.optim.Muon``: it takes no convolutions, and its products are bfl
 computes more than ten times slower than float32.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -50,36 +51,45 @@ class Muon(AdamW):
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, fused: bool = False):
-        parameters = list(parameters)
-        self.matrices = [p for p in parameters if p.ndim > 2 and min(p.shape[:2]) >= CHANNELS]
+        parameters, alike = list(parameters), defaultdict(list)
+        for p in parameters:
+            if p.ndim > 2 and min(p.shape[:2]) >= CHANNELS:
+                alike[p.flatten(1).shape].append(p)
+        self.alike = list(alike.values())  # together: a GPU takes as long for one matrix as for ten
         super().__init__(parameters, learning_rate, fused)
 
     @torch.no_grad()
     def step(self) -> None:
         learning_rate = self.param_groups[0]["lr"]
-        for weight in self.matrices:
-            if weight.grad is None:
+        for alike in self.alike:
+            moved = [weight for weight in alike if weight.grad is not None]
+            if not moved:
                 continue
-            state = self.state[weight]
-            if not state:
-                state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}  # AdamW asks each for its step
-            momentum = state["momentum"]
-            momentum.lerp_(weight.grad, 1 - MOMENTUM)
-            direction = weight.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
-            size = 0.2 * max(direction.shape) ** 0.5
-            weight.sub_(orthogonal(direction).view(weight.shape) * (learning_rate * size))
-            weight.grad = None  # AdamW passes over it
+            directions = orthogonal(torch.stack([self._direction(weight).flatten(1) for weight in moved]))
+            size = 0.2 * max(directions.shape[1:]) ** 0.5
+            for weight, direction in zip(moved, directions.mul_(learning_rate * size), strict=True):
+                weight.sub_(direction.view(weight.shape))
+                weight.grad = None  # AdamW passes over it
         super().step()
 
+    def _direction(self, weight: nn.Parameter) -> Tensor:
+        """Nesterov's: gradient and momentum, which is updated."""
+        state = self.state[weight]
+        if not state:
+            state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}  # AdamW asks each for its step
+        momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+        return weight.grad.lerp(momentum, MOMENTUM)
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Roughly U V^T of the singular value decomposition U S V^T: singular values from 0.7 to 1.2, less where S is below
-    a few hundredths of its largest.
 
-    Five Newton-Schulz iterations with Jordan's coefficients, in the matrix's dtype; ``[m n]``."""
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / x.norm().clamp(min=1e-7)
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Of each matrix roughly U V^T of the singular value decomposition U S V^T: singular values from 0.7 to 1.2, less
+    where S is below a few hundredths of its largest. ``[b m n]``.
+
+    Five Newton-Schulz iterations with Jordan's coefficients, in the matrices' dtype."""
+    turned = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if turned else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.mT if turned else x

@@ -6,19 +6,21 @@ from lungsyn.optimizer import MOMENTUM, Muon, orthogonal
 
 @pytest.mark.parametrize("shape", [(24, 200), (200, 24), (32, 32)])
 def test_a_matrix_is_made_orthogonal_in_its_own_directions(shape):
-    """Against the singular value decomposition: the same directions, all of nearly the same length."""
+    """Against the singular value decomposition: the same directions, all of nearly the same length. Beside a matrix of
+    another size that is done with it."""
     torch.manual_seed(0)
     u, s, vt = torch.linalg.svd(torch.randn(shape) @ torch.diag(torch.logspace(0, -1.5, shape[1])), full_matrices=False)
     kept = s > 0.05 * s[0]  # shorter ones are still on their way up after five iterations
-    lengths = torch.einsum("mr,mn,rn->r", u, orthogonal(u * s @ vt), vt)
+    made = orthogonal(torch.stack([u * s @ vt, 1e3 * torch.randn(shape)]))[0]
+    lengths = torch.einsum("mr,mn,rn->r", u, made, vt)
     assert lengths[kept].min() > 0.6
     assert lengths[kept].max() < 1.25
-    across = u.T @ orthogonal(u * s @ vt) @ vt.T - torch.diag(lengths)
+    across = u.T @ made @ vt.T - torch.diag(lengths)
     assert across.abs().max() < 1e-4
 
 
 def test_a_matrix_of_zeros_stays():
-    assert torch.equal(orthogonal(torch.zeros(16, 20)), torch.zeros(16, 20))
+    assert torch.equal(orthogonal(torch.zeros(1, 16, 20)), torch.zeros(1, 16, 20))
 
 
 def test_convolutions_move_as_torch_s_muon_moves_their_matrix():
