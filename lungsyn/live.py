@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from lungsyn.compute import choose_device
 from lungsyn.config import Compute, Generator
-from lungsyn.evaluation.figures import COLOURS, INK, save
+from lungsyn.evaluation.figures import COLOURS, INK, loss_against_patches, save
 from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
 from lungsyn.generation.patches import grid_multiple
 from lungsyn.generation.samplers import noise_adder, plan, sample
@@ -98,8 +98,8 @@ def draw(pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, 
             points = [(record["images_seen"], record[key]) for record in records if record[key] is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1.2, label=label)
-        axis.set(xlabel="patches seen", ylabel="loss", yscale="log", xlim=(0, settings.images))
-        axis.yaxis.set(major_formatter="{x:.3g}", minor_formatter="{x:.3g}")
+        loss_against_patches(axis)
+        axis.set_xlim(0, settings.images)
         axis.legend(frameon=False, fontsize=9)
         axes = right.subplots(2, len(pairs), squeeze=False) if pairs else []
         for column, (name, (real, made, nodule)) in enumerate(pairs.items()):

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lungsyn.evaluation.comparison import Scores, signed
 from lungsyn.evaluation.groups import GROUPS, OTHER, TEST, WORST, case_means, group_of
@@ -190,9 +191,17 @@ def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]]
         if len(checked):
             axis.plot(checked, validation, f"o{line}", color=INK if len(trainings) == 1 else colour, ms=4, lw=1.2,
                       label=label and f"{label}: validation")  # fmt: skip
-    axis.set(title=title, xlabel="patches seen", ylabel="loss", yscale="log")
+    axis.set_title(title)
+    loss_against_patches(axis)
     axis.grid(which="both", color="#ececec", linewidth=0.7)
     axis.legend(frameon=False, fontsize=9.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+
+
+def loss_against_patches(axis) -> None:
+    """Name and scale the axes of a loss curve. Each tick is named by its value: by powers of ten many look alike."""
+    axis.set(xlabel="patches seen", ylabel="loss", yscale="log")
+    axis.yaxis.set(major_formatter="{x:.3g}", minor_formatter="{x:.3g}")
+    axis.xaxis.set(major_locator=MaxNLocator(5), major_formatter="{x:,.0f}")
 
 
 def _size_of(name: str) -> str:
