@@ -1,14 +1,17 @@
 """Every benchmark runs, at minuscule sizes, through the code that makes the published numbers."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.generation.network import build
 from lungsyn.volume.tables import write_table
 from tests.benchmarks import audit, generator, memory, peers, quality, segmenter, segmenting
-from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.__main__ import BENCHMARKS, arguments, bench_of
 from tests.benchmarks.claims import Bench, Claim, compare
 from tests.conftest import make_case
 
@@ -58,6 +61,15 @@ def test_each_prints_its_claims(name, with_results):
 @pytest.mark.parametrize("name", ["seam", "context", "steps"])
 def test_without_a_model_it_says_what_it_needs(name, bench):
     assert [claim.measured.split(":")[0] for claim in BENCHMARKS[name](bench)] == ["skipped"]
+
+
+def test_the_generator_that_is_measured_is_one_that_is_trained(study, tmp_path, monkeypatch):
+    """Not the baseline that pastes, though the config may name it first."""
+    told = study.model_dump(mode="json")
+    told["generators"] = {"copy_paste": {"kind": "copy_paste"}} | told["generators"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--config", str(tmp_path / "config.yaml")])
+    assert bench_of(arguments()).generator == study.generators["patch_ddpm"]
 
 
 def test_the_audit_and_its_loops_agree():
