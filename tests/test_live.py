@@ -10,6 +10,7 @@ from PIL import Image
 from lungsyn import live
 from lungsyn.config import Compute
 from lungsyn.generation import training
+from lungsyn.generation.bands import inner
 from lungsyn.generation.patches import masks_window
 from lungsyn.generation.schedule import sampling_timesteps
 from lungsyn.volume.files import open_case
@@ -58,7 +59,7 @@ def test_what_the_network_says_stands_in_the_real_surroundings(case_folders, set
     asked = []
 
     def network(x_t, masks, coarse, t, spacing_mm):
-        asked.append((int(t), masks[0, 0].numpy().copy()))
+        asked.append((int(t), inner(masks)[0, 0].numpy().copy()))
         return torch.from_numpy(says)[None, None]
 
     real, made, nodule = live.real_and_made(network, case, settings, torch.device("cpu"), torch.float32, 0)

@@ -9,7 +9,8 @@ What is left of the mean band is a third as wide, so that the same error of the 
 
 *How much of it is noise.* How wide a band is differs from scanner to scanner and from vessel to lung. Where little
 noise was added, the noisy patch itself tells: what its energy near a voxel exceeds the noise's is the image's own
-(Lee 1980; for wavelets Mihcak et al. 1999).
+(Lee 1980; for wavelets Mihcak et al. 1999). Near means across the patch's end too: patches come with a *halo*, or at
+their ends they would measure something else than their neighbours do there, and a seam would show.
 """
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 
 MASKS = 3  # nodules, lungs, body: uint8 on disk, 0/1 here
+HALO = 2  # voxels beyond a patch on each side that come with it: a block, as far as ``local_variance`` looks
 
 # Mean in cut-outs of CT at 1 mm and in the phantom at 3 mm, HU: nodules -330 and -140, lungs -790 and -800, other
 # tissue 50 and 20.
@@ -32,6 +34,11 @@ HAAR_SD = (0.55, 0.2, 0.075, 0.04)
 SHARE_ENERGY = 0.375**3  # mean square of a share of white noise: (1 + 4 + 1) / 16 along each axis
 MOST_TRUST = 0.97  # in a variance that is measured: some of the usual one is left where a patch is quite even
 FAINTEST = 0.2  # of the noise's variance: of an image with less, what is measured is mostly chance
+
+
+def inner(x: Tensor, halo: int = HALO) -> Tensor:
+    """A patch ``[... x y z]`` without its halo."""
+    return x[(..., *[slice(halo, -halo)] * 3)]
 
 
 def tissue_means(window_hu: tuple[float, float]) -> Tensor:

@@ -7,7 +7,8 @@ view of the surroundings enter at half resolution: they are smooth.
 Each of the eight bands is scaled by itself (Karras et al. 2022, Table 1), and the network only has to correct a good
 guess: the Wiener filter for the width that each band has near each voxel (``bands.local_variance``). It does so in two
 ways: it adds something to each band, and it says by how much the width was underestimated. The guess works on single
-voxels, since it is a filter over all places that blocks could have, while the network works on blocks.
+voxels, since it is a filter over all places that blocks could have, while the network works on blocks; and it looks
+into the halo around the patch, which the network does not see.
 
 Each voxel's channels are normalised by themselves (LayerNorm). Group or instance normalisation would average over the
 patch: the same voxel would then come out differently in two overlapping patches, and a seam would show.
@@ -23,10 +24,12 @@ from torch.utils.checkpoint import checkpoint
 
 from lungsyn.config import Generator
 from lungsyn.generation.bands import (
+    HALO,
     MASKS,
     band_sd,
     expected_blocks,
     from_bands,
+    inner,
     local_variance,
     shares,
     tissue_means,
@@ -87,7 +90,8 @@ class PatchUNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """``x`` ``[b 1 x y z]``, ``masks`` ``[b 3 x y z]``, ``coarse`` at half resolution, the rest ``[b]``."""
+        """``[b 1 x y z]`` of ``x`` ``[b 1 ...]`` and ``masks`` ``[b 3 ...]``, both with their halo, ``coarse`` at half
+        resolution without, the rest ``[b]``."""
         embedding = self.embed(t, spacing_mm)
         abar = self.abar[t][:, None, None, None, None]
         usual = self.band_sd[:, None, None, None]
@@ -96,7 +100,8 @@ class PatchUNet(nn.Module):
             mean = expected_blocks(masks, self.means)
             rest = x - abar.sqrt() * mean
             parts = shares(rest)
-            variance = local_variance(parts, abar, usual.square())
+            variance = inner(local_variance(parts, abar, usual.square()), HALO // 2)  # per block of two voxels
+            x, masks, mean, rest, parts = (inner(tensor) for tensor in (x, masks, mean, rest, parts))
             fine = torch.cat([c_in * to_bands(rest), to_half(masks.to(x.dtype))], dim=1)
         h = self.stem(torch.cat([fine, coarse.to(x.dtype)], dim=1).contiguous(memory_format=torch.channels_last_3d))
         skips = []
@@ -162,7 +167,8 @@ class MonaiUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """As ``PatchUNet.forward``; the spacing is not used."""
+        """As ``PatchUNet.forward``; neither the spacing nor the halo is used."""
+        x, masks = inner(x), inner(masks)
         inputs = [x, masks.to(x.dtype)]
         if coarse.shape[1]:
             inputs.append(F.interpolate(coarse.to(x.dtype), scale_factor=2, mode="trilinear"))

@@ -1,5 +1,7 @@
 """What the generator sees of a case: a patch, its masks, its place, and a coarse view of its noisy surroundings.
 
+Patch and masks come with a halo of ``HALO`` voxels. Beyond the padded volume its outermost voxels are repeated.
+
 Around a patch of P voxels lies its *surroundings*, a cube of k P voxels (k = ``context_factor``) with the same centre.
 Averaged over cubes of 2k voxels it has P / 2 voxels along an axis, like the network's half-resolution level: the
 network knows what is being made next door, and at a noise level where single voxels tell nothing the averages
@@ -22,6 +24,7 @@ from torch.utils.data import Dataset
 
 from lungsyn.config import Generator
 from lungsyn.errors import InputError
+from lungsyn.generation.bands import HALO, inner
 from lungsyn.generation.prediction import diffuse, training_target
 from lungsyn.generation.schedule import SCHEDULES
 from lungsyn.volume.files import Case, open_case
@@ -39,6 +42,17 @@ def masks_window(case: Case, start, size: int) -> np.ndarray:
     return np.stack([window(mask, start, size, 0) > 0 for mask in (case.nodules, case.lungs, case.body)]).astype(
         np.uint8
     )
+
+
+def with_halo(volume: Tensor, start, patch: int) -> Tensor:
+    """The patch at ``start`` of a volume ``[... x y z]`` with its halo: ``[... P+2h P+2h P+2h]``, h = ``HALO``."""
+    for axis, (first, length) in enumerate(zip(start, volume.shape[-3:], strict=True), start=volume.ndim - 3):
+        low, high = first - HALO, first + patch + HALO
+        if low < 0 or high > length:
+            volume = volume.index_select(axis, torch.arange(low, high, device=volume.device).clamp_(0, length - 1))
+        else:
+            volume = volume.narrow(axis, low, high - low)
+    return volume
 
 
 def coarse_windows(settings: Generator, starts: Sequence, shape, views: Tensor | None, device="cpu") -> Tensor:
@@ -59,9 +73,9 @@ def coarse_windows(settings: Generator, starts: Sequence, shape, views: Tensor |
 class Example:
     """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
 
-    x_t: Tensor  # [1 P P P]
+    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO
     target: Tensor  # [1 P P P]
-    masks: Tensor  # [3 P P P] uint8
+    masks: Tensor  # [3 P+2h P+2h P+2h] uint8
     coarse: Tensor  # [c P/2 P/2 P/2]
     t: Tensor  # []
     spacing_mm: Tensor  # []
@@ -98,15 +112,20 @@ class TrainingPatches(Dataset):
             t = 1 + (2 * (i % self.stratified) + 1) * s.timesteps // (2 * self.stratified)
         abar = self.abar[t].float()
 
-        x0 = torch.from_numpy(to_model_range(window(case.ct, start, s.patch_voxels, AIR_HU), s.window_hu))
+        corner, size = [a - HALO for a in start], s.patch_voxels + 2 * HALO
+        x0 = torch.from_numpy(to_model_range(window(case.ct, corner, size, AIR_HU), s.window_hu))
         noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
-        masks = masks_window(case, start, s.patch_voxels)
+        masks = torch.from_numpy(masks_window(case, corner, size))
         if rng.random() < s.nodule_dropout:
             masks[0] = 0
+        in_padded = tuple(slice(max(-a, 0), min(size, n - a)) for a, n in zip(corner, padded, strict=True))
+        there = [min(a, HALO) for a in start]  # where the patch begins in that
+        x_t = with_halo(diffuse(x0, noise, abar)[in_padded], there, s.patch_voxels)
+        masks = with_halo(masks[:, *in_padded], there, s.patch_voxels)
+        x0, noise = inner(x0), inner(noise)
         view = self._coarse_view(case, padded, start, noise, abar, rng) if s.context_factor else None
         coarse = coarse_windows(s, [start], case.ct.shape, view)[0]
-        example = [diffuse(x0, noise, abar)[None], training_target(s.prediction, x0, noise, abar)[None]]
-        example += [torch.from_numpy(masks), coarse]
+        example = [x_t[None], training_target(s.prediction, x0, noise, abar)[None], masks, coarse]
         flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
         if flipped:
             example = [tensor.flip(flipped) for tensor in example]

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungsyn.config import Generator, Synthesis
-from lungsyn.generation.patches import coarse_windows, grid_multiple
+from lungsyn.generation.bands import HALO, inner
+from lungsyn.generation.patches import coarse_windows, grid_multiple, with_halo
 from lungsyn.generation.prediction import Denoiser, guide, to_x0
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
@@ -41,7 +42,7 @@ from lungsyn.volume.patches import (
 )
 
 Start = tuple[int, int, int]
-# (x_t [b 1 P P P], starts, coarse views [b P/2 P/2 P/2] or None, t) -> x_0 [b P P P]
+# (x_t [b 1 P+2h P+2h P+2h] with its halo, starts, coarse views [b P/2 P/2 P/2] or None, t) -> x_0 [b P P P]
 PatchDenoiser = Callable[[Tensor, list[Start], Tensor | None, int], Tensor]
 
 
@@ -167,7 +168,7 @@ def blended(
             s for s in all_starts(per_axis) if canvas.occupied[box([a // multiple for a in s], patch // multiple)].any()
         ]
         for group in batches(starts, patches_per_batch):
-            x_t = torch.stack([x[box(s, patch)] for s in group])[:, None]
+            x_t = torch.stack([with_halo(x, s, patch) for s in group])[:, None]
             views = crop_views(view, group, settings) if view is not None else None
             for start, x0 in zip(group, denoise(x_t, group, views, t) * importance, strict=True):
                 total[box(start, patch)].add_(x0)
@@ -221,10 +222,10 @@ def network_denoiser(
         spacing = torch.full((len(x_t),), canvas.spacing_mm, device=device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             prediction = network(x_t, masks, coarse, times, spacing)
-        return to_x0(settings.prediction, prediction.float(), x_t, abar[t].float()).clamp_(-1, 1)[:, 0]
+        return to_x0(settings.prediction, prediction.float(), inner(x_t), abar[t].float()).clamp_(-1, 1)[:, 0]
 
     def denoise(x_t: Tensor, starts: list[Start], views: Tensor | None, t: int) -> Tensor:
-        masks = torch.stack([canvas.masks[(slice(None), *box(s, settings.patch_voxels))] for s in starts])
+        masks = torch.stack([with_halo(canvas.masks, s, settings.patch_voxels) for s in starts])
         coarse = coarse_windows(settings, starts, canvas.shape, views, device)
         x0 = output(x_t, masks, coarse, t)
         if guidance_scale != 1:
@@ -251,7 +252,7 @@ def stitched(
             if settings.context_factor:
                 pooled = F.avg_pool3d(patches[:, None], 2 * settings.context_factor)[:, 0]
                 views = F.pad(pooled, [coarse_margin(settings)] * 6)
-            return denoise(patches[:, None], starts, views, t)
+            return denoise(F.pad(patches[:, None], [HALO] * 6, mode="replicate"), starts, views, t)
 
         adders = [noise_adder(torch.Generator(x.device).manual_seed(hash((seed, *start)))) for start in starts]
 
@@ -259,7 +260,7 @@ def stitched(
             for patch, add in zip(patches, adders, strict=True):
                 add(patch, scale)
 
-        return sample(one, x_t[:, 0].clone(), timesteps, steps, add_noise)
+        return sample(one, inner(x_t[:, 0]).clone(), timesteps, steps, add_noise)
 
     return blended(alone, canvas, settings, lambda t: grid, patches_per_batch)(x, timesteps[0])
 

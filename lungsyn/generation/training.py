@@ -20,6 +20,7 @@ from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
 from lungsyn.config import Adversarial, Compute, Generator
 from lungsyn.errors import InputError
+from lungsyn.generation.bands import inner
 from lungsyn.generation.critic import Adversaries, Critic
 from lungsyn.generation.network import build
 from lungsyn.generation.patches import TrainingPatches, collate
@@ -165,9 +166,9 @@ def adversarial_steps(
     networks = [list(network.parameters()) for network in (both.generator, both.critic)]
 
     def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        masks = batch["masks"]
+        masks = inner(batch["masks"])
         made = predict(forward, batch, keep.device, precision)
-        error = mean_in_body((made - batch["target"]).square(), masks, settings)
+        error = mean_in_body((made - batch["target"]).square(), batch["masks"], settings)
         made_bands = both.critic.bands(made, masks)
         seen = torch.cat([both.critic.bands(batch["target"], masks), made_bands.detach()]).requires_grad_()
         with torch.autocast(keep.device.type, dtype=precision, enabled=precision != torch.float32):
@@ -238,14 +239,14 @@ def weighted_loss(
 
 
 def mean_in_body(error: Tensor, masks: Tensor, settings: Generator, team: Team = ALONE) -> Tensor:
-    """The mean of ``error`` ``[b 1 x y z]`` with the weights of ``loss_weight``."""
+    """The mean of ``error`` ``[b 1 x y z]`` with the weights of ``loss_weight`` for these masks, which have a halo."""
     weight = loss_weight(masks, settings)
     return team.size * (weight * error).sum() / team.total(weight.sum()).clamp(min=1)
 
 
 def loss_weight(masks: Tensor, settings: Generator) -> Tensor:
-    """``[b 1 x y z]``: 0 outside the body, 1 inside, ``nodule_weight`` in nodules."""
-    nodule, body = masks[:, :1].float(), masks[:, 2:].float()
+    """``[b 1 x y z]``: 0 outside the body, 1 inside, ``nodule_weight`` in nodules; the ``masks`` have a halo."""
+    nodule, _, body = inner(masks).float().split(1, dim=1)
     return torch.maximum(body, nodule) + (settings.nodule_weight - 1) * nodule
 
 

@@ -10,6 +10,7 @@ from lungsyn.audit import membership
 from lungsyn.audit.verdict import membership_check
 from lungsyn.config import Thresholds
 from lungsyn.errors import InputError
+from lungsyn.generation.bands import inner
 from lungsyn.generation.cases import LoadedGenerator
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.generation.training import hold_out, weighted_loss
@@ -25,7 +26,7 @@ class Knowing(torch.nn.Module):
         self.known = list(known)
 
     def forward(self, x_t, masks, coarse, t, spacing_mm):
-        made = torch.zeros_like(x_t)
+        made = torch.zeros_like(inner(x_t))
         for i, noisy in enumerate(x_t):
             for x, target in self.known:
                 if torch.equal(noisy, x):

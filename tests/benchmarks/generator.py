@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lungsyn.compute import choose_precision, has_bfloat16
 from lungsyn.config import Generator
+from lungsyn.generation.bands import HALO
 from lungsyn.generation.network import build, coarse_channels
 from lungsyn.generation.synthesis import Canvas, make_canvas, synthesise
 from lungsyn.generation.training import hold_out, steps_of
@@ -74,10 +75,11 @@ def volume_vs_best_peer(bench: Bench) -> list[Claim]:
 def random_batch(settings: Generator, device: torch.device) -> dict:
     """A batch as the loader gives it to a training on this device, of random values."""
     b, p, half = settings.batch_patches, settings.patch_voxels, settings.patch_voxels // 2
+    wide = p + 2 * HALO
     batch = {
-        "x_t": torch.randn(b, 1, p, p, p),
+        "x_t": torch.randn(b, 1, wide, wide, wide),
         "target": torch.randn(b, 1, p, p, p),
-        "masks": torch.ones(b, 3, p, p, p, dtype=torch.uint8),
+        "masks": torch.ones(b, 3, wide, wide, wide, dtype=torch.uint8),
         "coarse": torch.randn(b, coarse_channels(settings), half, half, half),
         "t": torch.full((b,), settings.timesteps // 2),
         "spacing_mm": torch.ones(b),

@@ -11,6 +11,7 @@ from lungsyn.audit.membership import log_loss
 from lungsyn.config import Compute
 from lungsyn.errors import InputError
 from lungsyn.generation import training
+from lungsyn.generation.bands import inner
 from lungsyn.generation.cases import load_generator, synthetic_case
 from lungsyn.generation.conditions import untargeted
 from lungsyn.generation.critic import Adversaries, Critic
@@ -65,8 +66,8 @@ def test_each_network_learns_by_the_gradient_of_its_own_loss(gan_settings, both,
     take = training.adversarial_steps(both.generator, both, optimizer, average, torch.zeros(()), settings, FLOAT)
     error, _ = take(batch)
 
-    made, masks, critic = training.predict(both.generator, batch, DEVICE, FLOAT), batch["masks"], both.critic
-    expected = training.mean_in_body((made - batch["target"]).square(), masks, settings)
+    made, masks, critic = training.predict(both.generator, batch, DEVICE, FLOAT), inner(batch["masks"]), both.critic
+    expected = training.mean_in_body((made - batch["target"]).square(), batch["masks"], settings)
     assert float(error) == pytest.approx(float(expected))
     bands = [critic.bands(x, masks) for x in (batch["target"], made)]
     real, fake = (critic(b, masks) for b in bands)
@@ -88,7 +89,7 @@ def test_each_network_learns_by_the_gradient_of_its_own_loss(gan_settings, both,
 
 
 def test_the_critic_judges_only_what_is_generated(both, batch):
-    critic, masks, x = both.critic, batch["masks"], batch["target"]
+    critic, masks, x = both.critic, inner(batch["masks"]), batch["target"]
     outside = masks.amax(dim=1, keepdim=True) == 0
     assert 0 < outside.float().mean() < 1
     scores, other_air, other_body = (
@@ -110,8 +111,9 @@ def test_a_critic_that_learns_tells_real_from_made(gan_settings, both, batch):
         take(batch)
     with torch.no_grad():
         made = both.generator(*(batch[key] for key in ("x_t", "masks", "coarse", "t", "spacing_mm")))
-        bands = (both.critic.bands(x, batch["masks"]) for x in (batch["target"], made))
-        real, fake = (both.critic(b, batch["masks"]).mean() for b in bands)
+        masks = inner(batch["masks"])
+        bands = (both.critic.bands(x, masks) for x in (batch["target"], made))
+        real, fake = (both.critic(b, masks).mean() for b in bands)
     assert real > fake + 1
 
 

@@ -3,9 +3,13 @@ import pytest
 import torch
 
 from lungsyn.errors import InputError
-from lungsyn.generation.patches import TrainingPatches, coarse_windows, collate
+from lungsyn.generation import patches as patches_module
+from lungsyn.generation.bands import HALO, inner
+from lungsyn.generation.patches import TrainingPatches, coarse_windows, collate, grid_multiple, with_halo
 from lungsyn.generation.prediction import to_x0
 from lungsyn.generation.schedule import cosine
+from lungsyn.volume.intensity import to_model_range
+from lungsyn.volume.patches import padded_shape
 
 
 def test_a_patch_depends_on_its_number_alone(case_folders, generator_settings):
@@ -23,10 +27,10 @@ def test_the_target_leads_back_to_the_case(case_folders, generator_settings):
     nodule, lung = [], []
     for i in range(60):
         e = patches[i]
-        x0 = to_x0("v", e.target, e.x_t, abar[int(e.t)].float())
+        x0, masks = to_x0("v", e.target, inner(e.x_t), abar[int(e.t)].float()), inner(e.masks)
         assert x0.abs().max() < 1 + 1e-3
-        nodule.append(x0[e.masks[:1] > 0])
-        lung.append(x0[(e.masks[1:2] > 0) & (e.masks[:1] == 0)])
+        nodule.append(x0[masks[:1] > 0])
+        lung.append(x0[(masks[1:2] > 0) & (masks[:1] == 0)])
     assert torch.cat(nodule).mean() > torch.cat(lung).mean() + 0.5
 
 
@@ -68,8 +72,34 @@ def test_coarse_noise_has_the_averages_spread(case_folders, generator_settings):
 def test_collate_stacks_and_keeps_the_cases(case_folders, generator_settings):
     patches = TrainingPatches(case_folders, generator_settings, seed=0)
     batch = collate([patches[0], patches[1]])
-    assert batch["x_t"].shape == (2, 1, 16, 16, 16)
+    assert batch["target"].shape == (2, 1, 16, 16, 16)
+    assert batch["x_t"].shape == (2, 1, *[16 + 2 * HALO] * 3)
     assert batch["cases"] == [patches[0].case, patches[1].case]
+
+
+@pytest.mark.parametrize("start", [(0, 4, 12), (4, 4, 4), (12, 0, 0)])
+def test_the_halo_is_what_lies_around_and_beyond_the_volume_its_end(start):
+    volume, h = torch.randn(2, 20, 12, 20), HALO
+    wider = np.pad(volume.numpy(), [(0, 0), *[(h, h)] * 3], mode="edge")
+    expected = wider[:, *(slice(a, a + 8 + 2 * h) for a in start)]
+    assert np.array_equal(with_halo(volume, start, 8).numpy(), expected)
+
+
+@pytest.mark.parametrize("start", [(0, 5, 0), (12, 16, 0)])
+def test_training_cuts_the_halo_as_the_synthesis_does(case_folders, generator_settings, monkeypatch, start):
+    """Of a case that is smaller than a patch along z, so that the padded volume ends where the patch does."""
+    patches = TrainingPatches(case_folders[2:3], generator_settings, seed=0)
+    case, size = patches.cases[0], generator_settings.patch_voxels
+    padded = padded_shape(case.ct.shape, size, grid_multiple(generator_settings))
+    assert padded[2] == size
+    monkeypatch.setattr(patches_module, "random_start", lambda *_: start)
+    patches.abar = torch.ones_like(patches.abar)  # x_t is x_0
+    found = patches[0]
+    pads = [(0, b - a) for a, b in zip(case.ct.shape, padded, strict=True)]
+    x0 = np.pad(to_model_range(case.ct, generator_settings.window_hu), pads, constant_values=-1)
+    masks = np.stack([np.pad(np.asarray(m) > 0, pads) for m in (case.nodules, case.lungs, case.body)])
+    assert torch.equal(found.x_t[0], with_halo(torch.from_numpy(x0), start, size))
+    assert torch.equal(found.masks.bool(), with_halo(torch.from_numpy(masks), start, size))
 
 
 def test_coordinates_are_the_place_in_the_volume(generator_settings):

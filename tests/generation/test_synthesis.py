@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lungsyn.generation import synthesis as syn
+from lungsyn.generation.bands import inner
 from lungsyn.generation.network import build
 from lungsyn.generation.samplers import plan
 from lungsyn.generation.schedule import cosine, sampling_timesteps
@@ -45,7 +46,7 @@ def test_blended_identity_patches_are_the_input(generator_settings, synthesis, s
     canvas = canvas_of(shape, generator_settings)
     synthesis = synthesis.model_copy(update={"overlap": overlap, "mode": "fused"})
     grid = syn.step_grids(canvas, generator_settings, synthesis, np.random.default_rng(0))[0]
-    identity = syn.blended(lambda x, s, v, t: x[:, 0], canvas, generator_settings, lambda t: grid, 3)
+    identity = syn.blended(lambda x, s, v, t: inner(x)[:, 0], canvas, generator_settings, lambda t: grid, 3)
     x = torch.randn(canvas.padded)
     inside = tuple(slice(n) for n in shape)
     assert torch.allclose(identity(x, 1)[inside], x[inside], atol=1e-5)
@@ -56,7 +57,7 @@ def test_every_shifted_step_covers_every_voxel(generator_settings, synthesis):
     shifted = synthesis.model_copy(update={"steps": 30})
     for grid in syn.step_grids(canvas, generator_settings, shifted, np.random.default_rng(0)):
         ones = syn.blended(
-            lambda x, s, v, t: torch.ones_like(x[:, 0]), canvas, generator_settings, lambda t, g=grid: g, 4
+            lambda x, s, v, t: torch.ones_like(inner(x)[:, 0]), canvas, generator_settings, lambda t, g=grid: g, 4
         )
         assert torch.allclose(ones(torch.zeros(canvas.padded), 1)[:41, :20, :33], torch.ones(41, 20, 33))
 
@@ -110,7 +111,7 @@ def test_patches_are_evaluated_where_the_mask_has_a_voxel_and_nowhere_else(gener
 
         def denoise(x, starts, views, t, seen=seen):
             seen.extend(starts)
-            return x[:, 0]
+            return inner(x)[:, 0]
 
         syn.blended(denoise, canvas, generator_settings, lambda t, grid=grid: grid, 2)(torch.zeros(canvas.padded), 1)
         size = generator_settings.patch_voxels
@@ -125,7 +126,7 @@ def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_setti
 
     def denoise(x, starts, views, t):
         seen.extend(starts)
-        return torch.ones_like(x[:, 0])
+        return torch.ones_like(inner(x)[:, 0])
 
     grid = syn.step_grids(canvas, generator_settings, synthesis, np.random.default_rng(0))[-1]
     x0 = syn.blended(denoise, canvas, generator_settings, lambda t: grid, 2)(torch.zeros(canvas.padded), 1)
@@ -143,7 +144,7 @@ def test_fused_sampling_of_known_gaussian_data_keeps_their_spread(generator_sett
 
     def exact(x, starts, views, t):
         a = float(abar[t])
-        return x[:, 0] * std**2 * a**0.5 / (a * std**2 + 1 - a)
+        return inner(x)[:, 0] * std**2 * a**0.5 / (a * std**2 + 1 - a)
 
     fused = synthesis.model_copy(update={"mode": "fused", "overlap": 0.5, "steps": 100})
     grids = dict(zip(timesteps, syn.step_grids(canvas, generator_settings, fused, None), strict=False))
@@ -220,7 +221,7 @@ def test_the_background_is_at_the_state_s_own_noise_level_at_every_step(generato
     timesteps = sampling_timesteps(1000, 12)
     grids = dict(zip(timesteps, syn.step_grids(canvas, generator_settings, synthesis.model_copy(
         update={"mode": "fused", "steps": 12}), None), strict=False))  # fmt: skip
-    denoiser = syn.blended(lambda x, s, v, t: 0 * x[:, 0], canvas, generator_settings, grids.__getitem__, 8)
+    denoiser = syn.blended(lambda x, s, v, t: 0 * inner(x)[:, 0], canvas, generator_settings, grids.__getitem__, 8)
     noise = syn.noise_adder(torch.Generator().manual_seed(0))
     x = torch.zeros(canvas.padded)
     noise(x, 1.0)
@@ -241,7 +242,7 @@ def test_inpainting_evaluates_only_patches_near_the_nodule(generator_settings, s
 
     def denoise(x, starts, views, t):
         seen.extend(starts)
-        return torch.zeros_like(x[:, 0])
+        return torch.zeros_like(inner(x)[:, 0])
 
     grid = syn.step_grids(canvas, generator_settings, synthesis, np.random.default_rng(0))[-1]
     x0 = syn.blended(denoise, canvas, generator_settings, lambda t: grid, 4)(torch.zeros(canvas.padded), 1)

@@ -5,10 +5,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lungsyn import checkpoint, compute
 from lungsyn.config import Compute
 from lungsyn.generation import training
+from lungsyn.generation.bands import HALO
 from lungsyn.generation.patches import TrainingPatches
 from lungsyn.volume.files import write_case
 from tests.conftest import killed_at, make_case
@@ -160,4 +162,5 @@ def test_learning_rate_rises_stays_and_falls(generator_settings):
 def test_loss_counts_the_body_and_weighs_nodules(generator_settings):
     masks = torch.zeros(1, 3, 2, 1, 1, dtype=torch.uint8)
     masks[0, 2, 0] = masks[0, 0, 0] = 1
+    masks = F.pad(masks, [HALO] * 6, value=1)  # where nothing counts
     assert training.loss_weight(masks, generator_settings).flatten().tolist() == [generator_settings.nodule_weight, 0]
