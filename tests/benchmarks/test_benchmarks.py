@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from lungsyn.config import Compute, Inference, Segmenter, part
+from lungsyn.generation.bands import inner
 from lungsyn.generation.network import build
 from lungsyn.volume.tables import write_table
 from tests.benchmarks import audit, generator, memory, peers, quality, segmenter, segmenting
@@ -115,7 +116,7 @@ def test_saved_bytes_of_a_known_layer(bench, monkeypatch):
 
     class Squares(torch.nn.Module):
         def forward(self, x, masks, coarse, t, spacing_mm):
-            x = x * torch.ones(1, requires_grad=True)  # keeps the single one, and x: float32
+            x = inner(x).clone() * torch.ones(1, requires_grad=True)  # keeps the single one, and x: float32
             return x * x + x * x  # keeps the product once
 
     monkeypatch.setattr(memory, "build", lambda settings: Squares())
