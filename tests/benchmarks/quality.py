@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from lungsyn import checkpoint
+from lungsyn.codedigest import of_verb
 from lungsyn.compute import choose_precision
 from lungsyn.config import Diffusion, Generator, Synthesis
 from lungsyn.generation.network import build
@@ -83,10 +84,10 @@ def with_length(settings: Generator, images: int) -> Generator:
 
 
 def trained(bench: Bench, settings: Generator) -> Trained:
-    """Train for ``bench.images`` patches; with a folder for it a training that was broken off, or done, goes on."""
+    """Train for ``bench.images`` patches; in a folder for it a training of the same code goes on from where it was."""
     settings = with_length(settings, bench.images)
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoints = bench.work or Path(scratch)
+        checkpoints = bench.work / of_verb("generation", "train") if bench.work else Path(scratch)
         weights, facts, _ = train(train_folders(bench), settings, bench.compute, 0, checkpoints)
     network = build(settings)
     network.load_state_dict(weights)
@@ -102,7 +103,8 @@ def remembered(bench: Bench, measure: Callable, model: Trained, case: Case, synt
     weights = hashlib.sha256(
         b"".join(t.cpu().numpy().tobytes() for t in model.network.state_dict().values())
     ).hexdigest()
-    key = checkpoint.digest(measure.__name__, weights, case.digest, synthesis.model_dump(mode="json"), seed)
+    code = of_verb("generation", "synthesise")
+    key = checkpoint.digest(measure.__name__, code, weights, case.digest, synthesis.model_dump(mode="json"), seed)
     path = bench.work / f"measured-{key}.json"
     if not path.exists():
         write_json(path, {"found": measure(model, case, synthesis, seed, bench)})

@@ -186,6 +186,17 @@ def test_a_bench_that_was_broken_off_measures_only_what_is_missing(with_results,
     assert [claim.ours for claim in quality.steps(bench)] == [claim.ours for claim in whole]
 
 
+def test_a_training_of_other_code_is_not_taken_for_this_one_s(with_results, monkeypatch, tmp_path):
+    import dataclasses
+
+    bench, trainings = dataclasses.replace(with_results, work=tmp_path), []
+    for code in ("one", "two", "one"):
+        monkeypatch.setattr(quality, "of_verb", lambda *_, code=code: code)
+        quality.trained(bench, bench.generator)
+        trainings.append(len(list(tmp_path.glob("**/checkpoint.safetensors"))))
+    assert trainings == [1, 2, 2]
+
+
 def test_the_distance_of_volumes_is_zero_to_itself_and_grows():
     case = make_case((30, 30, 30))
     rng = np.random.default_rng(0)
