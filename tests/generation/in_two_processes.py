@@ -38,6 +38,7 @@ def main(told: dict, out: Path, processes: Team) -> None:
         training.train(folders, settings, compute, told["seed"], out / "stopped", processes)
     except SystemExit as stopped:
         print(f"process {processes.rank} left with {stopped.code}", flush=True)
+    processes.any(False)  # wait for each other: a job has ended, and its checkpoint is written, before the next begins
     training.TrainingPatches = TrainingPatches
     weights, _, records = training.train(folders, settings, compute, told["seed"], out / "stopped", processes)
     checkpoint.save(out / f"resumed-{processes.rank}", weights, {"records": records})
