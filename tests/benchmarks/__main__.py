@@ -63,7 +63,9 @@ def bench_of(told: argparse.Namespace) -> Bench:
     study = check(yaml.safe_load(told.config.read_text()))
     here = {"device": told.device, "generator_threads": told.threads, "patches_per_batch": told.patches_per_batch}
     compute = study.compute.model_copy(update={key: value for key, value in here.items() if value})
-    generator = next(one for one in study.generators.values() if isinstance(one, Diffusion))
+    generator = next((one for one in study.generators.values() if isinstance(one, Diffusion)), None)
+    if generator is None:
+        raise SystemExit(f"{told.config}: no generator of kind patch_ddpm, which is what is measured")
     trial = study.segmenters[study.benchmark.segmenter]
     if told.quick:
         generator = generator.model_copy(update={"channels": [16, 32]})
