@@ -55,7 +55,7 @@ class Muon(AdamW):
         for p in parameters:
             if p.ndim > 2 and min(p.shape[:2]) >= CHANNELS:
                 alike[p.flatten(1).shape].append(p)
-        self.alike = list(alike.values())  # together: a GPU takes as long for one matrix as for ten
+        self.alike = list(alike.values())  # together: fewer kernels
         super().__init__(parameters, learning_rate, fused)
 
     @torch.no_grad()

@@ -45,7 +45,9 @@ def masks_window(case: Case, start, size: int) -> np.ndarray:
 
 
 def with_halo(volume: Tensor, start, patch: int) -> Tensor:
-    """The patch at ``start`` of a volume ``[... x y z]`` with its halo: ``[... P+2h P+2h P+2h]``, h = ``HALO``."""
+    """The patch at ``start`` of a volume ``[... x y z]`` with its halo: ``[... P+2h P+2h P+2h]``, h = ``HALO``.
+
+    Beyond the volume its outermost voxels are repeated."""
     for axis, (first, length) in enumerate(zip(start, volume.shape[-3:], strict=True), start=volume.ndim - 3):
         low, high = first - HALO, first + patch + HALO
         if low < 0 or high > length:
