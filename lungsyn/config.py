@@ -166,6 +166,11 @@ class Generator(Section):
     validation_patches: Count = Field(description="Held-out patches per check, the same every time")
     validation_every_images: Count = Field(description="Patches between two checks")
 
+    @property
+    def grid_multiple(self) -> int:
+        """Starts of patches and padded shapes are multiples of this, so that patches share one coarse grid."""
+        return max(2 * self.context_factor, 2)
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.window_hu[0] > -1000:
@@ -253,12 +258,12 @@ class Grid(Section):
     """The parts of a generator and of ``synthesis`` that say where the patches of the last steps meet."""
 
     patch_voxels: Count
-    context_factor: Literal[0, 2, 4]
+    multiple: Count
     overlap: float = Field(ge=0, le=0.75)
 
 
 def grid_of(generator: Generator, synthesis: Synthesis) -> Grid:
-    return Grid(patch_voxels=generator.patch_voxels, context_factor=generator.context_factor, overlap=synthesis.overlap)
+    return Grid(patch_voxels=generator.patch_voxels, multiple=generator.grid_multiple, overlap=synthesis.overlap)
 
 
 class Quality(Section):

@@ -18,10 +18,10 @@ from lungsyn.compute import choose_device
 from lungsyn.config import Compute, Generator
 from lungsyn.evaluation.figures import COLOURS, INK, loss_against_patches, save
 from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
-from lungsyn.generation.patches import grid_multiple
+from lungsyn.generation.canvas import Background, make_canvas
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
-from lungsyn.generation.synthesis import Background, blended, make_canvas, network_denoiser
+from lungsyn.generation.synthesis import blended, network_denoiser
 from lungsyn.generation.training import Watch, hold_out
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import to_hu, to_model_range
@@ -57,7 +57,7 @@ def watcher(folders: Sequence[Path], settings: Generator, compute: Compute, seed
 
 def patch_start(case: Case, nodule: np.ndarray, settings: Generator) -> tuple[int, int, int]:
     """Where the patch begins that has the nodule in its middle, as far as case and coarse grid allow."""
-    multiple, patch = grid_multiple(settings), settings.patch_voxels
+    multiple, patch = settings.grid_multiple, settings.patch_voxels
     start = (sum(bounding_box(nodule)) - patch) // 2 // multiple * multiple
     last = np.array(padded_shape(case.ct.shape, patch, multiple)) - patch
     return tuple(int(a) for a in np.clip(start, 0, last))

@@ -12,6 +12,7 @@ from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.generation import network as networks
 from lungsyn.generation import synthesis as syn
 from lungsyn.generation import training
+from lungsyn.generation.canvas import make_canvas
 from lungsyn.generation.patches import TrainingPatches
 from lungsyn.segmentation import prediction
 from lungsyn.segmentation import training as segmenter_training
@@ -113,7 +114,7 @@ def test_a_volume_is_the_one_that_the_cpu_makes(
         device = torch.device(name)
         network = networks.build(generator_settings)
         network.load_state_dict(on_cpu[0])
-        canvas = syn.make_canvas(masks, 2.0, generator_settings, device)
+        canvas = make_canvas(masks, 2.0, generator_settings, device)
         volume = syn.synthesise(network.to(device).eval(), canvas, generator_settings, plan, 3, 2, dtype)
         assert volume.device.type == name
         volumes.append(volume.cpu())
@@ -132,7 +133,7 @@ def test_a_volume_takes_at_most_twenty_bytes_per_voxel(generator_settings, study
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        syn.synthesise(network, syn.make_canvas(masks, 1.0, settings, device), settings, plan, 0, 4)
+        syn.synthesise(network, make_canvas(masks, 1.0, settings, device), settings, plan, 0, 4)
         peaks.append(torch.cuda.max_memory_allocated() - before)
         voxels.append(edge**3)
     assert (peaks[1] - peaks[0]) / (voxels[1] - voxels[0]) <= 20

@@ -12,10 +12,11 @@ from scipy import ndimage
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, patches_at_once, peak_memory_mb, set_up
 from lungsyn.config import Compute, Generator, Synthesis, TrainedGenerator, grid_of
+from lungsyn.generation.canvas import Background, make_canvas
 from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, as_it_is, make_masks, region_to_make
 from lungsyn.generation.network import build
 from lungsyn.generation.quality import Attempt, attempt_seed, attempts, measure
-from lungsyn.generation.synthesis import Background, make_canvas, synthesise
+from lungsyn.generation.synthesis import synthesise
 from lungsyn.progress import Progress
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import to_hu, to_model_range

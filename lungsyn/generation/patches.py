@@ -29,12 +29,7 @@ from lungsyn.generation.prediction import diffuse, training_target
 from lungsyn.generation.schedule import SCHEDULES
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.patches import coarse_multiple, coordinates, padded_shape, random_start, window
-
-
-def grid_multiple(settings: Generator) -> int:
-    """Starts of patches and padded shapes are multiples of this, so that patches share one coarse grid."""
-    return coarse_multiple(settings.context_factor)
+from lungsyn.volume.patches import coordinates, padded_shape, random_start, window
 
 
 def masks_window(case: Case, start, size: int) -> np.ndarray:
@@ -106,7 +101,7 @@ class TrainingPatches(Dataset):
         near = rng.random() < s.nodule_patches and self.with_nodules
         number = int(rng.choice(self.with_nodules) if near else rng.integers(len(self.cases)))
         case = self.cases[number]
-        padded = padded_shape(case.ct.shape, s.patch_voxels, grid_multiple(s))
+        padded = padded_shape(case.ct.shape, s.patch_voxels, s.grid_multiple)
         centre = self.centres[number][rng.integers(len(self.centres[number]))] if near else None
         start = random_start(rng, padded, s.patch_voxels, centre)
         t = 1 + rng.integers(s.timesteps)

@@ -25,7 +25,7 @@ from scipy import ndimage
 from lungsyn.config import Grid
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AERATED_HU, AIR_HU, NOT_FINITE_HU
-from lungsyn.volume.patches import axis_starts, coarse_multiple, padded_shape, patch_stride
+from lungsyn.volume.patches import axis_starts, padded_shape, patch_stride
 
 FEWEST_VOXELS = 200  # of a tissue, or inside the body on a plane, to be measured
 FEWEST_NODULE_VOXELS = 5
@@ -195,7 +195,7 @@ def seam_steps(volume: np.ndarray, body: np.ndarray, grid: Grid) -> list[float]:
 
 def _along_axes(volume: np.ndarray, body: np.ndarray, grid: Grid) -> Iterator[tuple[np.ndarray, np.ndarray, list]]:
     """For each axis the volume and the body with that axis first, and its border planes."""
-    patch, multiple = grid.patch_voxels, coarse_multiple(grid.context_factor)
+    patch, multiple = grid.patch_voxels, grid.multiple
     padded = padded_shape(volume.shape, patch, multiple)
     for axis in range(3):
         starts = axis_starts(padded[axis], patch, patch_stride(patch, grid.overlap, multiple))

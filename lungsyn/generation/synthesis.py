@@ -15,7 +15,6 @@ The state and every sum are float32; memory is the state, the blended x_0 and th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,85 +23,15 @@ from torch import Tensor
 
 from lungsyn.config import Generator, Synthesis
 from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.patches import coarse_windows, grid_multiple, with_halo
+from lungsyn.generation.canvas import Canvas, Start, blend, set_known
+from lungsyn.generation.patches import coarse_windows, with_halo
 from lungsyn.generation.prediction import Denoiser, guide, to_x0
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
-from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.patches import (
-    all_starts,
-    axis_starts,
-    batches,
-    box,
-    importance_vector,
-    padded_shape,
-    patch_stride,
-    shifted_starts,
-    total_weight,
-)
+from lungsyn.volume.patches import axis_starts, box, patch_stride, shifted_starts
 
-Start = tuple[int, int, int]
 # (x_t [b 1 P+2h P+2h P+2h] with its halo, starts, coarse views [b P/2 P/2 P/2] or None, t) -> x_0 [b P P P]
 PatchDenoiser = Callable[[Tensor, list[Start], Tensor | None, int], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Background:
-    """What is known: ``values`` (model range), and how much of them is replaced: ``weight`` (0 to 1); ``[x y z]``."""
-
-    values: np.ndarray
-    weight: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Canvas:
-    """The conditions of one volume, padded; tensors ``[x y z]`` but for the masks."""
-
-    masks: Tensor  # uint8 0/1 [3 x y z]: nodules, lungs, body
-    generated: Tensor  # bool: voxels that need the network
-    occupied: np.ndarray  # bool: cubes with such voxels, on the grid on which patches begin and end
-    shape: tuple[int, int, int]  # of the case itself
-    spacing_mm: float
-    air: float  # AIR_HU in the model range
-    background: Tensor | None = None  # float32, model range; None: air
-    weight: Tensor | None = None  # float32 0 ... 1
-
-    @property
-    def padded(self) -> tuple[int, int, int]:
-        return tuple(self.masks.shape[1:])
-
-
-def make_canvas(
-    masks: np.ndarray,
-    spacing_mm: float,
-    settings: Generator,
-    device: torch.device,
-    background: Background | None = None,
-) -> Canvas:
-    """Pad ``masks`` ``[3 x y z]`` at their far ends to a shape that holds whole patches on the coarse grid."""
-    shape = masks.shape[1:]
-    padded = padded_shape(shape, settings.patch_voxels, grid_multiple(settings))
-    pads = [(0, b - a) for a, b in zip(shape, padded, strict=True)]
-
-    def on_device(array: np.ndarray, fill: float = 0) -> Tensor:
-        return torch.from_numpy(np.pad(array, pads, constant_values=fill)).to(device)
-
-    conditions = torch.stack([on_device((mask > 0).astype(np.uint8)) for mask in masks])
-    generated = conditions.amax(dim=0) > 0
-    air = float(to_model_range(AIR_HU, settings.window_hu))
-    values = weight = None
-    if background is not None:
-        values, weight = on_device(background.values, air), on_device(background.weight)
-        generated &= weight > 0
-    occupied = reduce_by(generated, grid_multiple(settings)).cpu().numpy()
-    return Canvas(conditions, generated, occupied, shape, spacing_mm, air, values, weight)
-
-
-def reduce_by(mask: Tensor, edge: int) -> Tensor:
-    """Whether any voxel of each cube of ``edge`` voxels is true; the shape is divided by it."""
-    for axis in range(3):
-        mask = mask.unflatten(axis, (-1, edge)).any(dim=axis + 1)
-    return mask
 
 
 def synthesise(
@@ -137,7 +66,7 @@ def synthesise(
 
 def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -> list[list[list[int]]]:
     """For each step the patches' starts per axis; all are multiples of the coarse grid."""
-    patch, multiple = settings.patch_voxels, grid_multiple(settings)
+    patch, multiple = settings.patch_voxels, settings.grid_multiple
     fused = [axis_starts(n, patch, stride_voxels(settings, synthesis)) for n in canvas.padded]
     grids = []
     for i in range(synthesis.steps):
@@ -153,43 +82,24 @@ def blended(
     denoise: PatchDenoiser, canvas: Canvas, settings: Generator, grid_at: Callable, patches_per_batch: int
 ) -> Denoiser:
     """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; the known where known."""
-    patch, device = settings.patch_voxels, canvas.masks.device
-    multiple = grid_multiple(settings)
-    vector = importance_vector(patch)
-    v = torch.from_numpy(vector).to(device)
-    importance = v[:, None, None] * v[:, None] * v  # [P P P]
+    patch, multiple = settings.patch_voxels, settings.grid_multiple
+
+    def occupied(start: Start) -> bool:
+        return canvas.occupied[box([a // multiple for a in start], patch // multiple)].any()
 
     @torch.no_grad()
     def denoiser(x: Tensor, t: int) -> Tensor:
-        per_axis = grid_at(t)
         view = coarse_view(x, settings)
-        total = torch.zeros_like(x)
-        starts = [
-            s for s in all_starts(per_axis) if canvas.occupied[box([a // multiple for a in s], patch // multiple)].any()
-        ]
-        for group in batches(starts, patches_per_batch):
-            x_t = torch.stack([with_halo(x, s, patch) for s in group])[:, None]
-            views = crop_views(view, group, settings) if view is not None else None
-            for start, x0 in zip(group, denoise(x_t, group, views, t) * importance, strict=True):
-                total[box(start, patch)].add_(x0)
-        for axis, (length, along) in enumerate(zip(canvas.padded, per_axis, strict=True)):
-            weight = torch.from_numpy(total_weight(length, along, vector)).float().to(device)
-            total /= weight.reshape([-1 if k == axis else 1 for k in range(3)])
-        set_known(total, canvas)
-        return total
+
+        def x0_of(starts: list[Start]) -> Tensor:
+            x_t = torch.stack([with_halo(x, start, patch) for start in starts])[:, None]
+            return denoise(x_t, starts, crop_views(view, starts, settings) if view is not None else None, t)
+
+        x0 = blend(torch.zeros_like(x), grid_at(t), patch, patches_per_batch, x0_of, occupied)
+        set_known(x0, canvas)
+        return x0
 
     return denoiser
-
-
-def set_known(x0: Tensor, canvas: Canvas) -> None:
-    """Write what is known into ``x0``, in place: air where nothing is generated, or the background, feathered."""
-    for i in range(0, len(x0), 8):  # slab by slab: no second volume
-        slab, generated = x0[i : i + 8], canvas.generated[i : i + 8]
-        if canvas.background is None:
-            slab.masked_fill_(~generated, canvas.air)
-        else:
-            made = torch.lerp(canvas.background[i : i + 8], slab, canvas.weight[i : i + 8])
-            slab.copy_(torch.where(generated, made, canvas.background[i : i + 8]))
 
 
 def coarse_view(x: Tensor, settings: Generator) -> Tensor | None:
@@ -227,14 +137,19 @@ def network_denoiser(
     def denoise(x_t: Tensor, starts: list[Start], views: Tensor | None, t: int) -> Tensor:
         masks = torch.stack([with_halo(canvas.masks, s, settings.patch_voxels) for s in starts])
         coarse = coarse_windows(settings, starts, canvas.shape, views, device)
-        x0 = output(x_t, masks, coarse, t)
-        if guidance_scale != 1:
-            without = masks.clone()
-            without[:, 0] = 0
-            x0 = guide(x0, output(x_t, without, coarse, t), guidance_scale).clamp_(-1, 1)
-        return x0
+        return guided(lambda masks: output(x_t, masks, coarse, t), masks, guidance_scale).clamp_(-1, 1)
 
     return denoise
+
+
+def guided(x0_of: Callable[[Tensor], Tensor], masks: Tensor, scale: float) -> Tensor:
+    """x_0 of ``masks`` ``[b 3 x y z]``; at a ``scale`` other than 1 led away from that of the same without nodules."""
+    x0 = x0_of(masks)
+    if scale == 1:
+        return x0
+    without = masks.clone()
+    without[:, 0] = 0
+    return guide(x0, x0_of(without), scale)
 
 
 def stitched(
@@ -267,4 +182,4 @@ def stitched(
 
 def stride_voxels(settings: Generator, synthesis: Synthesis) -> int:
     """Distance of neighbouring patches: the overlap rounded up so that it is a multiple of the coarse grid."""
-    return patch_stride(settings.patch_voxels, synthesis.overlap, grid_multiple(settings))
+    return patch_stride(settings.patch_voxels, synthesis.overlap, settings.grid_multiple)

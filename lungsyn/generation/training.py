@@ -7,13 +7,13 @@ state is kept: a training that is made longer goes on from there and ends as if 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
@@ -35,7 +35,7 @@ from lungsyn.volume.patches import batches
 FALL = 0.2  # of a training's length, over which its learning rate falls to zero
 NOISE_BINS = 4  # the held-out loss is reported per quarter of the timesteps
 # (the network with its averaged weights, precision, records of the curve): to look on, and to change nothing
-Watch = Callable[[Callable, torch.dtype, list[dict]], None]
+Watch = Callable[[nn.Module, torch.dtype, list[dict]], None]
 
 
 def train(
@@ -119,10 +119,11 @@ def train(
             progress.update(about["images_seen"], loss=float(np.mean(about["recent"][-50:])))
         if due(about["images_seen"], seen, settings):
             restart.seconds()  # of learning: the check's own come after
-            losses = held_out_losses(network, average, watched, settings, device, precision, team)
-            record(about, losses, average, best, settings)
-            if team.leads:
-                watch(lambda *inputs: functional_call(network, average, inputs), precision, about["records"])
+            with averaged(network, average):
+                losses = held_out_losses(network, watched, settings, device, precision, team)
+                record(about, losses, average, best, settings)
+                if team.leads:
+                    watch(network, precision, about["records"])
         if kept < about["images_seen"] <= fall_begins(settings) < about["images_seen"] + settings.batch_patches:
             restart.keep(before_fall)
         restart.between_steps(f"{about['images_seen']} of {settings.images} patches")
@@ -227,6 +228,12 @@ def predict(network: nn.Module, batch: dict, device: torch.device, precision: to
         return network(*inputs).float()
 
 
+def squared_error(network: nn.Module, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:
+    """The squared error of the network's output on a batch: ``[b 1 x y z]``, the mean over channels."""
+    target = batch["target"].to(device, non_blocking=True)
+    return (predict(network, batch, device, precision) - target).square().mean(dim=1, keepdim=True)
+
+
 def weighted_loss(
     network: nn.Module, batch: dict, settings: Generator, device, precision, team: Team = ALONE
 ) -> Tensor:
@@ -234,7 +241,7 @@ def weighted_loss(
 
     Weights are relative to their sum over the whole batch, of which each process of the ``team`` has a share: the mean
     of the processes' losses is the loss of the batch, and likewise of their gradients."""
-    error = (predict(network, batch, device, precision) - batch["target"].to(device, non_blocking=True)).square()
+    error = squared_error(network, batch, device, precision)
     return mean_in_body(error, batch["masks"].to(device, non_blocking=True), settings, team)
 
 
@@ -295,22 +302,28 @@ def held_out_batches(folders: list[Path], settings: Generator, seed: int, team: 
         yield collate([patches[i] for i in numbers])
 
 
-@torch.no_grad()
-def held_out_losses(
-    network: nn.Module, average: dict, watched: list[dict], settings: Generator, device, precision, team: Team
-) -> list[float]:
-    """The averaged weights' loss on the held-out patches, per quarter of the timesteps from clean to noisy."""
+@contextmanager
+def averaged(network: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
+    """For a while ``network`` has the averaged weights and does not learn; the memory of its weights stays its own."""
     current = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.load_state_dict(average)
     network.eval()
+    yield
+    network.load_state_dict(current)
+
+
+@torch.no_grad()
+def held_out_losses(
+    network: nn.Module, watched: list[dict], settings: Generator, device, precision, team: Team
+) -> list[float]:
+    """The loss on the held-out patches, per quarter of the timesteps from clean to noisy."""
     sums = torch.zeros(2, NOISE_BINS, dtype=torch.float64)
     for batch in watched:
-        error = (predict(network, batch, device, precision).cpu() - batch["target"]).square()
+        error = squared_error(network, batch, device, precision).cpu()
         weight = loss_weight(batch["masks"], settings)
         bins = ((batch["t"] - 1) * NOISE_BINS) // settings.timesteps
         sums[0].index_add_(0, bins, (weight * error).sum(dim=(1, 2, 3, 4)).double())
         sums[1].index_add_(0, bins, weight.sum(dim=(1, 2, 3, 4)).double())
-    network.load_state_dict(current)
     return [float(s / w) for s, w in team.total(sums).T if w > 0]
 
 

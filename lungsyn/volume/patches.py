@@ -68,11 +68,6 @@ def box(start, size) -> tuple[slice, slice, slice]:
     return tuple(slice(a, a + n) for a, n in zip(start, sizes, strict=True))
 
 
-def coarse_multiple(context_factor: int) -> int:
-    """Starts of patches and padded shapes are multiples of this, so that patches share one coarse grid."""
-    return max(2 * context_factor, 2)
-
-
 def patch_stride(patch: int, overlap: float, multiple: int) -> int:
     """Distance of neighbouring patches: ``overlap`` (fraction of the patch) rounded up so that it is a multiple."""
     return max(int(patch * (1 - overlap)) // multiple, 1) * multiple

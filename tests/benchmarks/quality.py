@@ -22,9 +22,9 @@ from lungsyn import checkpoint
 from lungsyn.codedigest import of_verb
 from lungsyn.compute import choose_precision
 from lungsyn.config import Diffusion, Generator, Synthesis
+from lungsyn.generation.canvas import make_canvas
 from lungsyn.generation.network import build
-from lungsyn.generation.patches import grid_multiple
-from lungsyn.generation.synthesis import make_canvas, stride_voxels, synthesise
+from lungsyn.generation.synthesis import stride_voxels, synthesise
 from lungsyn.generation.training import train
 from lungsyn.volume.files import Case, open_case, read_json, write_json
 from lungsyn.volume.intensity import to_model_range
@@ -184,7 +184,7 @@ def seam_claim(name: str, model: Trained, cases: list[Case], mode: str, bench: B
 def seam_logs(model: Trained, case: Case, synthesis: Synthesis, seed: int, bench: Bench) -> dict:
     """Two volumes of the same masks, their grids of patches at a random place and half a stride beside it: the
     logarithms of ``plane_logs``."""
-    multiple, stride = grid_multiple(model.settings), stride_voxels(model.settings, synthesis)
+    multiple, stride = model.settings.grid_multiple, stride_voxels(model.settings, synthesis)
     first = np.random.default_rng(seed).integers(stride // multiple, size=3) * multiple
     half = round(stride / 2 / multiple) * multiple
     offsets = [tuple(int(o) for o in offset) for offset in (first, (first + half) % stride)]
@@ -196,7 +196,7 @@ def seam_logs(model: Trained, case: Case, synthesis: Synthesis, seed: int, bench
 def border_planes(shape, offset, settings: Generator, synthesis: Synthesis) -> list[set[int]]:
     """Per axis the planes p (between voxels p - 1 and p of the case) where a fused patch begins or ends."""
     patch, stride = settings.patch_voxels, stride_voxels(settings, synthesis)
-    padded = padded_shape([n + o for n, o in zip(shape, offset, strict=True)], patch, grid_multiple(settings))
+    padded = padded_shape([n + o for n, o in zip(shape, offset, strict=True)], patch, settings.grid_multiple)
     return [
         {p - o for start in axis_starts(total, patch, stride) for p in (start, start + patch) if 0 < p - o < length}
         for total, length, o in zip(padded, shape, offset, strict=True)

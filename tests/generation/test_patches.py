@@ -5,7 +5,7 @@ import torch
 from lungsyn.errors import InputError
 from lungsyn.generation import patches as patches_module
 from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.patches import TrainingPatches, coarse_windows, collate, grid_multiple, with_halo
+from lungsyn.generation.patches import TrainingPatches, coarse_windows, collate, with_halo
 from lungsyn.generation.prediction import to_x0
 from lungsyn.generation.schedule import cosine
 from lungsyn.volume.intensity import to_model_range
@@ -90,7 +90,7 @@ def test_training_cuts_the_halo_as_the_synthesis_does(case_folders, generator_se
     """Of a case that is smaller than a patch along z, so that the padded volume ends where the patch does."""
     patches = TrainingPatches(case_folders[2:3], generator_settings, seed=0)
     case, size = patches.cases[0], generator_settings.patch_voxels
-    padded = padded_shape(case.ct.shape, size, grid_multiple(generator_settings))
+    padded = padded_shape(case.ct.shape, size, generator_settings.grid_multiple)
     assert padded[2] == size
     monkeypatch.setattr(patches_module, "random_start", lambda *_: start)
     patches.abar = torch.ones_like(patches.abar)  # x_t is x_0

@@ -8,13 +8,12 @@ import pytest
 
 from lungsyn.config import Grid, grid_of
 from lungsyn.generation import quality
-from lungsyn.generation.patches import grid_multiple
 from lungsyn.generation.synthesis import stride_voxels
 from lungsyn.volume.intensity import NOT_FINITE_HU, to_hu
 from lungsyn.volume.patches import axis_starts
 from tests.conftest import make_case
 
-GRID = Grid(patch_voxels=16, context_factor=2, overlap=0.25)
+GRID = Grid(patch_voxels=16, multiple=4, overlap=0.25)
 SHAPE = (40, 48, 36)
 
 
@@ -155,7 +154,7 @@ def test_borders_are_those_of_the_synthesis(generator_settings, study):
     starts = axis_starts(64, 16, stride_voxels(generator_settings, study.synthesis))
     ours = [planes for *_, planes in quality._along_axes(np.zeros((64,) * 3), np.ones((64,) * 3, bool), grid)]
     assert ours == [quality.border_planes(starts, 16, 64)] * 3
-    assert grid_multiple(generator_settings) == 4
+    assert generator_settings.grid_multiple == 4
 
 
 def test_what_a_cut_out_lacks_is_not_measured(reference):

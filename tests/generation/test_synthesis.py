@@ -8,6 +8,7 @@ import torch
 
 from lungsyn.generation import synthesis as syn
 from lungsyn.generation.bands import inner
+from lungsyn.generation.canvas import Background, make_canvas
 from lungsyn.generation.network import build
 from lungsyn.generation.samplers import plan
 from lungsyn.generation.schedule import cosine, sampling_timesteps
@@ -37,7 +38,7 @@ def canvas_of(shape, settings, seed=0):
     """All body, a few nodules, so that no patch is skipped."""
     rng = np.random.default_rng(seed)
     masks = np.stack([rng.random(shape) < 0.02, rng.random(shape) < 0.5, np.ones(shape, bool)]).astype(np.uint8)
-    return syn.make_canvas(masks, 2.0, settings, torch.device("cpu"))
+    return make_canvas(masks, 2.0, settings, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -93,7 +94,7 @@ def test_air_has_the_air_s_hu_in_any_window(network, generator_settings, synthes
     settings = generator_settings.model_copy(update={"window_hu": (-1350.0, 150.0)})
     masks = np.zeros((3, 20, 20, 20), np.uint8)
     masks[2, :6] = 1
-    canvas = syn.make_canvas(masks, 2.0, settings, torch.device("cpu"))
+    canvas = make_canvas(masks, 2.0, settings, torch.device("cpu"))
     made = syn.synthesise(network, canvas, settings, synthesis, 0, 4).numpy()
     assert (to_hu(made, settings.window_hu)[8:] == -1000).all()
 
@@ -105,7 +106,7 @@ def test_patches_are_evaluated_where_the_mask_has_a_voxel_and_nowhere_else(gener
         masks = np.zeros((3, *shape), np.uint8)
         for _ in range(3):
             masks[(2, *(rng.integers(n) for n in shape))] = 1
-        canvas = syn.make_canvas(masks, 2.0, generator_settings, torch.device("cpu"))
+        canvas = make_canvas(masks, 2.0, generator_settings, torch.device("cpu"))
         grid = syn.step_grids(canvas, generator_settings, synthesis, rng)[0]
         seen = []
 
@@ -121,7 +122,7 @@ def test_patches_are_evaluated_where_the_mask_has_a_voxel_and_nowhere_else(gener
 def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_settings, synthesis):
     masks = np.zeros((3, 64, 20, 20), np.uint8)
     masks[2, 40:, 5:15, 5:15] = 1
-    canvas = syn.make_canvas(masks, 2.0, generator_settings, torch.device("cpu"))
+    canvas = make_canvas(masks, 2.0, generator_settings, torch.device("cpu"))
     seen = []
 
     def denoise(x, starts, views, t):
@@ -158,14 +159,13 @@ def test_fused_sampling_of_known_gaussian_data_keeps_their_spread(generator_sett
 
 def test_training_and_synthesis_see_the_same_surroundings(generator_settings, case_folders):
     """The coarse view of a patch cut from a padded volume equals the one that the training makes of the same x_t."""
-    from lungsyn.generation.patches import grid_multiple
     from lungsyn.volume.files import open_case
     from lungsyn.volume.intensity import to_model_range
     from lungsyn.volume.patches import padded_shape
 
     settings = generator_settings
     case = open_case(case_folders[3])
-    padded = padded_shape(case.ct.shape, settings.patch_voxels, grid_multiple(settings))
+    padded = padded_shape(case.ct.shape, settings.patch_voxels, settings.grid_multiple)
     x0 = np.full(padded, -1.0, np.float32)
     x0[tuple(slice(n) for n in case.ct.shape)] = to_model_range(case.ct, settings.window_hu)
     start = (4, 8, 12)
@@ -200,7 +200,7 @@ def inpainting_canvas(settings, shape=(40, 36, 44)):
     values = (0.5 * np.sin(3 * x) * np.cos(2 * y) + 0.3 * z).astype(np.float32)
     weight = np.clip(2 - np.sqrt(x**2 + y**2 + z**2) / 0.3, 0, 1).astype(np.float32)
     masks = np.stack([weight == 1, np.ones(shape), np.ones(shape)]).astype(np.uint8)
-    canvas = syn.make_canvas(masks, 2.0, settings, torch.device("cpu"), syn.Background(values, weight))
+    canvas = make_canvas(masks, 2.0, settings, torch.device("cpu"), Background(values, weight))
     return canvas, values, weight
 
 

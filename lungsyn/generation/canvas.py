@@ -1,0 +1,104 @@
+"""A volume in the making: its conditions, what of it is known, and patches blended into a whole."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungsyn.config import Generator
+from lungsyn.volume.intensity import AIR_HU, to_model_range
+from lungsyn.volume.patches import all_starts, batches, box, importance_vector, padded_shape, total_weight
+
+Start = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """What is known: ``values`` (model range), and how much of them is replaced: ``weight`` (0 to 1); ``[x y z]``."""
+
+    values: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """The conditions of one volume, padded; tensors ``[x y z]`` but for the masks."""
+
+    masks: Tensor  # uint8 0/1 [3 x y z]: nodules, lungs, body
+    generated: Tensor  # bool: voxels that need the network
+    occupied: np.ndarray  # bool: cubes with such voxels, on the grid on which patches begin and end
+    shape: tuple[int, int, int]  # of the case itself
+    spacing_mm: float
+    air: float  # AIR_HU in the model range
+    background: Tensor | None = None  # float32, model range; None: air
+    weight: Tensor | None = None  # float32 0 ... 1
+
+    @property
+    def padded(self) -> tuple[int, int, int]:
+        return tuple(self.masks.shape[1:])
+
+
+def make_canvas(
+    masks: np.ndarray,
+    spacing_mm: float,
+    settings: Generator,
+    device: torch.device,
+    background: Background | None = None,
+) -> Canvas:
+    """Pad ``masks`` ``[3 x y z]`` at their far ends to a shape that holds whole patches on the coarse grid."""
+    shape = masks.shape[1:]
+    padded = padded_shape(shape, settings.patch_voxels, settings.grid_multiple)
+    pads = [(0, b - a) for a, b in zip(shape, padded, strict=True)]
+
+    def on_device(array: np.ndarray, fill: float = 0) -> Tensor:
+        return torch.from_numpy(np.pad(array, pads, constant_values=fill)).to(device)
+
+    conditions = torch.stack([on_device((mask > 0).astype(np.uint8)) for mask in masks])
+    generated = conditions.amax(dim=0) > 0
+    air = float(to_model_range(AIR_HU, settings.window_hu))
+    values = weight = None
+    if background is not None:
+        values, weight = on_device(background.values, air), on_device(background.weight)
+        generated &= weight > 0
+    occupied = reduce_by(generated, settings.grid_multiple).cpu().numpy()
+    return Canvas(conditions, generated, occupied, shape, spacing_mm, air, values, weight)
+
+
+def reduce_by(mask: Tensor, edge: int) -> Tensor:
+    """Whether any voxel of each cube of ``edge`` voxels is true; the shape is divided by it."""
+    for axis in range(3):
+        mask = mask.unflatten(axis, (-1, edge)).any(dim=axis + 1)
+    return mask
+
+
+def set_known(x0: Tensor, canvas: Canvas) -> None:
+    """Write what is known into ``x0``, in place: air where nothing is generated, or the background, feathered."""
+    for i in range(0, len(x0), 8):  # slab by slab: no second volume
+        slab, generated = x0[i : i + 8], canvas.generated[i : i + 8]
+        if canvas.background is None:
+            slab.masked_fill_(~generated, canvas.air)
+        else:
+            made = torch.lerp(canvas.background[i : i + 8], slab, canvas.weight[i : i + 8])
+            slab.copy_(torch.where(generated, made, canvas.background[i : i + 8]))
+
+
+def blend(
+    into: Tensor, per_axis: list[list[int]], patch: int, patches_per_batch: int,
+    evaluate: Callable[[list[Start]], Tensor], wanted: Callable[[Start], bool] = lambda start: True,
+) -> Tensor:  # fmt: skip
+    """The weighted mean of patches, written into zeros ``[... x y z]``.
+
+    ``evaluate`` makes those that begin at the given places, ``[b ... P P P]``; ``per_axis`` has all starts along each
+    axis; patches that are not ``wanted`` are not made and count as zero."""
+    vector = importance_vector(patch)
+    v = torch.from_numpy(vector).to(into.device)
+    importance = v[:, None, None] * v[:, None] * v  # [P P P]
+    for group in batches([start for start in all_starts(per_axis) if wanted(start)], patches_per_batch):
+        for start, made in zip(group, evaluate(group) * importance, strict=True):
+            into[(..., *box(start, patch))].add_(made)
+    for axis, (length, starts) in enumerate(zip(into.shape[-3:], per_axis, strict=True)):
+        weight = torch.from_numpy(total_weight(length, starts, vector)).float().to(into.device)
+        into /= weight.reshape([-1 if k == axis else 1 for k in range(3)])
+    return into
