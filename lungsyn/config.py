@@ -203,6 +203,15 @@ class Diffusion(Generator):
     early_stop_checks: int = Field(ge=0, description="Stop after so many checks without improvement; 0: never")
 
 
+def _check_critic(patch_voxels: int, channels: list[int]) -> None:
+    deepest = 2 ** len(channels)
+    if patch_voxels % deepest:
+        raise ValueError(
+            f"patch_voxels {patch_voxels} must be a multiple of {deepest} for {len(channels)} levels of the critic: "
+            "change patch_voxels or remove a level from critic_channels"
+        )
+
+
 class Adversarial(Generator):
     """A GAN of patches, as a diffusion model of one step: the network sees pure noise and says x_0, and what it learns
     is to be taken for real by a critic. So it has the same conditions, and makes volumes, in the same way."""
@@ -224,12 +233,79 @@ class Adversarial(Generator):
 
     @model_validator(mode="after")
     def _critic_fits(self):
-        deepest = 2 ** len(self.critic_channels)
+        _check_critic(self.patch_voxels, self.critic_channels)
+        return self
+
+
+class Compression(Section):
+    """The autoencoder of a latent diffusion model: how patches become latents, and how that is learned. What is not
+    here, such as the patches themselves, is that of the diffusion model."""
+
+    channels: list[Count] = Field(
+        min_length=1, max_length=4, description="Channels per level, first at half spacing; the last is the latents'"
+    )
+    blocks: int = Field(ge=1, le=8, description="Residual blocks per level")
+    latent_channels: int = Field(ge=2, le=64, description="Numbers for each cube of 2^levels voxels along an edge")
+    images: Count = Field(description="Training length in patches seen")
+    learning_rate: float = Field(gt=0, le=1, description="Of AdamW without momentum, decoder and critic")
+    critic_channels: list[Count] = Field(
+        min_length=1, max_length=4, description="Channels of the critic per level, first at half spacing"
+    )
+    reconstruction_weight: float = Field(ge=0, description="Weight of the squared error; the critic's is 1")
+    slope_weight: float = Field(ge=0, description="Weight of the critic's squared slope at real and decoded patches")
+
+
+class Autoencoder(Adversarial):
+    """How the autoencoder of a latent diffusion model is trained: as a GAN that sees the patch it has to make."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    network: Literal["autoencoder"] = "autoencoder"
+    context_factor: Literal[0] = 0
+    position: Literal[False] = False
+    latent_channels: int
+
+
+class LatentDiffusion(Diffusion):
+    """A diffusion model of latents, led by the masks through a ControlNet."""
+
+    kind: Literal["latent_ddpm"] = Field(description="Family of the generator")
+    network: Literal["monai"] = Field(default="monai", description="Fixed, as are the next three: MONAI's networks")
+    context_factor: Literal[0] = Field(default=0, description="Fixed: none")
+    position: Literal[False] = Field(default=False, description="Fixed: not given")
+    activation_checkpointing: Literal[False] = Field(default=False, description="Fixed: not done")
+    channels: list[Count] = Field(
+        min_length=1, max_length=5, description="Channels per level, first at the spacing of the latents"
+    )
+    autoencoder: Compression
+
+    @property
+    def factor(self) -> int:
+        """Voxels along an edge of the cube that has latents of its own."""
+        return 2 ** len(self.autoencoder.channels)
+
+    @property
+    def grid_multiple(self) -> int:
+        return self.factor
+
+    @property
+    def autoencoder_training(self) -> Autoencoder:
+        shared = {key: getattr(self, key) for key in Generator.model_fields}
+        return Autoencoder(**shared | self.autoencoder.model_dump())
+
+    @model_validator(mode="after")
+    def _latents_fit(self):
+        deepest = self.factor * 2 ** (len(self.channels) - 1)
         if self.patch_voxels % deepest:
             raise ValueError(
-                f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.critic_channels)} "
-                "levels of the critic: change patch_voxels or remove a level from critic_channels"
+                f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.autoencoder.channels)}"
+                f" levels of the autoencoder and {len(self.channels)} of the diffusion model: change one of them"
             )
+        if self.autoencoder.latent_channels > self.factor**3:
+            raise ValueError(
+                f"autoencoder.latent_channels is {self.autoencoder.latent_channels}, more than the {self.factor**3} "
+                "voxels that they stand for: lower it"
+            )
+        _check_critic(self.patch_voxels, self.autoencoder.critic_channels)
         return self
 
 
@@ -239,8 +315,9 @@ class CopyPaste(Section):
     kind: Literal["copy_paste"] = Field(description="Family of the generator")
 
 
-TrainedGenerator = Annotated[Diffusion | Adversarial, Field(discriminator="kind")]
-AnyGenerator = Annotated[Diffusion | Adversarial | CopyPaste, Field(discriminator="kind")]
+WITH_CRITIC = ("patch_gan", "latent_ddpm")  # two networks that learn against each other: one process trains them
+TrainedGenerator = Annotated[Diffusion | LatentDiffusion | Adversarial, Field(discriminator="kind")]
+AnyGenerator = Annotated[Diffusion | LatentDiffusion | Adversarial | CopyPaste, Field(discriminator="kind")]
 
 
 class Synthesis(Section):
@@ -480,12 +557,12 @@ class Config(Section):
                     f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
                     f"({LARGEST_PATCH_MM:g} mm): lower it"
                 )
+            if generator.kind in WITH_CRITIC and self.compute.gpus > 1:
+                raise ValueError(
+                    f"compute.gpus is {self.compute.gpus}, but generators.{name} is a {generator.kind}, which one GPU "
+                    "trains: set gpus to 1"
+                )
             if generator.kind == "patch_gan":
-                if self.compute.gpus > 1:
-                    raise ValueError(
-                        f"compute.gpus is {self.compute.gpus}, but generators.{name} is a patch_gan, which one GPU "
-                        "trains: set gpus to 1"
-                    )
                 continue
             if self.synthesis.steps > generator.timesteps:
                 raise ValueError(
@@ -589,7 +666,7 @@ def _lines(error: ValidationError) -> list[str]:
     return [_explain(item) for item in error.errors() if item["loc"][-1:] != (OR_AUTO,)]
 
 
-KINDS = ("patch_ddpm", "patch_gan", "copy_paste")
+KINDS = ("patch_ddpm", "latent_ddpm", "patch_gan", "copy_paste")
 
 
 def _explain(item: dict) -> str:

@@ -15,20 +15,21 @@ import torch
 from matplotlib.figure import Figure
 
 from lungsyn.compute import choose_device
-from lungsyn.config import Compute, Generator
+from lungsyn.config import Compute, Generator, Synthesis
 from lungsyn.evaluation.figures import COLOURS, INK, loss_against_patches, save
 from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
 from lungsyn.generation.canvas import Background, make_canvas
-from lungsyn.generation.samplers import noise_adder, plan, sample
-from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
-from lungsyn.generation.synthesis import blended, network_denoiser
+from lungsyn.generation.synthesis import synthesise
 from lungsyn.generation.training import Watch, hold_out
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import to_hu, to_model_range
 from lungsyn.volume.patches import box, padded_shape
 from lungsyn.volume.space import bounding_box
 
-CASES, STEPS, DPI = 3, 12, 100
+CASES, DPI = 3, 100
+SAMPLING = Synthesis(
+    sampler="dpmpp_2m", steps=12, eta=0, mode="fused", overlap=0, fused_steps=0, guidance_scale=1, volumes_per_job=1
+)
 LARGEST_SHARE = 0.03  # of a training's time; where a picture takes long, fewer are drawn
 
 
@@ -66,7 +67,7 @@ def patch_start(case: Case, nodule: np.ndarray, settings: Generator) -> tuple[in
 def real_and_made(
     network: Callable, case: Case, settings: Generator, device: torch.device, precision: torch.dtype, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The patch at the largest nodule: real HU, HU made in its place, nodule mask; ``[P P P]`` each."""
+    """The patch at the largest nodule, as far as it is in the case: real HU, HU made in its place, nodule mask."""
     nodule = largest_nodule(case.nodules)
     start = patch_start(case, nodule, settings)
     patch = box(start, settings.patch_voxels)
@@ -76,16 +77,10 @@ def real_and_made(
     masks = np.stack([case.nodules, case.lungs, case.body])
     canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), settings, device, real)
 
-    abar = SCHEDULES[settings.schedule](settings.timesteps)
-    timesteps = sampling_timesteps(settings.timesteps, min(STEPS, settings.timesteps))
-    denoise = network_denoiser(network, canvas, settings, abar, 1.0, precision)
-    denoise_volume = blended(denoise, canvas, settings, lambda t: [[a] for a in start], 1)
-    add_noise = noise_adder(torch.Generator(device).manual_seed(seed))
-    x = torch.zeros(canvas.padded, device=device)
-    add_noise(x, 1.0)
-    made = sample(denoise_volume, x, timesteps, plan("dpmpp_2m", abar, timesteps), add_noise)
-    real_hu, made_hu = (to_hu(volume[patch].cpu().numpy(), settings.window_hu) for volume in (canvas.background, made))
-    return real_hu, made_hu, canvas.masks[0][patch].cpu().numpy()
+    plan = SAMPLING.model_copy(update={"steps": min(SAMPLING.steps, settings.timesteps)})
+    made = synthesise(network, canvas, settings, plan, seed, 1, precision, grid=[[a] for a in start])
+    real_hu, made_hu = (to_hu(x[patch], settings.window_hu) for x in (real.values, made.cpu().numpy()))
+    return real_hu, made_hu, np.asarray(case.nodules[patch]) > 0
 
 
 def draw(pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, whose: str, out: Path) -> None:

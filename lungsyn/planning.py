@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lungsyn.config import Cohort, Config, Generator, Segmenter, TrainedGenerator, from_json
+from lungsyn.config import Cohort, Config, Generator, LatentDiffusion, Segmenter, TrainedGenerator, from_json
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
 from lungsyn.volume.patches import MIRRORS
@@ -34,7 +34,9 @@ SECONDS_PER_WORK = {
     "synthesise": 3.8 / (20 * 51**3 * 210),
     "train_segmenter": 145 / (300 * 4 * 32**3 * 252),
 }
-CRITIC_WORK = 2.0  # a GAN's training, its generator's alone being 1: 0.22 and 0.11 s a patch with cubes_gan.yaml's
+# What a patch in training takes, for as much ``width``: with a critic, 0.22 s where the generator alone takes 0.11
+# (cubes_gan.yaml); latents through MONAI's U-Net and ControlNet, 0.63 s (cubes_latent.yaml).
+EXTRA_WORK = {"patch_gan": 2.0, "autoencoder": 2.0, "latent_ddpm": 3.4}
 GPU_RULES = ("train_generator", "synthesise", "train_segmenter", "predict")
 # Over two CPU cores, roughly. Against the rates above an H200 trains a generator 90 (config.yaml's), 900
 # (cubes_gpu.yaml's) and 2,400 times as fast (lidc.yaml's), and makes volumes with the last 1,100 times as fast;
@@ -55,16 +57,18 @@ def case_voxels(cohort: Cohort) -> float:
 def width(network: Generator | Segmenter) -> float:
     """Multiplications per voxel up to a constant: channels squared, levels at an eighth of the voxels each.
 
-    The first level of a generator and of ``unet`` is at half resolution already.
+    The first level of a generator and of ``unet`` is at half resolution already, that of latents at their spacing.
     """
     first = 1 if isinstance(network, Generator) or network.network == "unet" else 0
+    if isinstance(network, LatentDiffusion):
+        first = len(network.autoencoder.channels)
     blocks = network.blocks if isinstance(network, Generator) else 1
     return blocks * sum(c**2 * 8.0 ** -(level + first) for level, c in enumerate(network.channels))
 
 
 def generator_work(settings: Generator) -> float:
-    work = settings.images * settings.patch_voxels**3 * width(settings)
-    return work * CRITIC_WORK if settings.kind == "patch_gan" else work
+    work = settings.images * settings.patch_voxels**3 * width(settings) * EXTRA_WORK.get(settings.kind, 1.0)
+    return work + generator_work(settings.autoencoder_training) if isinstance(settings, LatentDiffusion) else work
 
 
 def segmenter_work(settings: Segmenter) -> float:
@@ -105,7 +109,7 @@ def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates:
         if settings.kind == "copy_paste":
             return SECONDS_PER_JOB["prepare"]
         steps = 1 if settings.kind == "patch_gan" else study.synthesis.steps
-        work = steps * voxels * width(settings)
+        work = steps * voxels * width(settings) * (EXTRA_WORK["latent_ddpm"] if settings.kind == "latent_ddpm" else 1)
         return rates[rule] * work * min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
     if rule == "predict":
         settings = study.segmenters[wildcards["segmenter"]]

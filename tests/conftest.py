@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from lungsyn.config import Adversarial, Config, Generator, check, part
+from lungsyn.config import Adversarial, Config, Generator, LatentDiffusion, check, part
 from lungsyn.volume.files import Case, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
@@ -41,6 +41,18 @@ def gan_settings(generator_settings) -> Adversarial:
     shared = part(generator_settings, Generator).model_dump()
     own = {"critic_channels": [8, 16], "reconstruction_weight": 10, "slope_weight": 1}
     return Adversarial(kind="patch_gan", **own, **shared)
+
+
+@pytest.fixture(scope="session")
+def latent_settings(generator_settings) -> LatentDiffusion:
+    """A latent diffusion model as small: patches of 16^3 voxels, 4^3 latents."""
+    fixed = {"network", "context_factor", "position", "activation_checkpointing"}
+    autoencoder = {
+        "channels": [8, 16], "blocks": 1, "latent_channels": 4, "images": 24, "learning_rate": 0.001,
+        "critic_channels": [8, 16], "reconstruction_weight": 30, "slope_weight": 1,
+    }  # fmt: skip
+    shared = generator_settings.model_dump(exclude=fixed) | {"kind": "latent_ddpm"}
+    return LatentDiffusion(**shared, autoencoder=autoencoder)
 
 
 def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:

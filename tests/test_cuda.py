@@ -52,6 +52,12 @@ def test_a_generator_of_any_kind_can_be_recorded(case_folders, generator_setting
 
 
 @pytest.mark.parametrize("changed", [{}, {"precision": "bfloat16"}, {"precision": "auto", "compile": True}])
+def test_latents_are_learned_as_on_the_cpu(case_folders, latent_settings, tmp_path, changed):
+    found = losses_on_both(case_folders, latent_settings, tmp_path, CUDA.model_copy(update=changed))
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+
+
+@pytest.mark.parametrize("changed", [{}, {"precision": "bfloat16"}, {"precision": "auto", "compile": True}])
 def test_a_gan_learns_what_it_learns_on_the_cpu(case_folders, gan_settings, tmp_path, changed):
     found = losses_on_both(case_folders, gan_settings, tmp_path, CUDA.model_copy(update=changed))
     assert found[1] == pytest.approx(found[0], rel=0.05)

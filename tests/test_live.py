@@ -63,13 +63,15 @@ def test_what_the_network_says_stands_in_the_real_surroundings(case_folders, set
         return torch.from_numpy(says)[None, None]
 
     real, made, nodule = live.real_and_made(network, case, settings, torch.device("cpu"), torch.float32, 0)
-    hu = window(case.ct, start, size, -1000)
-    body = masks_window(case, start, size).any(axis=0)
+    inside = tuple(slice(n) for n in real.shape)
+    assert real.shape == tuple(min(size, n) for n in case.ct.shape)
+    hu = window(case.ct, start, size, -1000)[inside]
+    masks = masks_window(case, start, size)
     assert np.array_equal(real, to_hu(to_model_range(hu, settings.window_hu), settings.window_hu))
-    assert np.array_equal(made, np.where(body, to_hu(says, settings.window_hu), real))
-    assert nodule.any() and np.array_equal(nodule, masks_window(case, start, size)[0])
-    assert [t for t, _ in asked] == sampling_timesteps(settings.timesteps, live.STEPS)[:-1]
-    assert all(np.array_equal(mask, nodule) for _, mask in asked)
+    assert np.array_equal(made, np.where(masks.any(axis=0)[inside], to_hu(says, settings.window_hu)[inside], real))
+    assert nodule.any() and np.array_equal(nodule, masks[0][inside])
+    assert [t for t, _ in asked] == sampling_timesteps(settings.timesteps, live.SAMPLING.steps)[:-1]
+    assert all(np.array_equal(mask, masks[0]) for _, mask in asked)
 
 
 def test_pictures_take_little_of_the_time_and_the_last_is_drawn(case_folders, settings, tmp_path, monkeypatch):

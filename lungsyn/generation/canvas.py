@@ -12,6 +12,7 @@ from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import all_starts, batches, box, importance_vector, padded_shape, total_weight
 
 Start = tuple[int, int, int]
+Grid = list[list[int]]  # all starts along each axis; patches begin at their product
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +86,20 @@ def set_known(x0: Tensor, canvas: Canvas) -> None:
 
 
 def blend(
-    into: Tensor, per_axis: list[list[int]], patch: int, patches_per_batch: int,
+    into: Tensor, grid: Grid, patch: int, patches_per_batch: int,
     evaluate: Callable[[list[Start]], Tensor], wanted: Callable[[Start], bool] = lambda start: True,
 ) -> Tensor:  # fmt: skip
     """The weighted mean of patches, written into zeros ``[... x y z]``.
 
-    ``evaluate`` makes those that begin at the given places, ``[b ... P P P]``; ``per_axis`` has all starts along each
-    axis; patches that are not ``wanted`` are not made and count as zero."""
+    ``evaluate`` makes those of the ``grid`` that begin at the given places, ``[b ... P P P]``; those that are not
+    ``wanted`` are not made and count as zero."""
     vector = importance_vector(patch)
     v = torch.from_numpy(vector).to(into.device)
     importance = v[:, None, None] * v[:, None] * v  # [P P P]
-    for group in batches([start for start in all_starts(per_axis) if wanted(start)], patches_per_batch):
+    for group in batches([start for start in all_starts(grid) if wanted(start)], patches_per_batch):
         for start, made in zip(group, evaluate(group) * importance, strict=True):
             into[(..., *box(start, patch))].add_(made)
-    for axis, (length, starts) in enumerate(zip(into.shape[-3:], per_axis, strict=True)):
+    for axis, (length, starts) in enumerate(zip(into.shape[-3:], grid, strict=True)):
         weight = torch.from_numpy(total_weight(length, starts, vector)).float().to(into.device)
         into /= weight.reshape([-1 if k == axis else 1 for k in range(3)])
     return into

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lungsyn.config import Generator
+from lungsyn.config import Autoencoder, Generator, LatentDiffusion
 from lungsyn.generation.bands import (
     HALO,
     MASKS,
@@ -36,6 +36,7 @@ from lungsyn.generation.bands import (
     to_bands,
     to_half,
 )
+from lungsyn.generation.latent import LatentUNet, PatchAutoencoder
 from lungsyn.generation.prediction import from_v, precondition, skip_of_variance
 from lungsyn.generation.schedule import SCHEDULES
 
@@ -177,5 +178,10 @@ class MonaiUNet(nn.Module):
 
 def build(settings: Generator) -> nn.Module:
     """The network that the settings name, in channels-last memory."""
-    network = MonaiUNet(settings) if settings.network == "monai" else PatchUNet(settings)
+    if isinstance(settings, Autoencoder):
+        network = PatchAutoencoder(settings)
+    elif isinstance(settings, LatentDiffusion):
+        network = LatentUNet(settings)
+    else:
+        network = MonaiUNet(settings) if settings.network == "monai" else PatchUNet(settings)
     return network.to(memory_format=torch.channels_last_3d)

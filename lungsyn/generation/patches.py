@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lungsyn.config import Generator
+from lungsyn.config import Autoencoder, Generator, LatentDiffusion
 from lungsyn.errors import InputError
 from lungsyn.generation.bands import HALO, inner
 from lungsyn.generation.prediction import diffuse, training_target
@@ -70,8 +70,8 @@ def coarse_windows(settings: Generator, starts: Sequence, shape, views: Tensor |
 class Example:
     """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
 
-    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO
-    target: Tensor  # [1 P P P]
+    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO; where latents are diffused [2 ...]: x_0 and noise
+    target: Tensor  # [1 P P P]; of a latent diffusion model zero, since its network's output is what it got wrong
     masks: Tensor  # [3 P+2h P+2h P+2h] uint8
     coarse: Tensor  # [c P/2 P/2 P/2]
     t: Tensor  # []
@@ -117,12 +117,16 @@ class TrainingPatches(Dataset):
             masks[0] = 0
         in_padded = tuple(slice(max(-a, 0), min(size, n - a)) for a, n in zip(corner, padded, strict=True))
         there = [min(a, HALO) for a in start]  # where the patch begins in that
-        x_t = with_halo(diffuse(x0, noise, abar)[in_padded], there, s.patch_voxels)
+        both = isinstance(s, Autoencoder | LatentDiffusion)  # who diffuse latents, if anything
+        x_t = torch.stack([x0, noise]) if both else diffuse(x0, noise, abar)[None]
+        x_t = with_halo(x_t[:, *in_padded], there, s.patch_voxels)
         masks = with_halo(masks[:, *in_padded], there, s.patch_voxels)
         x0, noise = inner(x0), inner(noise)
         view = self._coarse_view(case, padded, start, noise, abar, rng) if s.context_factor else None
         coarse = coarse_windows(s, [start], case.ct.shape, view)[0]
-        example = [x_t[None], training_target(s.prediction, x0, noise, abar)[None], masks, coarse]
+        no_target = isinstance(s, LatentDiffusion)  # its network says what it gets wrong
+        target = torch.zeros(1, 1, 1) if no_target else training_target(s.prediction, x0, noise, abar)
+        example = [x_t, target[None], masks, coarse]
         flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
         if flipped:
             example = [tensor.flip(flipped) for tensor in example]

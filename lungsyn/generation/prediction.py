@@ -65,3 +65,13 @@ def skip_of_variance(abar: Tensor, variance: Tensor, wider: Tensor) -> Tensor:
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022, Eq. 6) on x_0: ``scale`` 1 is the conditional alone."""
     return torch.lerp(unconditional, conditional, scale)
+
+
+def guided(x0_of: Callable[[Tensor], Tensor], masks: Tensor, scale: float) -> Tensor:
+    """x_0 of ``masks`` ``[b 3 x y z]``; at a ``scale`` other than 1 led away from that of the same without nodules."""
+    x0 = x0_of(masks)
+    if scale == 1:
+        return x0
+    without = masks.clone()
+    without[:, 0] = 0
+    return guide(x0, x0_of(without), scale)

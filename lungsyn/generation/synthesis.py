@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungsyn.config import Generator, Synthesis
+from lungsyn.config import Generator, LatentDiffusion, Synthesis
 from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.canvas import Canvas, Start, blend, set_known
+from lungsyn.generation.canvas import Canvas, Grid, Start, blend, set_known
+from lungsyn.generation.latent import synthesise_latent
 from lungsyn.generation.patches import coarse_windows, with_halo
-from lungsyn.generation.prediction import Denoiser, guide, to_x0
+from lungsyn.generation.prediction import Denoiser, guided, to_x0
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
 from lungsyn.volume.patches import axis_starts, box, patch_stride, shifted_starts
@@ -43,8 +44,16 @@ def synthesise(
     patches_per_batch: int,
     precision: torch.dtype = torch.float32,
     progress: Callable[[int], None] = lambda step: None,
+    grid: Grid | None = None,
 ) -> Tensor:
-    """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device."""
+    """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device.
+
+    ``grid``: where patches begin in every step, if not where ``synthesis`` has them; elsewhere nothing is made."""
+    inside = tuple(slice(n) for n in canvas.shape)
+    if isinstance(settings, LatentDiffusion):
+        grid = grid or fused_grid(canvas, settings, synthesis)
+        x = synthesise_latent(network, canvas, settings, synthesis, seed, patches_per_batch, precision, progress, grid)
+        return x[inside]
     abar = SCHEDULES[settings.schedule](settings.timesteps)
     timesteps = sampling_timesteps(settings.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
@@ -57,18 +66,23 @@ def synthesise(
     if synthesis.mode == "stitched":
         x = stitched(denoise, x, canvas, settings, synthesis, timesteps, steps, seed, patches_per_batch)
     else:
-        grids = step_grids(canvas, settings, synthesis, np.random.default_rng(seed))
+        by_itself = step_grids(canvas, settings, synthesis, np.random.default_rng(seed))
+        grids = by_itself if grid is None else [grid] * synthesis.steps
         by_timestep = dict(zip(timesteps, grids, strict=False))
         volume_denoiser = blended(denoise, canvas, settings, by_timestep.__getitem__, patches_per_batch)
         x = sample(volume_denoiser, x, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
-    return x[tuple(slice(n) for n in canvas.shape)]
+    return x[inside]
 
 
-def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -> list[list[list[int]]]:
+def fused_grid(canvas: Canvas, settings: Generator, synthesis: Synthesis) -> Grid:
+    """The patches' starts per axis in a step that is fused."""
+    return [axis_starts(n, settings.patch_voxels, stride_voxels(settings, synthesis)) for n in canvas.padded]
+
+
+def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -> list[Grid]:
     """For each step the patches' starts per axis; all are multiples of the coarse grid."""
     patch, multiple = settings.patch_voxels, settings.grid_multiple
-    fused = [axis_starts(n, patch, stride_voxels(settings, synthesis)) for n in canvas.padded]
-    grids = []
+    fused, grids = fused_grid(canvas, settings, synthesis), []
     for i in range(synthesis.steps):
         if synthesis.mode == "fused" or i >= synthesis.steps - synthesis.fused_steps:
             grids.append(fused)
@@ -142,16 +156,6 @@ def network_denoiser(
     return denoise
 
 
-def guided(x0_of: Callable[[Tensor], Tensor], masks: Tensor, scale: float) -> Tensor:
-    """x_0 of ``masks`` ``[b 3 x y z]``; at a ``scale`` other than 1 led away from that of the same without nodules."""
-    x0 = x0_of(masks)
-    if scale == 1:
-        return x0
-    without = masks.clone()
-    without[:, 0] = 0
-    return guide(x0, x0_of(without), scale)
-
-
 def stitched(
     denoise: PatchDenoiser, x: Tensor, canvas: Canvas, settings: Generator, synthesis: Synthesis, timesteps, steps,
     seed: int, patches_per_batch: int,
@@ -159,7 +163,7 @@ def stitched(
     """Each patch is sampled to the end by itself, its surroundings unknown, then all are blended.
 
     A patch's noise follows from ``seed`` and its place, whichever patches share its batch."""
-    grid = [axis_starts(n, settings.patch_voxels, stride_voxels(settings, synthesis)) for n in canvas.padded]
+    grid = fused_grid(canvas, settings, synthesis)
 
     def alone(x_t: Tensor, starts: list[Start], _views: Tensor | None, _t: int) -> Tensor:
         def one(patches: Tensor, t: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Training of a patch generator: one loop, its clock is patches seen, its restart is exact.
 
-A diffusion model learns from the squared error alone; a GAN is one that sees pure noise, and learns from a critic too.
+A diffusion model learns from the squared error alone; a GAN is one that sees pure noise, and learns from a critic too;
+so does the autoencoder that a latent diffusion model needs before it can learn itself.
 
 The learning rate falls over the last fifth. What comes before does not depend on the training's length, and its last
 state is kept: a training that is made longer goes on from there and ends as if it had been that long at once.
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
-from lungsyn.config import Adversarial, Compute, Generator
+from lungsyn.config import WITH_CRITIC, Adversarial, Compute, Generator, LatentDiffusion
 from lungsyn.errors import InputError
 from lungsyn.generation.bands import inner
 from lungsyn.generation.critic import Adversaries, Critic
@@ -56,13 +57,20 @@ def train(
     check_shares(settings, team)
     device = choose_device(compute)
     set_up(compute.generator_threads, device, one_shape=True)
+    before = {}
+    if isinstance(settings, LatentDiffusion):
+        autoencoder, facts, _ = train(folders, settings.autoencoder_training, compute, seed, checkpoints)
+        before = {"autoencoder": facts}
 
     torch.manual_seed(seed)  # the initial weights
     network = build(settings).to(device)
     learner, optimizer_of = network, Muon
-    if settings.kind == "patch_gan":
+    if isinstance(settings, Adversarial):
         learner, optimizer_of = Adversaries(network, Critic(settings).to(device)), without_momentum
-    optimizer = optimizer_of(learner.parameters(), settings.learning_rate, fused=device.type != "mps")
+    if isinstance(settings, LatentDiffusion):
+        network.autoencoder.load_state_dict(autoencoder)
+    learned_by = [weight for weight in learner.parameters() if weight.requires_grad]
+    optimizer = optimizer_of(learned_by, settings.learning_rate, fused=device.type != "mps")
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     best = {name: tensor.clone() for name, tensor in average.items()}
     averages = {"average": average, "best": best}
@@ -84,7 +92,8 @@ def train(
     about["precision"] = name_of(precision)
     ran_on = describe(device, precision) + (f", {team.size} processes" if team.size > 1 else "")
     if team.leads:
-        print(f"generator training on {ran_on}, from {about['images_seen']} of {settings.images} patches", flush=True)
+        seen = f"{about['images_seen']} of {settings.images} patches"
+        print(f"{settings.kind} training on {ran_on}, from {seen}", flush=True)
 
     forward = team.parallel(network)
     forward = compiled(forward, compute, device)
@@ -93,7 +102,7 @@ def train(
         take = steps_of(forward, network, optimizer, average, keep, settings, precision, team)
     else:
         take = adversarial_steps(forward, learner, optimizer, average, keep, settings, precision)
-    progress = Progress("generator", settings.images, "patches", about["images_seen"])
+    progress = Progress(settings.kind, settings.images, "patches", about["images_seen"])
     numbers = batches(range(about["images_seen"], settings.images), settings.batch_patches)
     for batch in loader(patches, map(team.share, numbers), compute, device):
         if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:
@@ -128,9 +137,10 @@ def train(
             restart.keep(before_fall)
         restart.between_steps(f"{about['images_seen']} of {settings.images} patches")
     restart.save()
-    cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
+    seconds = restart.seconds() + sum(facts["cost"]["seconds"] for facts in before.values())
+    cost = {"seconds": round(seconds, 1), **peak_memory_mb(device)}
     facts = {key: about[key] for key in ("images_seen", "best_loss", "precision")}
-    return best, facts | {"cost": cost, "ran_on": ran_on}, about["records"]
+    return best, facts | {"cost": cost, "ran_on": ran_on} | before, about["records"]
 
 
 def steps_of(
@@ -193,8 +203,8 @@ def adversarial_steps(
 
 def check_shares(settings: Generator, team: Team) -> None:
     """Every process needs a patch of every batch, and a GAN learns in one alone. Raises InputError."""
-    if settings.kind == "patch_gan" and team.size > 1:
-        raise InputError(f"a patch_gan is trained by one process, not by {team.size}: set compute.gpus to 1")
+    if settings.kind in WITH_CRITIC and team.size > 1:
+        raise InputError(f"a {settings.kind} is trained by one process, not by {team.size}: set compute.gpus to 1")
     smallest = settings.images % settings.batch_patches or settings.batch_patches
     if smallest < team.size:
         raise InputError(
@@ -252,9 +262,14 @@ def mean_in_body(error: Tensor, masks: Tensor, settings: Generator, team: Team =
 
 
 def loss_weight(masks: Tensor, settings: Generator) -> Tensor:
-    """``[b 1 x y z]``: 0 outside the body, 1 inside, ``nodule_weight`` in nodules; the ``masks`` have a halo."""
+    """``[b 1 x y z]``: 0 outside the body, 1 inside, ``nodule_weight`` in nodules; the ``masks`` have a halo.
+
+    Of latents the mean over their voxels, those outside counted as 1."""
     nodule, _, body = inner(masks).float().split(1, dim=1)
-    return torch.maximum(body, nodule) + (settings.nodule_weight - 1) * nodule
+    more = (settings.nodule_weight - 1) * nodule
+    if isinstance(settings, LatentDiffusion):  # latents of air are made as all others are
+        return F.avg_pool3d(1 + more, settings.factor)
+    return torch.maximum(body, nodule) + more
 
 
 def learning_rate(settings: Generator, images_seen: int) -> float:
@@ -341,7 +356,8 @@ def record(about: dict, losses: list[float], average: dict, best: dict, settings
         }
     )
     about["recent"] = []
-    better = settings.kind == "patch_gan" or mean is None or about["best_loss"] is None or mean < about["best_loss"]
+    last_is_best = isinstance(settings, Adversarial) or mean is None
+    better = last_is_best or about["best_loss"] is None or mean < about["best_loss"]
     about["checks_without_gain"] = 0 if better else about["checks_without_gain"] + 1
     if better:
         about["best_loss"] = mean

@@ -174,7 +174,7 @@ def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
     with pytest.raises(InputError, match=r"^critic_channels\.0 is 0: input should be greater"):
         given = raw["generators"]["gan"] | {"critic_channels": [0]}
         config.from_json(config.TrainedGenerator, json.dumps(given))
-    with pytest.raises(InputError, match=r"^kind missing: it must be one of 'patch_ddpm', 'patch_gan', 'copy_paste'"):
+    with pytest.raises(InputError, match=r"^kind missing: it must be one of 'patch_ddpm', 'latent_ddpm', 'patch_gan'"):
         config.from_json(config.TrainedGenerator, "{}")
 
 

@@ -24,6 +24,18 @@ def any_settings(request, generator_settings, gan_settings):
 
 
 def test_a_killed_training_ends_bit_equal(case_folders, any_settings, tmp_path, monkeypatch):
+    end_bit_equal(case_folders, any_settings, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("images", [24, 8])  # of the autoencoder, before or in whose training it is killed
+def test_a_killed_training_of_latents_ends_bit_equal(case_folders, latent_settings, tmp_path, monkeypatch, images):
+    autoencoder = latent_settings.autoencoder.model_copy(update={"images": images})
+    settings = latent_settings.model_copy(update={"autoencoder": autoencoder, "images": 24})
+    end_bit_equal(case_folders, settings, tmp_path, monkeypatch)
+
+
+def end_bit_equal(case_folders, any_settings, tmp_path, monkeypatch):
+    """A training that is killed at the making of its 20th patch, and one that is not."""
     whole, facts, records = training.train(case_folders, any_settings, CPU, 7, tmp_path / "whole")
 
     with monkeypatch.context() as patched:
@@ -31,8 +43,8 @@ def test_a_killed_training_ends_bit_equal(case_folders, any_settings, tmp_path, 
         with pytest.raises(SystemExit) as stopped:
             training.train(case_folders, any_settings, CPU, 7, tmp_path / "killed")
     assert stopped.value.code == 128 + signal.SIGTERM
-    saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
-    assert 0 < checkpoint.load(saved)[1]["images_seen"] < any_settings.images
+    saved = [checkpoint.load(path)[1] for path in (tmp_path / "killed").glob("*/checkpoint.safetensors")]
+    assert 0 < min(about["images_seen"] for about in saved) <= 22
     resumed, facts_again, records_again = training.train(case_folders, any_settings, CPU, 7, tmp_path / "killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert facts["best_loss"] == facts_again["best_loss"]
@@ -59,7 +71,7 @@ def test_a_training_made_longer_goes_on_and_ends_as_if_it_had_been_so_long_at_on
     def made(images, folder):
         settings = any_settings.model_copy(update={"images": images})
         weights, facts, records = training.train(case_folders, settings, CPU, 7, tmp_path / folder)
-        begun = capsys.readouterr().out.split(", from ")[1].split(" of ")[0]
+        begun = capsys.readouterr().out.split(", from ")[-1].split(" of ")[0]
         return weights, facts["best_loss"], [r["validation"] for r in records], int(begun)
 
     *at_once, _ = made(80, "at once")

@@ -521,21 +521,26 @@ def test_one_number_puts_a_generator_on_several_gpus(finished):
     assert training(1).shellcmd.startswith("lungsyn generation train ")
 
 
-GAN = yaml.safe_load((ROOT / "workflow/experiments/cubes_gan.yaml").read_text())
-
-
-def test_a_gan_beside_the_diffusion_model_makes_only_its_own_again(study):
+@pytest.mark.parametrize(
+    ("kind", "name", "change"),
+    [
+        ("patch_gan", "gan", {"critic_channels": [32, 48]}),
+        ("latent_ddpm", "latent", {"autoencoder": {"latent_channels": 6}}),
+    ],
+)
+def test_another_generator_beside_the_diffusion_model_makes_only_its_own_again(study, kind, name, change):
     """Added to a finished study; then one of its own numbers changed."""
-    new = "untargeted-gan"
-    made = of_sets(*VOLUMES, sets=[new]) | arms("synthetic-gan") | {"train_generator", "membership"} | COMPARISON
-    jobs = to_run(study, GAN)
+    beside = yaml.safe_load((ROOT / f"workflow/experiments/cubes_{name}.yaml").read_text())
+    new = f"untargeted-{name}"
+    made = of_sets(*VOLUMES, sets=[new]) | arms(f"synthetic-{name}") | {"train_generator", "membership"} | COMPARISON
+    jobs = to_run(study, beside)
     assert {label(job) for job in jobs} == made | {"reference", f"conditions {new}"}
     generators = {job.wildcards_dict["generator"] for job in jobs if job.rule.name == "train_generator"}
-    assert generators == {"patch_gan"}
+    assert generators == {kind}
 
-    finish(study, GAN)
-    assert to_run(study, GAN) == []
-    changed = merged(GAN, {"generators": {"patch_gan": {"critic_channels": [32, 48]}}})
+    finish(study, beside)
+    assert to_run(study, beside) == []
+    changed = merged(beside, {"generators": {kind: change}})
     assert {label(job) for job in to_run(study, changed)} == made
 
 

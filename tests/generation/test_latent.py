@@ -1,0 +1,296 @@
+"""Latent diffusion: what latents are, what its networks learn, and that it makes volumes as the others do."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lungsyn import checkpoint, config, planning
+from lungsyn.audit.membership import log_loss
+from lungsyn.config import Compute, LatentDiffusion
+from lungsyn.errors import InputError
+from lungsyn.generation import training
+from lungsyn.generation.bands import inner
+from lungsyn.generation.canvas import Background, make_canvas
+from lungsyn.generation.cases import load_generator, synthetic_case
+from lungsyn.generation.conditions import untargeted
+from lungsyn.generation.critic import Adversaries, Critic
+from lungsyn.generation.latent import latent_noise, of_unit_size
+from lungsyn.generation.network import build
+from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.generation.prediction import diffuse, training_target
+from lungsyn.generation.synthesis import synthesise
+from lungsyn.live import watcher
+from lungsyn.optimizer import Muon, without_momentum
+from lungsyn.processes import Team
+from lungsyn.volume.files import open_case
+
+CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
+FLOAT, DEVICE = torch.float32, torch.device("cpu")
+
+
+@pytest.fixture
+def network(latent_settings):
+    """With random weights also where a fresh network has zeros, so that its output depends on all of its input."""
+    torch.manual_seed(1)
+    network = build(latent_settings)
+    for weight in network.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return network.eval()
+
+
+@pytest.fixture
+def batch(case_folders, latent_settings):
+    patches = TrainingPatches(case_folders, latent_settings, seed=3)
+    made = collate([patches[i] for i in range(3)])
+    made.pop("cases")
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(case_folders, latent_settings, tmp_path_factory):
+    """Weights, facts and records; and the model file."""
+    root = tmp_path_factory.mktemp("latent")
+    made = training.train(case_folders, latent_settings, CPU, 7, root / "checkpoints")
+    about = {"generator": json.loads(config.as_json(latent_settings))} | made[1]
+    checkpoint.save(root / "model.safetensors", made[0], about)
+    return *made, root / "model.safetensors"
+
+
+def canvas_of(shape, settings, background=None):
+    rng = np.random.default_rng(0)
+    masks = np.stack([rng.random(shape) < 0.02, rng.random(shape) < 0.5, np.ones(shape, bool)]).astype(np.uint8)
+    masks[:, :2] = 0  # some air
+    return make_canvas(masks, 2.0, settings, DEVICE, background)
+
+
+def test_latents_have_unit_size_and_do_not_see_beyond_the_masks(network, batch):
+    x0, masks = inner(batch["x_t"])[:, :1], inner(batch["masks"])
+    outside = masks.amax(dim=1, keepdim=True) == 0
+    assert 0 < outside.float().mean() < 1
+    z, other_air, other_body = (
+        network.autoencoder.encode(x, masks) for x in (x0, torch.where(outside, 0.7, x0), torch.where(outside, x0, -x0))
+    )
+    assert z.shape == (3, 4, 4, 4, 4)
+    torch.testing.assert_close(z.square().mean(dim=1), torch.ones(3, 4, 4, 4))
+    assert torch.equal(z, other_air)
+    assert not torch.equal(z, other_body)
+    assert torch.equal(of_unit_size(torch.zeros(1, 2, 1, 1, 1)), torch.zeros(1, 2, 1, 1, 1))
+
+
+def test_the_noise_of_latents_is_that_of_voxels_of_their_own():
+    """Each place takes its numbers from its own cube of voxels, none of them twice: so it is white as theirs is."""
+    noise = torch.arange(8.0**3).reshape(1, 1, 8, 8, 8)
+    taken = latent_noise(noise, torch.zeros(1, 5, 2, 2, 2))
+    assert taken.shape == (1, 5, 2, 2, 2)
+    assert len(taken.unique()) == taken.numel()
+    for place in np.ndindex(2, 2, 2):
+        cube = noise[(0, 0, *(slice(4 * a, 4 * a + 4) for a in place))]
+        assert torch.isin(taken[(0, slice(None), *place)], cube).all()
+
+
+def test_the_patch_and_its_noise_come_side_by_side(case_folders, latent_settings, generator_settings):
+    """As the patch diffusion model gets them mixed."""
+    plain = {"nodule_dropout": 0.0}
+    single, mixed = (settings.model_copy(update=plain) for settings in (latent_settings, generator_settings))
+    both, mixed = (TrainingPatches(case_folders[3:4], settings, seed=3)[5] for settings in (single, mixed))
+    assert both.x_t.shape == (2, 20, 20, 20) and mixed.x_t.shape == (1, 20, 20, 20)
+    assert not both.target.any()
+    assert both.t == mixed.t
+    abar = build(single).abar[both.t]
+    torch.testing.assert_close(diffuse(*both.x_t, abar), mixed.x_t[0])
+
+
+@pytest.mark.parametrize("prediction", ["v", "epsilon", "sample"])
+def test_what_it_learns_is_the_target_of_its_latents(latent_settings, network, batch, prediction):
+    network.prediction = prediction
+    x0, noise = inner(batch["x_t"]).split(1, dim=1)
+    masks, t = inner(batch["masks"]), batch["t"]
+    z0 = network.autoencoder.encode(x0, masks)
+    noise, abar = latent_noise(noise, z0), network.abar[t][:, None, None, None, None]
+    expected = network.predict(diffuse(z0, noise, abar), masks, t) - training_target(prediction, z0, noise, abar)
+    expected, found = expected.detach(), training.predict(network, batch, DEVICE, FLOAT)
+    torch.testing.assert_close(found, expected)
+    loss = training.weighted_loss(network, batch, latent_settings, DEVICE, FLOAT).detach()
+    nodule = inner(batch["masks"]).float()[:, :1].unfold(2, 4, 4).unfold(3, 4, 4).unfold(4, 4, 4).flatten(5).mean(-1)
+    weight = 1 + (latent_settings.nodule_weight - 1) * nodule
+    assert float(loss) == pytest.approx(
+        float((weight * expected.square().mean(1, True)).sum() / weight.sum()), rel=1e-5
+    )
+
+
+def test_masks_lead_by_the_control_net_alone(network, batch):
+    z, t = torch.randn(3, 4, 4, 4, 4), batch["t"]
+    masks = inner(batch["masks"])
+    with torch.no_grad():
+        led, other = (network.predict(z, m, t) for m in (masks, 1 - masks))
+        assert not torch.allclose(led, other)
+        for weight in (
+            *network.control.controlnet_down_blocks.parameters(),
+            *network.control.controlnet_mid_block.parameters(),
+        ):
+            weight.zero_()
+        assert torch.equal(network.predict(z, masks, t), network.predict(z, 1 - masks, t))
+
+
+def test_the_autoencoder_learns_first_and_no_more_afterwards(case_folders, latent_settings, trained, tmp_path):
+    weights, facts, _, _ = trained
+    alone, alone_facts, records = training.train(
+        case_folders, latent_settings.autoencoder_training, CPU, 7, tmp_path / "alone"
+    )
+    of_it = {name.removeprefix("autoencoder."): w for name, w in weights.items() if name.startswith("autoencoder.")}
+    assert of_it.keys() == alone.keys()
+    assert all(torch.equal(of_it[name], alone[name]) for name in alone)
+    assert facts["autoencoder"]["best_loss"] == alone_facts["best_loss"]
+    assert facts["cost"]["seconds"] >= facts["autoencoder"]["cost"]["seconds"] > 0
+    assert records[-1]["validation"] < records[0]["validation"]
+
+
+def test_a_changed_diffusion_model_learns_on_the_same_latents(case_folders, latent_settings, trained, capsys):
+    changed = latent_settings.model_copy(update={"channels": [8, 8], "images": 4})
+    capsys.readouterr()
+    training.train(case_folders, changed, CPU, 7, trained[3].parent / "checkpoints")
+    said = capsys.readouterr().out
+    assert "from 24 of 24 patches" in said  # the autoencoder's
+    assert "from 0 of 4 patches" in said
+
+
+def test_both_learn(latent_settings, batch):
+    """A patch is repeated better than by its mean, and latents are denoised better than by a guess that is always 0."""
+    settings = latent_settings.autoencoder_training
+    torch.manual_seed(0)
+    autoencoder = build(settings).train()
+    both = Adversaries(autoencoder, Critic(settings))
+    optimizer, average = without_momentum(both.parameters(), 0.003), dict(autoencoder.state_dict())
+    shown = batch | {"target": inner(batch["x_t"])[:, :1]}
+    step = training.adversarial_steps(autoencoder, both, optimizer, average, torch.ones(()), settings, FLOAT)
+    errors = [float(step(shown)[0]) for _ in range(60)]
+    body = inner(batch["masks"]).amax(dim=1, keepdim=True) > 0
+    assert np.mean(errors[-5:]) < 0.3 * float(shown["target"][body].var())
+
+    network = build(latent_settings).train()
+    optimizer, average = Muon([w for w in network.parameters() if w.requires_grad], 0.003), dict(network.state_dict())
+    step = training.steps_of(network, network, optimizer, average, torch.ones(()), latent_settings, FLOAT)
+    losses = [float(step(batch)[0]) for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("shape", [(21, 34, 18), (16, 16, 16), (5, 40, 17)])
+def test_a_volume_of_any_shape_is_made_and_air_is_air(latent_settings, study, network, shape):
+    canvas = canvas_of(shape, latent_settings)
+    synthesis = study.synthesis.model_copy(update={"steps": 3})
+    one, other, again, noise = (
+        synthesise(network, canvas, latent_settings, synthesis, seed, patches, FLOAT)
+        for seed, patches in ((5, 1), (5, 4), (5, 1), (6, 1))
+    )
+    assert one.shape == shape and one.dtype == torch.float32 and one.isfinite().all()
+    assert (one[:2] == -1).all() and one.abs().max() <= 1
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, noise, atol=1e-3)
+
+
+def test_patches_that_agree_leave_no_seam(latent_settings, study, network, monkeypatch):
+    """Where all patches say the same of latents and voxels, so does the volume: the weights of the blend sum to one."""
+    monkeypatch.setattr(network, "predict", lambda z, masks, t: torch.full_like(z, 0.5))
+    monkeypatch.setattr(network.autoencoder, "decode", lambda z: F.interpolate(z[:, :1], scale_factor=4))
+    settings = latent_settings.model_copy(update={"prediction": "sample"})
+    x = synthesise(network, canvas_of((33, 34, 21), settings), settings, study.synthesis, 0, 3, FLOAT)
+    torch.testing.assert_close(x[2:], torch.full_like(x[2:], 0.5), rtol=0, atol=1e-5)
+
+
+def test_a_background_stays_what_it_is_and_its_latents_are_known(latent_settings, study, network, monkeypatch):
+    shape = (32, 32, 32)
+    values = np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32)
+    weight = np.zeros(shape, np.float32)
+    weight[16:, 16:, 16:] = 1
+    canvas = canvas_of(shape, latent_settings, Background(values, weight))
+    asked, ask = [], network.predict
+
+    def predict(z, masks, t):
+        asked.append((int(t[0]), z.clone()))
+        return ask(z, masks, t)
+
+    monkeypatch.setattr(network, "predict", predict)
+    synthesis = study.synthesis.model_copy(update={"steps": 4, "overlap": 0.0, "sampler": "ddim", "eta": 0.0})
+    made = synthesise(network, canvas, latent_settings, synthesis, 0, 8, FLOAT)
+    known = weight == 0
+    assert np.array_equal(made.numpy()[known], values[known])
+    assert not np.allclose(made.numpy()[~known], values[~known], atol=0.05)
+
+    masks = canvas.masks[None, :, :16, :16, :16]
+    z0 = network.autoencoder.encode(torch.from_numpy(values)[None, None, :16, :16, :16], masks)[0]
+    (first, noise), *_, (last, z) = [(t, z[0]) for t, z in asked]  # the first patch is all background
+    assert last < first  # where there is nothing but noise
+    torch.testing.assert_close(z, diffuse(z0, noise, network.abar[last]), rtol=0, atol=2e-2)
+
+
+def test_guidance_leads_away_from_no_nodules(latent_settings, study, network):
+    canvas = canvas_of((16, 16, 16), latent_settings)
+    plain, led = (
+        synthesise(network, canvas, latent_settings, study.synthesis.model_copy(update={"guidance_scale": scale}), 0, 1)
+        for scale in (1.0, 3.0)
+    )
+    assert not torch.allclose(plain, led)
+
+
+def test_cases_and_the_membership_attack_take_it_as_any_generator(case_folders, study, trained):
+    generator = load_generator(trained[3], CPU)
+    assert isinstance(generator.settings, LatentDiffusion)
+    row, folders = untargeted(["case-0", "case-3"], 1, seed=0)[0], {folder.name: folder for folder in case_folders}
+    cases = [
+        synthetic_case(generator, row, study.synthesis, lambda name: open_case(folders[name]), attempt)
+        for attempt in (0, 0, 1)
+    ]
+    assert cases[0].digest == cases[1].digest != cases[2].digest
+    assert (cases[0].ct[np.asarray(cases[0].body) == 0] == -1000).all()
+    assert np.isfinite(log_loss(generator, case_folders[0], seed=1))
+
+
+def test_its_training_can_be_watched(case_folders, latent_settings, tmp_path, capsys):
+    watch = watcher(case_folders, latent_settings, CPU, 7, tmp_path / "live.png")
+    training.train(case_folders, latent_settings, CPU, 7, tmp_path, watch=watch)
+    assert (tmp_path / "live.png").stat().st_size > 10_000
+    assert "no live picture" not in capsys.readouterr().out
+
+
+def test_what_does_not_fit_is_refused(latent_settings, study):
+    raw = study.model_dump(mode="json")
+    raw["generators"]["latent"] = latent_settings.model_dump(mode="json")
+    assert config.check(raw).generators["latent"] == latent_settings
+
+    def refused(match, *, autoencoder=None, compute=None, **changed):
+        given = json.loads(json.dumps(raw))
+        given["generators"]["latent"] |= changed
+        given["generators"]["latent"]["autoencoder"] |= autoencoder or {}
+        given["compute"] |= compute or {}
+        with pytest.raises(InputError, match=match):
+            config.check(given)
+
+    levels = r"latent: patch_voxels 24 must be a multiple of 16 for 2 levels of the autoencoder and 3 of the diffusion"
+    refused(levels, patch_voxels=24, channels=[8, 8, 8])
+    levels = r"latent: patch_voxels 24 must be a multiple of 16 for 4 levels of the critic"
+    refused(levels, patch_voxels=24, channels=[8], autoencoder={"critic_channels": [8] * 4})
+    many = {"channels": [8], "latent_channels": 9}
+    refused(r"autoencoder\.latent_channels is 9, more than the 8 voxels", autoencoder=many)
+    refused(r"latent\.context_factor is 2: input should be 0", context_factor=2)
+    refused(r"latent\.autoencoder\.latents: unknown key", autoencoder={"latents": 4})
+    refused(r"gpus is 2, but generators\.latent is a latent_ddpm, which one GPU trains", compute={"gpus": 2})
+    with pytest.raises(InputError, match=r"a latent_ddpm is trained by one process, not by 2"):
+        training.check_shares(latent_settings, Team(0, 2, "cpu"))
+
+
+def test_its_work_is_planned(latent_settings, trained, tmp_path):
+    """The autoencoder's training is part of it."""
+    without = latent_settings.model_copy(
+        update={"autoencoder": latent_settings.autoencoder.model_copy(update={"images": 1})}
+    )
+    assert planning.generator_work(latent_settings) > planning.generator_work(without)
+    path = tmp_path / "generator/latent/100/model.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(trained[3].read_bytes())
+    rates, measured = planning.seconds_per_work(tmp_path)
+    assert measured == {"train_generator"} and rates["train_generator"] > 0
