@@ -203,15 +203,6 @@ class Diffusion(Generator):
     early_stop_checks: int = Field(ge=0, description="Stop after so many checks without improvement; 0: never")
 
 
-def _check_critic(patch_voxels: int, channels: list[int]) -> None:
-    deepest = 2 ** len(channels)
-    if patch_voxels % deepest:
-        raise ValueError(
-            f"patch_voxels {patch_voxels} must be a multiple of {deepest} for {len(channels)} levels of the critic: "
-            "change patch_voxels or remove a level from critic_channels"
-        )
-
-
 class Adversarial(Generator):
     """A GAN of patches, as a diffusion model of one step: the network sees pure noise and says x_0, and what it learns
     is to be taken for real by a critic. So it has the same conditions, and makes volumes, in the same way."""
@@ -233,7 +224,12 @@ class Adversarial(Generator):
 
     @model_validator(mode="after")
     def _critic_fits(self):
-        _check_critic(self.patch_voxels, self.critic_channels)
+        deepest = 2 ** len(self.critic_channels)
+        if self.patch_voxels % deepest:
+            raise ValueError(
+                f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.critic_channels)} "
+                "levels of the critic: change patch_voxels or remove a level from critic_channels"
+            )
         return self
 
 
@@ -242,26 +238,24 @@ class Compression(Section):
     here, such as the patches themselves, is that of the diffusion model."""
 
     channels: list[Count] = Field(
-        min_length=1, max_length=4, description="Channels per level, first at half spacing; the last is the latents'"
+        min_length=1, max_length=3, description="Channels per level, first at half spacing; the last is the latents'"
     )
     blocks: int = Field(ge=1, le=8, description="Residual blocks per level")
-    latent_channels: int = Field(ge=2, le=64, description="Numbers for each cube of 2^levels voxels along an edge")
+    latent_channels: int = Field(ge=8, le=64, description="Numbers for each cube of 2^levels voxels along an edge")
     images: Count = Field(description="Training length in patches seen")
-    learning_rate: float = Field(gt=0, le=1, description="Of AdamW without momentum, decoder and critic")
-    critic_channels: list[Count] = Field(
-        min_length=1, max_length=4, description="Channels of the critic per level, first at half spacing"
-    )
-    reconstruction_weight: float = Field(ge=0, description="Weight of the squared error; the critic's is 1")
-    slope_weight: float = Field(ge=0, description="Weight of the critic's squared slope at real and decoded patches")
+    learning_rate: float = Field(gt=0, le=1, description="Of AdamW; Muon's steps are as long")
 
 
-class Autoencoder(Adversarial):
-    """How the autoencoder of a latent diffusion model is trained: as a GAN that sees the patch it has to make."""
+class Autoencoder(Generator):
+    """How the autoencoder of a latent diffusion model is trained: what all generators share, and what it has not."""
 
     kind: Literal["autoencoder"] = "autoencoder"
     network: Literal["autoencoder"] = "autoencoder"
-    context_factor: Literal[0] = 0
-    position: Literal[False] = False
+    schedule: Literal["pure_noise"] = "pure_noise"
+    timesteps: Literal[1] = 1
+    prediction: Literal["sample"] = "sample"
+    nodule_dropout: Literal[0] = 0
+    early_stop_checks: Literal[0] = 0
     latent_channels: int
 
 
@@ -305,7 +299,6 @@ class LatentDiffusion(Diffusion):
                 f"autoencoder.latent_channels is {self.autoencoder.latent_channels}, more than the {self.factor**3} "
                 "voxels that they stand for: lower it"
             )
-        _check_critic(self.patch_voxels, self.autoencoder.critic_channels)
         return self
 
 
@@ -315,7 +308,6 @@ class CopyPaste(Section):
     kind: Literal["copy_paste"] = Field(description="Family of the generator")
 
 
-WITH_CRITIC = ("patch_gan", "latent_ddpm")  # two networks that learn against each other: one process trains them
 TrainedGenerator = Annotated[Diffusion | LatentDiffusion | Adversarial, Field(discriminator="kind")]
 AnyGenerator = Annotated[Diffusion | LatentDiffusion | Adversarial | CopyPaste, Field(discriminator="kind")]
 
@@ -416,7 +408,7 @@ class Arm(Section):
     synthetic_share: Fraction | None = Field(
         default=None, description="Share of the training patches that are synthetic; null: by the number of cases"
     )
-    reseeded: bool = Field(default=False, description="A control: same data as another arm, other random draws")
+    reseeded: bool = Field(default=False, description="A control: the data of an arm that is not, other random draws")
 
     @model_validator(mode="after")
     def _has_data(self):
@@ -557,12 +549,12 @@ class Config(Section):
                     f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
                     f"({LARGEST_PATCH_MM:g} mm): lower it"
                 )
-            if generator.kind in WITH_CRITIC and self.compute.gpus > 1:
-                raise ValueError(
-                    f"compute.gpus is {self.compute.gpus}, but generators.{name} is a {generator.kind}, which one GPU "
-                    "trains: set gpus to 1"
-                )
             if generator.kind == "patch_gan":
+                if self.compute.gpus > 1:
+                    raise ValueError(
+                        f"compute.gpus is {self.compute.gpus}, but generators.{name} is a patch_gan, which one GPU "
+                        "trains: set gpus to 1"
+                    )
                 continue
             if self.synthesis.steps > generator.timesteps:
                 raise ValueError(
@@ -619,6 +611,15 @@ class Config(Section):
     def sizes_of(self, segmenter: str) -> list[int]:
         """The training-set sizes that a segmenter is trained at, percent of the train patients, ascending."""
         return sorted(self.segmenters[segmenter].training_percent or self.training_percent)
+
+
+def null_arms(arms: dict[str, dict], benchmark: str) -> list[str]:
+    """The arms (as in the config) that differ from the benchmark by their random draws alone."""
+
+    def data(name: str) -> tuple:
+        return tuple(arms[name].get(key) for key in ("real", "synthetic", "synthetic_share"))
+
+    return [name for name in arms if arms[name].get("reseeded") and name != benchmark and data(name) == data(benchmark)]
 
 
 def _known(key: str, name, known: Iterable) -> None:

@@ -48,8 +48,7 @@ def latent_settings(generator_settings) -> LatentDiffusion:
     """A latent diffusion model as small: patches of 16^3 voxels, 4^3 latents."""
     fixed = {"network", "context_factor", "position", "activation_checkpointing"}
     autoencoder = {
-        "channels": [8, 16], "blocks": 1, "latent_channels": 4, "images": 24, "learning_rate": 0.001,
-        "critic_channels": [8, 16], "reconstruction_weight": 30, "slope_weight": 1,
+        "channels": [8, 16], "blocks": 1, "latent_channels": 10, "images": 24, "learning_rate": 0.001,
     }  # fmt: skip
     shared = generator_settings.model_dump(exclude=fixed) | {"kind": "latent_ddpm"}
     return LatentDiffusion(**shared, autoencoder=autoencoder)

@@ -15,7 +15,7 @@ import torch
 from lungsyn.errors import InputError
 from lungsyn.generation.cases import LoadedGenerator
 from lungsyn.generation.patches import TrainingPatches, collate
-from lungsyn.generation.training import hold_out, loss_weight, squared_error
+from lungsyn.generation.training import hold_out, loss_map, loss_weight
 from lungsyn.volume.patches import batches
 
 PATCHES_PER_CASE = 32  # each at a noise level of its own, evenly spaced
@@ -47,7 +47,7 @@ def log_loss(generator: LoadedGenerator, folder: Path, seed: int) -> float:
     losses = []
     for numbers in batches(list(range(PATCHES_PER_CASE)), generator.patches_per_batch):
         batch = collate([patches[i] for i in numbers])
-        error = squared_error(generator.network, batch, generator.device, generator.precision).cpu()
+        error = loss_map(generator.network, batch, generator.device, generator.precision).cpu()
         weight = loss_weight(batch["masks"], plain)
         total = weight.sum(dim=(1, 2, 3, 4))
         some = total > 0  # a patch of nothing but air has no loss

@@ -71,12 +71,14 @@ def to_half(x: Tensor) -> Tensor:
 
 def to_bands(x: Tensor) -> Tensor:
     """``[b 1 2x 2y 2z] -> [b 8 x y z]``: the orthonormal Haar transform of each block, lossless."""
-    return torch.einsum("op,bpxyz->boxyz", _haar(x), to_half(x))
+    with torch.autocast(x.device.type, enabled=False):  # neighbours differ by less than bfloat16 can tell
+        return torch.einsum("op,bpxyz->boxyz", _haar(x), to_half(x))
 
 
 def from_bands(bands: Tensor) -> Tensor:
     """The inverse of ``to_bands``."""
-    x = torch.einsum("po,bpxyz->boxyz", _haar(bands), bands)
+    with torch.autocast(bands.device.type, enabled=False):
+        x = torch.einsum("po,bpxyz->boxyz", _haar(bands), bands)
     return rearrange(x, "b (i j k) x y z -> b 1 (x i) (y j) (z k)", i=2, j=2, k=2)
 
 

@@ -1,15 +1,19 @@
 """Latent diffusion (Rombach et al. 2022, arXiv 2112.10752; for CT MAISI, Guo et al. 2024, arXiv 2409.11169).
 
 An autoencoder turns a patch into *latents*, a few channels at a fraction of the resolution; a diffusion model makes
-latents; the decoder turns them into CT. What the noise of a scan is in detail the latents do not say: the decoder
-learns against the critic of a GAN, so that it makes some up that looks real. Masks enter through a ControlNet (Zhang
+latents; the decoder turns them into CT. What the grain of a scan is in detail latents do not say: the decoder says how
+wide each Haar band of it is, and it is drawn (so the loss is a likelihood; Rybkin et al. 2021, arXiv 2006.13202). No
+critic is needed for it; with the GAN's, the decoder learned a chessboard. Masks enter through a ControlNet (Zhang
 et al. 2023, arXiv 2302.05543), which learns together with the diffusion model: there is no larger collection of CT
 without masks on which the latter could have learned before. The parts are MONAI's.
 
-The autoencoder sees Haar bands, each scaled to its usual width, so its costly first level is at half the resolution.
-Latents have a mean square of 1 at each place, and the decoder learns from them with a little noise. That stands for
-the usual penalty (KL), whose weight would have to be tuned: they can neither grow without bounds nor hide what a small
-error destroys.
+The autoencoder's networks only correct a transform that needs no learning (as in Chen et al. 2024, arXiv 2410.10733).
+Of a cube of 2^n voxels along an edge the Haar transform, applied n times, keeps the mean and its seven coarsest
+differences, each scaled to its usual width: these are the first eight latents. The encoder adds to each what is no
+larger than that width, the decoder adds what is finer. They see Haar bands of the patch, so that their costly first
+level is at half the resolution. And the decoder learns from latents with a little noise. Bounds and noise stand for
+the usual penalty (KL), whose weight would have to be tuned: latents can neither grow nor hide what a small error
+destroys.
 
 A volume is made of patches that overlap, in every step in latents and at last in voxels: the networks normalise over
 what they are given, so they are given what they have learned on, a patch.
@@ -31,7 +35,13 @@ from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import box
 
-LATENT_NOISE = 0.1  # added to latents, whose mean square is 1, when the decoder learns
+# Standard deviation of the bands of the Haar transform applied once, twice, three times, within the body in the model
+# range, by the number of axes along which they take a difference; the phantom at 3 mm and cut-outs of CT at 1 mm differ
+# by a third.
+COARSE_SD = ((1.6, 0.2, 0.09, 0.05), (4.4, 0.75, 0.3, 0.17), (11.0, 2.7, 1.1, 0.6))
+BANDS = 8
+LOG_VARIANCE = (-6.0, 2.0)  # of a band within its usual width: an even patch is no reason to be ever more sure
+LATENT_NOISE = 0.03  # standard deviation of what is added to latents, theirs being about 1, when the decoder learns
 MOST_GROUPS = 8  # of channels that are normalised together
 
 
@@ -48,33 +58,60 @@ class PatchAutoencoder(nn.Module):
             "norm_num_groups": math.gcd(*settings.channels, MOST_GROUPS), "norm_eps": 1e-6,
             "attention_levels": [False] * levels, "with_nonlocal_attn": False,
         }  # fmt: skip
-        self.encoder = Encoder(in_channels=8, out_channels=settings.latent_channels, **shared)
-        self.decoder = Decoder(in_channels=settings.latent_channels, out_channels=8, **shared)
+        self.encoder = Encoder(in_channels=BANDS, out_channels=settings.latent_channels, **shared)
+        self.decoder = Decoder(in_channels=settings.latent_channels, out_channels=2 * BANDS, **shared)
+        self.levels = levels
         self.air = float(to_model_range(AIR_HU, settings.window_hu))
+        coarse_sd = [COARSE_SD[levels - 1][i.bit_count()] for i in range(BANDS)]
         self.register_buffer("band_sd", band_sd(), persistent=False)
+        self.register_buffer("coarse_sd", torch.tensor(coarse_sd), persistent=False)
+        for network in (self.encoder, self.decoder):
+            nn.init.zeros_(network.blocks[-1].conv.weight)
+            nn.init.zeros_(network.blocks[-1].conv.bias)
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """The reconstruction ``[b 1 P P P]`` of x_0, the first channel of ``x`` ``[b 2 ...]``; the second is noise.
+        """How unlikely the decoder finds each band of x_0, the first channel of ``x`` ``[b 2 ...]``; the second is
+        noise: ``[b 8 P/2 P/2 P/2]``, the negative logarithm of the density up to a constant.
 
         Both come with their halo, as ``masks`` ``[b 3 ...]`` do; the rest is there for the other networks' sake."""
         x0, noise = inner(x).split(1, dim=1)
-        z = self.encode(x0, inner(masks))
-        return self.decode(z + LATENT_NOISE * latent_noise(noise, z) if self.training else z)
+        masks = inner(masks)
+        z = self.encode(x0, masks)
+        mean, log_variance = self.expected_bands(z + LATENT_NOISE * latent_noise(noise, z) if self.training else z)
+        error = self.scaled_bands(x0, masks) - mean
+        return (error.square() * (-log_variance).exp() + log_variance) / 2
+
+    def scaled_bands(self, x0: Tensor, masks: Tensor) -> Tensor:
+        """Haar bands ``[b 8 P/2 P/2 P/2]`` over their usual width; outside the masks nothing is made, and is air."""
+        return to_bands(torch.where(masks.amax(dim=1, keepdim=True) > 0, x0, self.air)) / _per_channel(self.band_sd)
 
     def encode(self, x0: Tensor, masks: Tensor) -> Tensor:
-        """``[b 1 P P P]`` in the model range to latents. Outside the masks nothing is made: there it sees air."""
-        x0 = torch.where(masks.amax(dim=1, keepdim=True) > 0, x0, self.air)
-        bands = (to_bands(x0) / self.band_sd[:, None, None, None]).contiguous(memory_format=torch.channels_last_3d)
-        return of_unit_size(self.encoder(bands).float())
+        """``[b 1 P P P]`` in the model range to latents ``[b c P/f P/f P/f]``."""
+        scaled = self.scaled_bands(x0, masks)
+        added = self.encoder(scaled.contiguous(memory_format=torch.channels_last_3d)).float().tanh()
+        bands = scaled * _per_channel(self.band_sd)
+        for _ in range(self.levels - 1):
+            bands = to_bands(bands[:, :1])
+        coarse = bands / _per_channel(self.coarse_sd)
+        return added + F.pad(coarse, [0] * 6 + [0, added.shape[1] - BANDS])
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents, of any size, to ``[b 1 P P P]`` in the model range."""
-        return from_bands(self.decoder(of_unit_size(z)).float() * self.band_sd[:, None, None, None])
+    def decode(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Latents to ``[b 1 P P P]`` in the model range, with grain drawn by white noise ``[b 8 P/2 P/2 P/2]``."""
+        mean, log_variance = self.expected_bands(z)
+        return from_bands((mean + (log_variance / 2).exp() * noise) * _per_channel(self.band_sd))
+
+    def expected_bands(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What latents say of the scaled bands: their mean and the logarithm of their variance."""
+        bands = z[:, :BANDS].float() * _per_channel(self.coarse_sd)
+        for _ in range(self.levels - 1):
+            mean = from_bands(bands)
+            bands = torch.cat([mean, mean.new_zeros(len(mean), BANDS - 1, *mean.shape[2:])], dim=1)
+        added, log_variance = self.decoder(z).float().chunk(2, dim=1)
+        return bands / _per_channel(self.band_sd) + added, log_variance.clamp(*LOG_VARIANCE)
 
 
-def of_unit_size(z: Tensor) -> Tensor:
-    """Latents whose mean square over the channels is 1 at each place: ``[b c x y z]``."""
-    return z * z.square().mean(dim=1, keepdim=True).clamp(min=1e-12).rsqrt()
+def _per_channel(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
 
 
 def latent_noise(noise: Tensor, z: Tensor) -> Tensor:
@@ -101,7 +138,7 @@ class LatentUNet(nn.Module):
         self.autoencoder = PatchAutoencoder(settings.autoencoder_training).requires_grad_(False)
         self.unet = DiffusionModelUNet(out_channels=latents, **shared)
         self.control = ControlNet(
-            conditioning_embedding_in_channels=8 * MASKS,
+            conditioning_embedding_in_channels=BANDS * MASKS,
             conditioning_embedding_num_channels=settings.autoencoder.channels,
             **shared,
         )
@@ -114,16 +151,16 @@ class LatentUNet(nn.Module):
         return self
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """What it gets wrong of the latents' training target, ``[b c P/f P/f P/f]``; inputs as the autoencoder's.
+        """The squared error of what it predicts of latents, ``[b c P/f P/f P/f]``; inputs as the autoencoder's.
 
-        The error, not the prediction: what is to be predicted is known here only."""
+        Not the prediction: what is to be predicted is known here only."""
         x0, noise = inner(x).split(1, dim=1)
         masks, abar = inner(masks), self.abar[t][:, None, None, None, None]
         with torch.no_grad():
             z0 = self.autoencoder.encode(x0, masks)
             noise = latent_noise(noise, z0)
         predicted = self.predict(diffuse(z0, noise, abar), masks, t)
-        return predicted - training_target(self.prediction, z0, noise, abar)
+        return (predicted - training_target(self.prediction, z0, noise, abar)).square()
 
     def predict(self, z_t: Tensor, masks: Tensor, t: Tensor) -> Tensor:
         """``[b c P/f P/f P/f]`` of as many latents, their ``masks`` ``[b 3 P P P]`` and timesteps ``[b]``."""
@@ -172,7 +209,8 @@ def synthesise_latent(
 
     def decoded(starts: list[Start]) -> Tensor:
         z = patches(made, [[a // factor for a in start] for start in starts], latent_patch)
-        return network.autoencoder.decode(z).clamp_(-1, 1)[:, 0]
+        drawn = patches(grain, [[a // 2 for a in start] for start in starts], patch // 2)
+        return network.autoencoder.decode(z, drawn).clamp_(-1, 1)[:, 0]
 
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
         known = weight = None
@@ -180,6 +218,8 @@ def synthesise_latent(
             known, weight = blended(encoded), F.avg_pool3d(canvas.weight[None], factor)
         add_noise = noise_adder(torch.Generator(device).manual_seed(seed))
         add_noise(latents, 1.0)
+        grain = torch.zeros(BANDS, *(n // 2 for n in canvas.padded), device=device)
+        add_noise(grain, 1.0)  # one for the volume: where patches overlap they draw the same
         made = sample(denoiser, latents, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
         x = blend(torch.zeros(canvas.padded, device=device), grid, patch, patches_per_batch, decoded)
     set_known(x, canvas)

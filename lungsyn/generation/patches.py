@@ -70,8 +70,8 @@ def coarse_windows(settings: Generator, starts: Sequence, shape, views: Tensor |
 class Example:
     """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
 
-    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO; where latents are diffused [2 ...]: x_0 and noise
-    target: Tensor  # [1 P P P]; of a latent diffusion model zero, since its network's output is what it got wrong
+    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO; where latents are learned [2 ...]: x_0 and noise
+    target: Tensor | None  # [1 P P P]; none where latents are learned: their network alone has it
     masks: Tensor  # [3 P+2h P+2h P+2h] uint8
     coarse: Tensor  # [c P/2 P/2 P/2]
     t: Tensor  # []
@@ -117,19 +117,18 @@ class TrainingPatches(Dataset):
             masks[0] = 0
         in_padded = tuple(slice(max(-a, 0), min(size, n - a)) for a, n in zip(corner, padded, strict=True))
         there = [min(a, HALO) for a in start]  # where the patch begins in that
-        both = isinstance(s, Autoencoder | LatentDiffusion)  # who diffuse latents, if anything
-        x_t = torch.stack([x0, noise]) if both else diffuse(x0, noise, abar)[None]
+        of_latents = isinstance(s, Autoencoder | LatentDiffusion)  # only their networks can tell what is diffused
+        x_t = torch.stack([x0, noise]) if of_latents else diffuse(x0, noise, abar)[None]
         x_t = with_halo(x_t[:, *in_padded], there, s.patch_voxels)
         masks = with_halo(masks[:, *in_padded], there, s.patch_voxels)
         x0, noise = inner(x0), inner(noise)
         view = self._coarse_view(case, padded, start, noise, abar, rng) if s.context_factor else None
         coarse = coarse_windows(s, [start], case.ct.shape, view)[0]
-        no_target = isinstance(s, LatentDiffusion)  # its network says what it gets wrong
-        target = torch.zeros(1, 1, 1) if no_target else training_target(s.prediction, x0, noise, abar)
-        example = [x_t, target[None], masks, coarse]
+        target = None if of_latents else training_target(s.prediction, x0, noise, abar)[None]
+        example = [x_t, target, masks, coarse]
         flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
         if flipped:
-            example = [tensor.flip(flipped) for tensor in example]
+            example = [tensor if tensor is None else tensor.flip(flipped) for tensor in example]
         x_t, target, mask, coarse = example
         spacing = torch.tensor(case.space.spacing_mm.mean(), dtype=torch.float32)
         return Example(x_t, target, mask, coarse, torch.tensor(int(t)), spacing, number)
@@ -160,5 +159,6 @@ def nodule_centres(case: Case) -> list[tuple[int, int, int]]:
 
 def collate(examples: list[Example]) -> dict:
     """A batch: stacked tensors, and the list of the examples' cases."""
-    batch = {f.name: torch.stack([getattr(e, f.name) for e in examples]) for f in dataclasses.fields(Example)[:-1]}
+    columns = {f.name: [getattr(e, f.name) for e in examples] for f in dataclasses.fields(Example)[:-1]}
+    batch = {name: torch.stack(column) for name, column in columns.items() if column[0] is not None}
     return batch | {"cases": [e.case for e in examples]}

@@ -1,7 +1,7 @@
 """Training of a patch generator: one loop, its clock is patches seen, its restart is exact.
 
-A diffusion model learns from the squared error alone; a GAN is one that sees pure noise, and learns from a critic too;
-so does the autoencoder that a latent diffusion model needs before it can learn itself.
+A diffusion model learns from the squared error alone; a GAN is one that sees pure noise, and learns from a critic too.
+For a latent diffusion model the loop runs twice: first for its autoencoder.
 
 The learning rate falls over the last fifth. What comes before does not depend on the training's length, and its last
 state is kept: a training that is made longer goes on from there and ends as if it had been that long at once.
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
-from lungsyn.config import WITH_CRITIC, Adversarial, Compute, Generator, LatentDiffusion
+from lungsyn.config import Adversarial, Autoencoder, Compute, Generator, LatentDiffusion
 from lungsyn.errors import InputError
 from lungsyn.generation.bands import inner
 from lungsyn.generation.critic import Adversaries, Critic
@@ -59,7 +59,7 @@ def train(
     set_up(compute.generator_threads, device, one_shape=True)
     before = {}
     if isinstance(settings, LatentDiffusion):
-        autoencoder, facts, _ = train(folders, settings.autoencoder_training, compute, seed, checkpoints)
+        autoencoder, facts, _ = train(folders, settings.autoencoder_training, compute, seed, checkpoints, team)
         before = {"autoencoder": facts}
 
     torch.manual_seed(seed)  # the initial weights
@@ -203,8 +203,8 @@ def adversarial_steps(
 
 def check_shares(settings: Generator, team: Team) -> None:
     """Every process needs a patch of every batch, and a GAN learns in one alone. Raises InputError."""
-    if settings.kind in WITH_CRITIC and team.size > 1:
-        raise InputError(f"a {settings.kind} is trained by one process, not by {team.size}: set compute.gpus to 1")
+    if settings.kind == "patch_gan" and team.size > 1:
+        raise InputError(f"a patch_gan is trained by one process, not by {team.size}: set compute.gpus to 1")
     smallest = settings.images % settings.batch_patches or settings.batch_patches
     if smallest < team.size:
         raise InputError(
@@ -238,10 +238,13 @@ def predict(network: nn.Module, batch: dict, device: torch.device, precision: to
         return network(*inputs).float()
 
 
-def squared_error(network: nn.Module, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:
-    """The squared error of the network's output on a batch: ``[b 1 x y z]``, the mean over channels."""
-    target = batch["target"].to(device, non_blocking=True)
-    return (predict(network, batch, device, precision) - target).square().mean(dim=1, keepdim=True)
+def loss_map(network: nn.Module, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:
+    """The squared error of the network's output on a batch; where latents are learned, what the network itself says
+    it gets wrong: ``[b 1 x y z]``, the mean over channels."""
+    output = predict(network, batch, device, precision)
+    if "target" in batch:
+        output = (output - batch["target"].to(device, non_blocking=True)).square()
+    return output.mean(dim=1, keepdim=True)
 
 
 def weighted_loss(
@@ -251,7 +254,7 @@ def weighted_loss(
 
     Weights are relative to their sum over the whole batch, of which each process of the ``team`` has a share: the mean
     of the processes' losses is the loss of the batch, and likewise of their gradients."""
-    error = squared_error(network, batch, device, precision)
+    error = loss_map(network, batch, device, precision)
     return mean_in_body(error, batch["masks"].to(device, non_blocking=True), settings, team)
 
 
@@ -264,12 +267,13 @@ def mean_in_body(error: Tensor, masks: Tensor, settings: Generator, team: Team =
 def loss_weight(masks: Tensor, settings: Generator) -> Tensor:
     """``[b 1 x y z]``: 0 outside the body, 1 inside, ``nodule_weight`` in nodules; the ``masks`` have a halo.
 
-    Of latents the mean over their voxels, those outside counted as 1."""
+    Of an autoencoder's bands and of latents the mean over their voxels; of latents those outside count as 1."""
     nodule, _, body = inner(masks).float().split(1, dim=1)
     more = (settings.nodule_weight - 1) * nodule
     if isinstance(settings, LatentDiffusion):  # latents of air are made as all others are
         return F.avg_pool3d(1 + more, settings.factor)
-    return torch.maximum(body, nodule) + more
+    weight = torch.maximum(body, nodule) + more
+    return F.avg_pool3d(weight, 2) if isinstance(settings, Autoencoder) else weight
 
 
 def learning_rate(settings: Generator, images_seen: int) -> float:
@@ -334,7 +338,7 @@ def held_out_losses(
     """The loss on the held-out patches, per quarter of the timesteps from clean to noisy."""
     sums = torch.zeros(2, NOISE_BINS, dtype=torch.float64)
     for batch in watched:
-        error = squared_error(network, batch, device, precision).cpu()
+        error = loss_map(network, batch, device, precision).cpu()
         weight = loss_weight(batch["masks"], settings)
         bins = ((batch["t"] - 1) * NOISE_BINS) // settings.timesteps
         sums[0].index_add_(0, bins, (weight * error).sum(dim=(1, 2, 3, 4)).double())
