@@ -184,7 +184,9 @@ def sides(lung: np.ndarray, space: Space) -> np.ndarray:
         pieces, _ = ndimage.label(depth_mm > shrink_mm)
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        first, second = np.argsort(sizes)[-2:][::-1] if len(sizes) > 2 else (1, 0)
+        if len(sizes) < 3:
+            continue
+        first, second = np.argsort(sizes)[-2:][::-1]
         if sizes[second] >= 0.2 * sizes[first]:
             side = _nearest_side(pieces, first, second)
             return side.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(n) for n in lung.shape)]

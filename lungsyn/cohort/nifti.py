@@ -26,7 +26,9 @@ from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
 
 GEOMETRY_TOLERANCE_MM = 0.05  # headers hold float32; a real mismatch is a voxel
-CHANNEL_ZERO = "_0000"
+CHANNEL_ZERO = "0000"
+PADDING_HU = -1100  # below there is no tissue and no air: outside the scanner's field of view
+LUNG_HU, TISSUE_HU = -500, -200  # below: lung or air; above: tissue
 
 
 def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
@@ -43,18 +45,18 @@ def find_pairs(root: Path) -> list[dict]:
     image_of, label_of = _files(root, images), _files(root, labels)
     if not image_of:
         raise InputError(f"{root}: no .nii or .nii.gz in images/ (with labels/) or imagesTr/ (with labelsTr/)")
-    channel_zero = {n.removesuffix(CHANNEL_ZERO): path for n, path in image_of.items() if n.endswith(CHANNEL_ZERO)}
-    if channel_zero.keys() & label_of.keys():  # else it is a case with the number 0: a channel is not in a label's name
-        image_of = channel_zero
+    image_of = _first_channels(image_of, label_of)
     for misplaced in (root / images / "cases.tsv", root / labels / "cases.tsv"):
         if misplaced.exists():
             raise InputError(f"{misplaced}: it belongs beside the folders, in {root}: move it there")
     listed = _listed(root / "cases.tsv")
-    unknown, unlisted = sorted(listed.keys() - image_of.keys()), sorted(image_of.keys() - listed.keys())
-    if unknown and unlisted:  # a patient's cases would count as patients, and straddle the splits
+    unlisted = sorted(image_of.keys() - listed.keys())
+    if listed and unlisted:  # a patient's cases would count as patients, and straddle the splits
+        unknown = sorted(listed.keys() - image_of.keys())
+        also = f", and there is no image for its case {unknown[0]!r}" if unknown else ""
         raise InputError(
-            f"{root / 'cases.tsv'}: there is no image for its case {unknown[0]!r}, and image {unlisted[0]!r} is not "
-            "listed: give every case the name of its label, without .nii.gz"
+            f"{root / 'cases.tsv'}: image {unlisted[0]!r} is not listed{also}: list every case by the name of its "
+            "label, without .nii.gz; cohort.exclude leaves cases out"
         )
     pairs = [
         {
@@ -70,6 +72,23 @@ def find_pairs(root: Path) -> list[dict]:
     if twice:
         raise InputError(f"{root}: case {twice[0]} comes from two files: rename one; only [A-Za-z0-9_+-] count")
     return pairs
+
+
+def _first_channels(image_of: dict[str, str], label_of: dict[str, str]) -> dict[str, str]:
+    """Images by the name of their case. nnU-Net's are numbered by channel (``x_0000``), its labels are not (``x``); an
+    image whose label has the same name is one of a case with a number. Other channels than the first are no CT."""
+    channels = {name: re.fullmatch(r"(.+)_(\d{4})", name) for name in image_of if name not in label_of}
+    of_channels = {match[1] for match in channels.values() if match and match[1] not in image_of}
+    if not of_channels & label_of.keys():
+        return image_of
+    cases = {}
+    for name, path in image_of.items():
+        match = channels.get(name)
+        if not match or match[1] not in of_channels:
+            cases[name] = path
+        elif match[2] == CHANNEL_ZERO:
+            cases[match[1]] = path
+    return cases
 
 
 def _files(root: Path, folder: str) -> dict[str, str]:
@@ -88,6 +107,10 @@ def _listed(path: Path) -> dict[str, dict]:
         if rows and column not in rows[0]:
             raise InputError(f"{path}: no column {column!r}; its columns are {', '.join(rows[0])}")
     listed = {row["case"]: row for row in rows}
+    if nameless := [row["case"] for row in rows if not row["patient"]]:
+        raise InputError(
+            f"{path}: case {nameless[0]} has no patient; without one it would count as a patient of its own"
+        )
     if len(listed) < len(rows):
         twice = Counter(row["case"] for row in rows).most_common(1)[0][0]
         raise InputError(f"{path}: case {twice} is listed more than once")
@@ -142,15 +165,20 @@ def _read(root: Path, name: str) -> Volume:
 
 
 def _check_hu(values: np.ndarray, name: str) -> None:
-    """Refuse values that cannot be HU of a chest: there, lung or air is far below 0 and nothing exceeds int16."""
+    """Refuse values that cannot be HU of a chest: there is lung or air, and tissue, and nothing exceeds int16.
+
+    Of each some voxels in a thousand, so that neither padding nor a few odd voxels pass for them."""
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind == "f" and not np.isfinite([low, high]).all():
         raise InputError(f"non-finite values: {name}; replace them by -1024 or leave the case out")
     if low < -32768 or high > 32767:
         raise InputError(f"values are not HU: {name} from {low:g} to {high:g}, beyond 16 bits")
-    if low >= 0 or high - low < 100:
+    some = values[::2, ::2, ::2]
+    some = some[some >= PADDING_HU]
+    if not some.size or np.mean(some < LUNG_HU) < 0.005 or np.mean(some > TISSUE_HU) < 0.005:
         raise InputError(
-            f"values are not HU: {name} from {low:g} to {high:g}, air is -1000; undo the normalisation or offset"
+            f"values are not HU of a chest: {name} from {low:g} to {high:g}; air is -1000, soft tissue about 40: undo "
+            "the normalisation or offset"
         )
 
 

@@ -96,7 +96,7 @@ def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:
                 f"nodule {i} has no voxel of its own at {space.spacing_mm[0]:g} mm: raise "
                 "cohort.nodules.min_diameter_mm or lower cohort.preprocess.spacing_mm"
             )
-        worth = mask.data.sum() * mask.space.voxel_ml / space.voxel_ml
+        worth = mask.data.sum() * mask.space.voxel_ml / space.voxel_ml - occupancy[~free].clip(min=0).sum()
         part[fullest(np.where(free, occupancy, -1), worth) & free] = i
     return index
 

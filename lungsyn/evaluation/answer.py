@@ -1,12 +1,13 @@
 """The study's answer in plain sentences, from the test group's rows and nothing else.
 
-An arm *differs* when its p over patients and trainings, corrected for the number of arms, is below 1 - confidence: of
-studies in which no arm differs so many claim one, whatever the number of arms. Anything less is reported as no
-difference shown, with the smallest one that the study could have seen.
+An arm *differs* when its p over patients and trainings, corrected for the number of arms, is below 1 - confidence:
+where no arm differs so many studies claim one, whatever the number of arms; each segmenter and training-set size is a
+study of its own. Anything less is reported as no difference shown, with the smallest one that could have been seen.
 """
 
 from collections.abc import Mapping, Sequence
 
+from lungsyn.config import null_arms
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import TEST
 
@@ -99,4 +100,4 @@ def _adds(arm: Mapping) -> bool:
 
 
 def _is_null(config: Mapping, arm: str) -> bool:
-    return bool(config["arms"][arm].get("reseeded"))
+    return arm in null_arms(config["arms"], config["benchmark"]["arm"])

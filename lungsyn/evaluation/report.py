@@ -75,6 +75,9 @@ seed {{ config.study.seed }}, {{ config.replicates }} replicates of each arm.</p
 <ul>{% for sentence in sentences(rows, config) %}<li>{{ sentence }}</li>{% endfor %}</ul>
 </section>
 {% endfor %}
+{% if comparisons|length > 1 %}<p class="quiet">These are {{ comparisons|length }} answers, each corrected for its own
+arms: where nothing differs, each has its own chance, up to
+{{ "%g"|format(100 - 100 * config.evaluation.confidence) }} in 100, to say that something does.</p>{% endif %}
 
 {% macro figure_of(picture) %}
 <figure>

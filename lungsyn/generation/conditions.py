@@ -191,7 +191,10 @@ def vary(
         offset = (np.array(values.shape) - 1) / 2 - matrix @ np.full(3, (side - 1) / 2)
         return ndimage.affine_transform(values.astype(np.float32), matrix, offset, (side,) * 3, order=1, mode=outside)
 
-    varied = fullest(warp(np.pad(mask, 1), "constant"), mask.sum() * scale**3)
+    filled = warp(np.pad(mask, 1), "constant")
+    if not (filled > 0).any():  # so small that it falls between voxels
+        filled[(side // 2,) * 3] = 1
+    varied = fullest(filled, mask.sum() * scale**3)
     box = ndimage.find_objects(varied.astype(np.uint8))[0]
     wider = tuple(slice(s.start - RIM_VOXELS, s.stop + RIM_VOXELS) for s in box)
     return varied[box], warp(hu, "nearest")[wider]

@@ -11,6 +11,7 @@ from scipy import ndimage
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, set_up
 from lungsyn.config import Compute, Inference, Segmenter
+from lungsyn.errors import InputError
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AERATED_HU, AIR_HU, to_model_range
@@ -74,11 +75,17 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference, near: 
 def near_lungs(case: Case) -> np.ndarray:
     """What is aerated in the lungs, closed over solid parts, and ``LUNG_MARGIN_MM`` around that: bool ``[x y z]``.
 
-    Not the case's mask of the lungs, in which every marked nodule is by rule: it would tell where to look.
+    Not the case's mask of the lungs, in which every marked nodule is by rule: it would tell where to look. Raises
+    InputError where there is none: no prediction would be left of the case, in any arm.
     """
     every = max(1, int(WORKING_MM / case.space.spacing_mm[0] + 0.01))
     thin, spacing_mm = (slice(None, None, every),) * 3, case.space.spacing_mm[0] * every
     aerated = (np.asarray(case.lungs[thin]) > 0) & (np.asarray(case.ct[thin]) < AERATED_HU)
+    if not aerated.any():
+        raise InputError(
+            f"case {case.about['case']} has no aerated lung to be recognised, and segmenters.*.keep_lungs keeps "
+            "nothing outside: set it to false, or leave the case out with cohort.exclude"
+        )
     beyond = ~within(aerated, (CLOSING_MM + LUNG_MARGIN_MM) / spacing_mm)
     near = ndimage.binary_fill_holes(~within(beyond, CLOSING_MM / spacing_mm))
     for axis in range(3):

@@ -12,13 +12,15 @@ def diameter_mm(volume_mm3: float) -> float:
 
 
 def fullest(occupancy: np.ndarray, voxels: float) -> np.ndarray:
-    """As many ``voxels`` as a nodule's volume is worth, at least one: those that its mask fills most (bool).
+    """As many ``voxels`` as a nodule's volume is worth, at least one: those that its mask fills most (bool). None but
+    the first is without any of it.
 
     Cutting at half full instead, as for large organs, shrinks what is convex and a few voxels wide: a 5 mm nodule on a
     2 mm grid loses a third of its volume, a 4 mm one may vanish.
     """
     chosen = np.zeros(occupancy.shape, dtype=bool)
-    chosen.flat[np.argsort(-occupancy, axis=None, kind="stable")[: max(1, round(voxels))]] = True
+    order = np.argsort(-occupancy, axis=None, kind="stable")[: max(1, round(voxels))]
+    chosen.flat[order[(occupancy.flat[order] > 0) | (order == order[0])]] = True
     return chosen
 
 

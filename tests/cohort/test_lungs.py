@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort import annotations, phantom
-from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, part_mask
+from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, part_mask, sides
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Nodules, Phantom, Preprocess
 from lungsyn.volume.resample import resample_mask
-from lungsyn.volume.space import Volume
+from lungsyn.volume.space import Space, Volume
 
 SPACING_MM = 2.0
 AFFINE = np.diag([SPACING_MM] * 3 + [1.0])
@@ -89,6 +89,13 @@ def test_lungs_that_touch_are_parted():
     _, lung = whole_masks(ct, nodule)
     assert dice(lung == RIGHT, truth == RIGHT) >= 0.97
     assert dice(lung == LEFT, truth == LEFT) >= 0.97
+
+
+def test_a_single_lung_too_thin_to_be_shrunk_is_told_by_the_midline():
+    lung = np.zeros((60, 60, 60), bool)
+    lung[10:20, 10:50, 10:50] = True  # 20 mm thick
+    side = sides(lung, Space(lung.shape, np.diag([2.0, 2.0, 2.0, 1.0])))
+    assert (side[:30] == LEFT).all() and (side[30:] == RIGHT).all()
 
 
 def test_a_volume_without_lungs_has_none():

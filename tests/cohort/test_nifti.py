@@ -81,6 +81,33 @@ def test_cases_numbered_from_0000_are_cases(tmp_path, images, labels):
     assert all(row["status"] == "included" for row in rows.values())
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        (["a", "c", "b_0000"], ["a", "c", "b"], {"a": "a", "b": "b_0000", "c": "c"}),
+        (["x", "x_0000", "x_0001", "y"], None, {n: n for n in ("x", "x_0000", "x_0001", "y")}),
+        (["a_0000", "a_0001", "b_0000"], ["a"], {"a": "a_0000", "b": "b_0000"}),
+    ],
+)
+def test_every_image_is_its_own_label_s(tmp_path, images, labels, expected):
+    """Whatever is mixed in one folder: numbers of channels, and numbers of cases."""
+    for folder, names in (("images", images), ("labels", labels or images)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.nii.gz").touch()
+    pairs = {pair["case"]: pair for pair in nifti.find_pairs(tmp_path)}
+    assert {case: pair["source"] for case, pair in pairs.items()} == {
+        c: f"images/{n}.nii.gz" for c, n in expected.items()
+    }
+    assert all(pair["annotation"] in (f"labels/{case}.nii.gz", "") for case, pair in pairs.items())
+
+
+def padded(data) -> np.ndarray:
+    data = (data + 1024).astype(np.int16)
+    data[:4] = -2000  # outside the scanner's field of view
+    return data
+
+
 def normalised(data) -> np.ndarray:
     return ((data + 1000) / 1200).astype(np.float32)
 
@@ -131,6 +158,8 @@ DEFECTS = [
     (lambda r: write(r / "images/b.nii.gz", with_nan(image())), "non-finite values"),
     (lambda r: write(r / "images/b.nii.gz", normalised(image())), "not HU"),
     (lambda r: write(r / "images/b.nii.gz", (image() + 1024).astype(np.int16)), "not HU"),
+    (lambda r: write(r / "images/b.nii.gz", padded(image())), "not HU"),
+    (lambda r: write(r / "images/b.nii.gz", (image() - 1024).astype(np.int16)), "not HU"),
     (lambda r: write(r / "images/b.nii.gz", image().astype(np.float32) * 100), "beyond 16 bits"),
     (lambda r: write(r / "labels/b.nii.gz", 0 * label()), "empty label"),
     (lambda r: write(r / "labels/b.nii.gz", 3 * label()), "empty label"),
@@ -206,12 +235,14 @@ def test_a_patient_in_two_splits_stops_the_run(tmp_path):
         ("name\na\n", "no column 'case'"),
         ("case\tpatient_id\na\tp\n", "no column 'patient'; its columns are case, patient_id"),
         ("case\tpatient\na\tp\na \tp\n", "case a is listed more than once"),
-        ("case\tpatient\na_0000\tp\n", "no image for its case 'a_0000', and image 'a' is not listed"),
-        ("case\tpatient\na.nii.gz\tp\n", "no image for its case 'a.nii.gz', and image 'a' is not listed"),
+        ("case\tpatient\na_0000\tp\n", "image 'a' is not listed, and there is no image for its case 'a_0000'"),
+        ("case\tpatient\na.nii.gz\tp\n", "image 'a' is not listed, and there is no image for its case 'a.nii.gz'"),
+        ("case\tpatient\nb\tp\n", "image 'a' is not listed: list every case"),
+        ("case\tpatient\na\tp\nb\t \n", "case b has no patient"),
     ],
 )
 def test_tables_that_cannot_be_meant_are_refused(tmp_path, text, message):
-    write_cases(tmp_path, ["a"])
+    write_cases(tmp_path, ["a", "b"] if "b\t" in text else ["a"])
     (tmp_path / "cases.tsv").write_text(text)
     with pytest.raises(InputError, match=message):
         nifti.index(tmp_path, settings(tmp_path))

@@ -77,6 +77,16 @@ def test_overlapping_nodules_keep_their_own_index():
     assert set(np.unique(index)) == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("moved", "radius"), [(0, 6.0), (4, 4.0)])
+def test_what_an_earlier_nodule_has_a_later_one_does_not_get_elsewhere(moved, radius):
+    """Of balls on the image's own grid the later one gets what the earlier one leaves of it, and no other voxel."""
+    space = Space((40, 40, 40), np.eye(4))
+    first, second = (ball(space, points_mm(space)[20 + x, 20, 20], r) for x, r in ((0, 4.0), (moved, radius)))
+    index = nodule_index([first, second], space)
+    assert np.array_equal(index == 1, first.data)
+    assert np.array_equal(index == 2, second.data & ~first.data)
+
+
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (-1, 1, -1)])
 def test_flips_and_permutations_change_nothing(axes, signs):

@@ -86,3 +86,12 @@ def test_surfaces_agree_with_monai():
             assert normalised_surface_dice(distances, tolerance_mm) == pytest.approx(theirs, abs=1e-6)
         theirs = compute_hausdorff_distance(*both, percentile=95, spacing=spacing_mm).item()
         assert hd95_mm(distances, 1000.0) == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize(("spacing_mm", "voxels"), [(1.0, 1), (1.0000001, 1), (np.float32(0.2), 5)])
+def test_what_is_exactly_at_the_tolerance_is_within_it(spacing_mm, voxels):
+    """Files keep a spacing as float32, and 0.2 has no exact number."""
+    shape = (24, 24, 24)
+    distances = surface_distances_mm(cube((4 + voxels, 4, 4), 8, shape), cube((4, 4, 4), 8, shape), (spacing_mm,) * 3)
+    assert normalised_surface_dice(distances, 1.0) == 1.0
+    assert normalised_surface_dice(distances, 0.99) < 1.0

@@ -54,6 +54,14 @@ class Parser(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_null_is_what_differs_by_its_random_draws_alone(comparison):
+    """Another arm's control says nothing about the benchmark's chance."""
+    arms = CONFIG["arms"] | {"synthetic": CONFIG["arms"]["synthetic"] | {"reseeded": True}}
+    said = answer.sentences(comparison, CONFIG | {"arms": arms})
+    assert [s.startswith("“real-reseeded”, the null arm") for s in said] == [False, False, False, True]
+    assert "-0.2" not in answer.headline(comparison, CONFIG | {"arms": arms})
+
+
 @pytest.fixture
 def html(comparison, big_study, tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")

@@ -98,6 +98,16 @@ def test_varied_masks_keep_their_size_within_the_scaling():
     assert all(conditions.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
 
 
+@pytest.mark.parametrize("shape", [(2, 2, 2), (2, 1, 1), (1, 1, 1)])
+def test_of_a_nodule_that_is_made_smaller_than_voxels_something_is_left_in_its_place(shape):
+    """Voxels that it does not fill at all used to make up its volume, in a corner, without HU of their own."""
+    mask = np.ones(shape, bool)
+    for seed in range(60):
+        varied, hu = conditions.vary(mask, hu_around(mask), np.random.default_rng([seed, 1]), shrink=0.5)
+        assert varied.any() and max(varied.shape) <= 3
+        assert hu.shape == tuple(n + 2 * conditions.RIM_VOXELS for n in varied.shape)
+
+
 @pytest.mark.parametrize("radius", [1.0, 1.5, 2.3, 6.0])
 def test_a_rotated_nodule_keeps_its_volume(radius, monkeypatch):
     """Cut at half full, a ball of 19 voxels kept 8 to 16 of them."""

@@ -185,9 +185,10 @@ def test_where_predictions_stay_knows_nothing_of_the_marks():
     assert not near[wall].any()
 
 
-def test_without_aerated_lung_nothing_is_near():
+def test_without_aerated_lung_nothing_would_be_kept_and_that_is_told():
     case = make_case((20, 20, 20), seed=0, name="a")
-    assert not prediction.near_lungs(dataclasses.replace(case, ct=np.zeros_like(case.ct))).any()
+    with pytest.raises(InputError, match=r"case a has no aerated lung to be recognised.*keep_lungs"):
+        prediction.near_lungs(dataclasses.replace(case, ct=np.zeros_like(case.ct)))
 
 
 def test_changed_data_under_the_same_names_start_afresh(settings, tmp_path):

@@ -111,7 +111,7 @@ rule plot_arms:
         code=code_of("evaluation", "plot-arms"),
         benchmark=settings(STUDY.benchmark),
         evaluation=settings(STUDY.evaluation),
-        null_arms=[name for name, arm in STUDY.arms.items() if arm.reseeded],
+        null_arms=study_config.null_arms(STUDY.model_dump()["arms"], STUDY.benchmark.arm),
         study=settings(STUDY.title),
         figures=settings(STUDY.figures),
     shell:
