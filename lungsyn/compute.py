@@ -1,6 +1,5 @@
 """The machine: device, precision, threads, memory. Chosen once per job, said in its log."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +25,9 @@ MOST_LOADERS = 15
 def choose_device(compute: Compute) -> torch.device:
     """The device that ``auto`` means here: CUDA, else Apple's MPS, else the CPU."""
     if compute.device != "auto":
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+        if not there[compute.device]():
+            raise InputError(f"compute.device is {compute.device}, but torch finds none here: set it to auto")
         return torch.device(compute.device)
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -71,9 +73,13 @@ def measured_precision(notes: Path | None) -> torch.dtype:
     path, mine = notes / f"precision-{name}.json", notes / f".{os.getpid()}.precision-{name}.json"
     if not path.exists():
         write_json(mine, measure(machine))
-        with contextlib.suppress(FileExistsError):  # another job was first
+        try:
             os.link(mine, path)
-        mine.unlink()
+        except FileExistsError:  # another job was first
+            pass
+        except OSError:  # no hard links here
+            mine.replace(path)
+        mine.unlink(missing_ok=True)
     return getattr(torch, read_json(path)["precision"])
 
 
@@ -130,7 +136,8 @@ def loader_processes(compute: Compute, device: torch.device) -> int:
     if compute.loader_processes != "auto":
         return compute.loader_processes
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(here - 1, MOST_LOADERS) if device.type == "cuda" else 0
+    here //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one training, which share them
+    return min(max(here - 1, 0), MOST_LOADERS) if device.type == "cuda" else 0
 
 
 def compiled(network: Callable, compute: Compute, device: torch.device) -> Callable:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.9  # short trainings: 0.95 learned less in the first thousand patches
-CHANNELS = 16  # with fewer on one side a matrix has few directions: input and output layers stay with AdamW
+CHANNELS = 16  # with fewer on one side a matrix has few directions
 
 
 class AdamW(torch.optim.AdamW):

@@ -9,6 +9,7 @@ import torch
 
 from lungsyn import compute
 from lungsyn.config import Compute
+from lungsyn.errors import InputError
 
 
 def test_a_named_device_is_taken_and_auto_is_what_is_there(monkeypatch):
@@ -18,6 +19,32 @@ def test_a_named_device_is_taken_and_auto_is_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert compute.choose_device(Compute(device="auto")).type == "mps"
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_told(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=f"compute.device is {device}, but torch finds none here: set it to auto"):
+        compute.choose_device(Compute(device=device))
+
+
+def test_processes_of_one_training_share_the_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
+    for processes, readers in ((1, 11), (4, 2), (12, 0), (16, 0)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert compute.loader_processes(Compute(), torch.device("cuda")) == readers
+
+
+def test_a_measurement_is_kept_where_there_are_no_hard_links(times_ms, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert compute.measured_precision(tmp_path) == torch.bfloat16
+    times_ms[torch.bfloat16] = 9.0
+    assert compute.measured_precision(tmp_path) == torch.bfloat16
+    assert [path.name.startswith("precision-") for path in tmp_path.iterdir()] == [True]
 
 
 def test_auto_fills_a_gpu_and_lets_all_other_processors_make_its_patches(monkeypatch):

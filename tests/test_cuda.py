@@ -131,7 +131,7 @@ def test_a_volume_takes_at_most_twenty_bytes_per_voxel(generator_settings, study
     """The bar of the bench, on the GPU: state, blended x_0, masks."""
     device, settings = torch.device("cuda"), generator_settings.model_copy(update={"channels": [8], "blocks": 1})
     network = networks.build(settings).to(device).eval()
-    plan = study.synthesis.model_copy(update={"steps": 1, "fused_steps": 0})
+    plan = study.synthesis.model_copy(update={"steps": 3, "fused_steps": 0})
     peaks, voxels = [], []
     for edge in (64, 128):
         masks = np.zeros((3, edge, edge, edge), np.uint8)

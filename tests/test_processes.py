@@ -16,10 +16,14 @@ from tests.conftest import ROOT
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 
 
-@pytest.fixture(scope="module")
-def settings(generator_settings):
+@pytest.fixture(scope="module", params=["patches", "latents"])
+def settings(request, generator_settings, latent_settings):
     """Batches of three and a last one of two, so that the two processes' shares are unequal."""
-    return generator_settings.model_copy(update={"images": 38, "batch_patches": 3, "held_out": 0.4})
+    changed = {"images": 38, "batch_patches": 3, "held_out": 0.4}
+    if request.param == "patches":
+        return generator_settings.model_copy(update=changed)
+    autoencoder = latent_settings.autoencoder.model_copy(update={"images": 8})
+    return latent_settings.model_copy(update=changed | {"autoencoder": autoencoder})
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +97,11 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 TRAINING = """
 import sys
 from pathlib import Path
-from lungsyn.config import Compute, Diffusion
+from lungsyn.config import Compute, TrainedGenerator, from_json
 from lungsyn.generation.training import train
 
 compute = Compute(device="cpu", precision="float32", generator_threads=1, loader_processes=2, checkpoint_seconds=3600)
-train([Path(f) for f in sys.argv[3:]], Diffusion.model_validate_json(sys.argv[2]), compute, 0, Path(sys.argv[1]))
+train([Path(f) for f in sys.argv[3:]], from_json(TrainedGenerator, sys.argv[2]), compute, 0, Path(sys.argv[1]))
 """
 
 

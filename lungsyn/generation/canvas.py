@@ -1,7 +1,7 @@
 """A volume in the making: its conditions, what of it is known, and patches blended into a whole."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ class Canvas:
     """The conditions of one volume, padded; tensors ``[x y z]`` but for the masks."""
 
     masks: Tensor  # uint8 0/1 [3 x y z]: nodules, lungs, body
-    generated: Tensor  # bool: voxels that need the network
     occupied: np.ndarray  # bool: cubes with such voxels, on the grid on which patches begin and end
     shape: tuple[int, int, int]  # of the case itself
     spacing_mm: float
@@ -39,6 +38,11 @@ class Canvas:
     @property
     def padded(self) -> tuple[int, int, int]:
         return tuple(self.masks.shape[1:])
+
+    def generated(self, where: slice | tuple[slice, slice, slice]) -> Tensor:
+        """Which voxels of a part need the network (bool); not kept, since it would be a volume more."""
+        needed = self.masks[:, *(where if isinstance(where, tuple) else (where,))].amax(dim=0) > 0
+        return needed if self.weight is None else needed & (self.weight[where] > 0)
 
 
 def make_canvas(
@@ -57,14 +61,13 @@ def make_canvas(
         return torch.from_numpy(np.pad(array, pads, constant_values=fill)).to(device)
 
     conditions = torch.stack([on_device((mask > 0).astype(np.uint8)) for mask in masks])
-    generated = conditions.amax(dim=0) > 0
     air = float(to_model_range(AIR_HU, settings.window_hu))
     values = weight = None
     if background is not None:
         values, weight = on_device(background.values, air), on_device(background.weight)
-        generated &= weight > 0
-    occupied = reduce_by(generated, settings.grid_multiple).cpu().numpy()
-    return Canvas(conditions, generated, occupied, shape, spacing_mm, air, values, weight)
+    canvas = Canvas(conditions, np.empty(0), shape, spacing_mm, air, values, weight)
+    occupied = reduce_by(canvas.generated(slice(None)), settings.grid_multiple).cpu().numpy()
+    return replace(canvas, occupied=occupied)
 
 
 def reduce_by(mask: Tensor, edge: int) -> Tensor:
@@ -77,12 +80,17 @@ def reduce_by(mask: Tensor, edge: int) -> Tensor:
 def set_known(x0: Tensor, canvas: Canvas) -> None:
     """Write what is known into ``x0``, in place: air where nothing is generated, or the background, feathered."""
     for i in range(0, len(x0), 8):  # slab by slab: no second volume
-        slab, generated = x0[i : i + 8], canvas.generated[i : i + 8]
-        if canvas.background is None:
-            slab.masked_fill_(~generated, canvas.air)
-        else:
-            made = torch.lerp(canvas.background[i : i + 8], slab, canvas.weight[i : i + 8])
-            slab.copy_(torch.where(generated, made, canvas.background[i : i + 8]))
+        set_known_part(x0[i : i + 8], canvas, slice(i, i + 8))
+
+
+def set_known_part(x0: Tensor, canvas: Canvas, where: slice | tuple[slice, slice, slice]) -> None:
+    """The same for a part of a volume."""
+    generated = canvas.generated(where)
+    if canvas.background is None:
+        x0.masked_fill_(~generated, canvas.air)
+    else:
+        known = canvas.background[where]
+        x0.copy_(torch.where(generated, torch.lerp(known, x0, canvas.weight[where]), known))
 
 
 def blend(

@@ -71,8 +71,9 @@ def synthetic_case(
         generator.patches_per_batch, generator.precision, progress.update,
     )  # fmt: skip
     hu = to_hu(volume.cpu().numpy(), window_hu)
-    if background is not None:
-        hu = np.where(background.weight > 0, hu, body.ct)  # the window does not clip what is kept
+    if background is not None:  # the window does not clip what is kept
+        clipped = body.ct - to_hu(background.values, window_hu)
+        hu = np.rint(hu + (1 - background.weight) * clipped).astype(np.int16)
     return _as_case(hu, arrangement, row, started, generator.device)
 
 

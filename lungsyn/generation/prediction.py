@@ -27,7 +27,7 @@ def training_target(kind: str, x0: Tensor, noise: Tensor, abar: Tensor) -> Tenso
 def to_x0(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
     """x_0 from the network's output; the inverse of ``training_target`` given x_t."""
     if kind == "epsilon":
-        return (x_t - (1 - abar).sqrt() * output) / abar.sqrt().clamp(min=1e-4)
+        return (x_t - (1 - abar).sqrt() * output) / abar.sqrt()
     if kind == "v":
         return abar.sqrt() * x_t - (1 - abar).sqrt() * output
     if kind == "sample":
@@ -70,7 +70,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
 def guided(x0_of: Callable[[Tensor], Tensor], masks: Tensor, scale: float) -> Tensor:
     """x_0 of ``masks`` ``[b 3 x y z]``; at a ``scale`` other than 1 led away from that of the same without nodules."""
     x0 = x0_of(masks)
-    if scale == 1:
+    if scale == 1 or not masks[:, 0].any():  # the same would come out
         return x0
     without = masks.clone()
     without[:, 0] = 0

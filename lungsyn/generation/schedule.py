@@ -15,7 +15,8 @@ def cosine(timesteps: int) -> Tensor:
 
 
 def linear(timesteps: int) -> Tensor:
-    """Ho et al. 2020: beta from 1e-4 to 0.02 at T = 1000, rescaled to end equally noisy at any T: abar ``[T + 1]``."""
+    """Ho et al. 2020: beta from 1e-4 to 0.02 at T = 1000, rescaled to end about as noisy at other T, if they are not
+    below a hundred: abar ``[T + 1]``."""
     beta = torch.linspace(1e-4, 0.02, timesteps, dtype=torch.float64) * (1000 / timesteps)
     return _cumulate(beta.clamp(max=0.999))
 

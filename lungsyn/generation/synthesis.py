@@ -11,7 +11,8 @@ same with a real CT as what is known: where nothing is to be made the blended x_
 every step the state there is the background at exactly the state's own noise level, and the edge is feathered in x_0,
 where a weighted mean has no noise to lose.
 
-The state and every sum are float32; memory is the state, the blended x_0 and the masks, whatever the number of patches.
+The state and every sum are float32; memory is the state, the blended x_0, for a sampler of second order the one before,
+and the masks, whatever the number of patches.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from lungsyn.config import Generator, LatentDiffusion, Synthesis
 from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.canvas import Canvas, Grid, Start, blend, set_known
+from lungsyn.generation.canvas import Canvas, Grid, Start, blend, set_known, set_known_part
 from lungsyn.generation.latent import synthesise_latent
 from lungsyn.generation.patches import coarse_windows, with_halo
 from lungsyn.generation.prediction import Denoiser, guided, to_x0
@@ -95,7 +96,11 @@ def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -
 def blended(
     denoise: PatchDenoiser, canvas: Canvas, settings: Generator, grid_at: Callable, patches_per_batch: int
 ) -> Denoiser:
-    """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; the known where known."""
+    """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; the known where known.
+
+    What it returns is overwritten by the call after the next: two volumes are all that a sampler needs, and memory that
+    is freed and asked for again may not be found in one piece."""
+    made: list[Tensor] = []
     patch, multiple = settings.patch_voxels, settings.grid_multiple
 
     def occupied(start: Start) -> bool:
@@ -109,7 +114,8 @@ def blended(
             x_t = torch.stack([with_halo(x, start, patch) for start in starts])[:, None]
             return denoise(x_t, starts, crop_views(view, starts, settings) if view is not None else None, t)
 
-        x0 = blend(torch.zeros_like(x), grid_at(t), patch, patches_per_batch, x0_of, occupied)
+        made.append(made.pop(0).zero_() if len(made) == 2 else torch.zeros_like(x))
+        x0 = blend(made[-1], grid_at(t), patch, patches_per_batch, x0_of, occupied)
         set_known(x0, canvas)
         return x0
 
@@ -171,7 +177,10 @@ def stitched(
             if settings.context_factor:
                 pooled = F.avg_pool3d(patches[:, None], 2 * settings.context_factor)[:, 0]
                 views = F.pad(pooled, [coarse_margin(settings)] * 6)
-            return denoise(F.pad(patches[:, None], [HALO] * 6, mode="replicate"), starts, views, t)
+            x0 = denoise(F.pad(patches[:, None], [HALO] * 6, mode="replicate"), starts, views, t)
+            for patch, start in zip(x0, starts, strict=True):
+                set_known_part(patch, canvas, box(start, settings.patch_voxels))
+            return x0
 
         adders = [noise_adder(torch.Generator(x.device).manual_seed(hash((seed, *start)))) for start in starts]
 
@@ -185,5 +194,5 @@ def stitched(
 
 
 def stride_voxels(settings: Generator, synthesis: Synthesis) -> int:
-    """Distance of neighbouring patches: the overlap rounded up so that it is a multiple of the coarse grid."""
+    """Distance of neighbouring patches: the overlap rounded up, to a multiple of the coarse grid."""
     return patch_stride(settings.patch_voxels, synthesis.overlap, settings.grid_multiple)

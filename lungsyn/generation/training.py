@@ -91,9 +91,10 @@ def train(
     precision = choose_precision(compute, device, about.get("precision"), checkpoints)
     about["precision"] = name_of(precision)
     ran_on = describe(device, precision) + (f", {team.size} processes" if team.size > 1 else "")
+    what = "autoencoder" if isinstance(settings, Autoencoder) else "generator"
     if team.leads:
         seen = f"{about['images_seen']} of {settings.images} patches"
-        print(f"{settings.kind} training on {ran_on}, from {seen}", flush=True)
+        print(f"{what} training on {ran_on}, from {seen}", flush=True)
 
     forward = team.parallel(network)
     forward = compiled(forward, compute, device)
@@ -102,7 +103,7 @@ def train(
         take = steps_of(forward, network, optimizer, average, keep, settings, precision, team)
     else:
         take = adversarial_steps(forward, learner, optimizer, average, keep, settings, precision)
-    progress = Progress(settings.kind, settings.images, "patches", about["images_seen"])
+    progress = Progress(what, settings.images, "patches", about["images_seen"])
     numbers = batches(range(about["images_seen"], settings.images), settings.batch_patches)
     for batch in loader(patches, map(team.share, numbers), compute, device):
         if settings.early_stop_checks and about["checks_without_gain"] >= settings.early_stop_checks:

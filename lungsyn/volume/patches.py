@@ -69,7 +69,8 @@ def box(start, size) -> tuple[slice, slice, slice]:
 
 
 def patch_stride(patch: int, overlap: float, multiple: int) -> int:
-    """Distance of neighbouring patches: ``overlap`` (fraction of the patch) rounded up so that it is a multiple."""
+    """Distance of neighbouring patches: ``overlap`` (fraction of the patch) rounded up so that it is a multiple; at
+    least one."""
     return max(int(patch * (1 - overlap)) // multiple, 1) * multiple
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lungsyn import checkpoint
-from lungsyn.config import Compute, Diffusion
+from lungsyn.config import Compute, TrainedGenerator, from_json
 from lungsyn.generation import training
 from lungsyn.generation.patches import TrainingPatches
 from lungsyn.processes import Team, team
@@ -28,7 +28,8 @@ class Stopping(TrainingPatches):
 
 
 def main(told: dict, out: Path, processes: Team) -> None:
-    settings, compute = Diffusion.model_validate(told["generator"]), Compute.model_validate(told["compute"])
+    settings = from_json(TrainedGenerator, json.dumps(told["generator"]))
+    compute = Compute.model_validate(told["compute"])
     folders = [Path(folder) for folder in told["folders"]]
     weights, _, records = training.train(folders, settings, compute, told["seed"], out / "whole", processes)
     checkpoint.save(out / f"whole-{processes.rank}", weights, {"records": records})

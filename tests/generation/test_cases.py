@@ -64,6 +64,23 @@ def test_an_inpainted_case_is_the_real_one_but_for_its_new_nodules(generator, fe
     assert case.about["patient"] == body.about["patient"]  # a split by patient keeps the two together
 
 
+def test_what_is_brighter_than_the_window_stays_so_up_to_the_feathered_edge(generator, few_steps, sources):
+    """Of bone beside a nodule the window's upper end was left wherever anything was made."""
+
+    def bright(name):
+        case = sources(name)
+        return type(case)(np.full_like(case.ct, 1000), case.nodules, case.lungs, case.body, case.affine, case.about)
+
+    row = untargeted(["case-0", "case-3"], 1, seed=0, why="inpainted")[0]
+    case = synthetic_case(generator, row, few_steps, bright)
+    weight = region_to_make(case.nodules, bright(row["body_case"]))
+    low, high = generator.settings.window_hu
+    feather = (weight > 0) & (weight < 1)
+    assert feather.any()
+    least, most = (1000 * (1 - weight) + weight * end for end in (low, high))
+    assert (case.ct[feather] >= least[feather] - 1).all() and (case.ct[feather] <= most[feather] + 1).all()
+
+
 def test_a_pasted_case_holds_its_donor_s_nodule(sources):
     """The test cases' nodules have 20 HU in lungs of about -800: new nodules are as bright, all else is as it was."""
     for row in untargeted(["case-0", "case-3"], 4, seed=0, why="inpainted"):

@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from lungsyn.generation.prediction import diffuse, from_v, guide, precondition, skip_of_variance, to_x0, training_target
+from lungsyn.generation.prediction import (
+    diffuse,
+    from_v,
+    guide,
+    guided,
+    precondition,
+    skip_of_variance,
+    to_x0,
+    training_target,
+)
 from lungsyn.generation.schedule import cosine
 
 
@@ -15,6 +24,29 @@ def test_the_perfect_prediction_gives_x0_back(kind):
         abar = cosine(1000)[t]
         x_t = diffuse(x0, noise, abar)
         assert torch.allclose(to_x0(kind, training_target(kind, x0, noise, abar), x_t, abar), x0, atol=1e-6)
+
+
+@pytest.mark.parametrize("timesteps", [50, 1000, 4000])
+def test_epsilon_gives_x0_back_at_the_last_timestep_too(timesteps):
+    """Where abar is smallest: a floor under it once halved x_0 there, and volumes were tens of HU too dark."""
+    abar, x0, noise = cosine(timesteps)[-1], torch.rand(50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
+    assert torch.allclose(to_x0("epsilon", noise, diffuse(x0, noise, abar), abar), x0, atol=1e-3)
+
+
+@pytest.mark.parametrize("nodule_in", [None, 1])
+def test_guidance_asks_twice_only_where_there_are_nodules(nodule_in):
+    masks, asked = torch.zeros(2, 3, 4, 4, 4, dtype=torch.uint8), []
+    if nodule_in is not None:
+        masks[nodule_in, 0, 2, 2, 2] = 1
+
+    def x0_of(given):
+        asked.append(given.clone())
+        return given.float()
+
+    led = guided(x0_of, masks, 3.0)
+    assert len(asked) == 1 + (nodule_in is not None)
+    assert torch.equal(led[:, 1:], masks[:, 1:].float()) and led[:, 0].sum() == 3 * masks[:, 0].sum()
+    assert torch.equal(guided(x0_of, masks, 1.0), masks.float())
 
 
 def test_v_at_full_noise_needs_no_division():

@@ -53,6 +53,16 @@ def test_blended_identity_patches_are_the_input(generator_settings, synthesis, s
     assert torch.allclose(identity(x, 1)[inside], x[inside], atol=1e-5)
 
 
+def test_no_more_than_two_estimates_of_a_volume_are_held(generator_settings):
+    canvas = canvas_of((20, 20, 20), generator_settings)
+    denoiser = syn.blended(lambda x, s, v, t: t * inner(x)[:, 0], canvas, generator_settings, lambda t: [[0, 4]] * 3, 3)
+    x = torch.ones(canvas.padded)
+    first, second = denoiser(x, 1), denoiser(x, 2)
+    assert torch.allclose(first, x) and torch.allclose(second, 2 * x)
+    third = denoiser(x, 3)
+    assert third.data_ptr() == first.data_ptr() and torch.allclose(third, 3 * x) and torch.allclose(second, 2 * x)
+
+
 def test_every_shifted_step_covers_every_voxel(generator_settings, synthesis):
     canvas = canvas_of((41, 20, 33), generator_settings)
     shifted = synthesis.model_copy(update={"steps": 30})
@@ -116,7 +126,7 @@ def test_patches_are_evaluated_where_the_mask_has_a_voxel_and_nowhere_else(gener
 
         syn.blended(denoise, canvas, generator_settings, lambda t, grid=grid: grid, 2)(torch.zeros(canvas.padded), 1)
         size = generator_settings.patch_voxels
-        assert seen == [start for start in all_starts(grid) if canvas.generated[box(start, size)].any()]
+        assert seen == [start for start in all_starts(grid) if canvas.generated(box(start, size)).any()]
 
 
 def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_settings, synthesis):
@@ -202,6 +212,18 @@ def inpainting_canvas(settings, shape=(40, 36, 44)):
     masks = np.stack([weight == 1, np.ones(shape), np.ones(shape)]).astype(np.uint8)
     canvas = make_canvas(masks, 2.0, settings, torch.device("cpu"), Background(values, weight))
     return canvas, values, weight
+
+
+def test_patches_that_are_made_alone_know_their_background_too(network, generator_settings, synthesis):
+    """At every step, as the other modes do: what is made beside it follows from it."""
+    canvas, values, weight = inpainting_canvas(generator_settings)
+    chosen = synthesis.model_copy(update={"mode": "stitched"})
+    one, other = (
+        syn.synthesise(network, dataclasses.replace(canvas, background=known), generator_settings, chosen, 3, 4).numpy()
+        for known in (canvas.background, -canvas.background)
+    )
+    assert np.allclose(one[weight == 0], values[weight == 0], atol=1e-5)
+    assert np.abs(one - other)[weight == 1].mean() > 1e-3
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
