@@ -31,7 +31,9 @@ bench: env               ## one line per claim: name, ours, peer, ratio
 env: $(STAMP)            ## the environment alone: a virtual environment with the pinned packages
 
 $(STAMP): envs/requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is " + sys.version.split()[0] \
+	    + ", and 3.11 or newer is needed: make env PYTHON=python3.11 (or its path)")'
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement envs/requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(STAMP)

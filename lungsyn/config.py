@@ -379,6 +379,11 @@ class Segmenter(Section):
                 f"patch_voxels is {self.patch_voxels}; {self.network} with these channels needs a multiple of "
                 f"{multiple}: change patch_voxels or channels"
             )
+        if not swin and self.patch_voxels == multiple:  # one voxel at the deepest level: nothing to normalise over
+            raise ValueError(
+                f"patch_voxels is {self.patch_voxels}; {self.network} with {len(self.channels)} levels needs at least "
+                f"{2 * multiple}: change patch_voxels or remove a level from channels"
+            )
         return self
 
 
@@ -451,7 +456,7 @@ class Fidelity(Section):
     """How real is a synthetic set?"""
 
     slices_per_case: int = Field(default=8, ge=1, le=200, description="Slices of each case in each plane")
-    weights: Path | None = Field(
+    weights: Annotated[Path, AfterValidator(_at_home)] | None = Field(
         default=None, description="TorchScript file of another feature extractor; default: the built-in scattering"
     )
 
@@ -566,10 +571,10 @@ class Config(Section):
                     f"synthesis.guidance_scale is {self.synthesis.guidance_scale:g}, but generators.{name} never "
                     "learns without masks: give it a nodule_dropout, such as 0.1, or set guidance_scale to 1"
                 )
-        if not self.cohort.split.validation or not self.cohort.split.test:
+        if not all(self.cohort.split.model_dump().values()):
             raise ValueError(
-                "cohort.split leaves no patient for validation or test: the worst cases are of validation, and claims "
-                "rest on test; give both more than 0"
+                "cohort.split leaves no patient for train, validation or test: the worst cases are of validation, and "
+                "claims rest on test; give each more than 0"
             )
         for name in self.figures.case_arms:
             _known("figures.case_arms", name, self.arms)
@@ -584,6 +589,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _trials_can_be_compared(self):
         wanted = set()
+        if len(set(self.training_percent)) < len(self.training_percent):
+            raise ValueError(f"training_percent is {self.training_percent}: name each size once")
         for name, trial in self.segmenters.items():
             for arm in trial.arms or ():
                 _known(f"segmenters.{name}.arms", arm, self.arms)

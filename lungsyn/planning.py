@@ -1,7 +1,7 @@
 """What a study will cost before it is run: jobs per rule, hours, memory, disk.
 
 Jobs are counted by Snakemake itself, over a made-up list of cases, so that the count follows the rules. Hours come from
-rates, seconds per unit of work: measured ones where results of this machine recorded them, else the documented ones
+rates, seconds per unit of work: measured ones where models of this machine recorded them, else the documented ones
 below. Work is counted in voxels that a network sees, times what it does with each (``width``).
 """
 
@@ -76,7 +76,7 @@ def segmenter_work(settings: Segmenter) -> float:
 
 
 def seconds_per_work(results: Path) -> tuple[dict[str, float], set[str]]:
-    """Rates per rule, and which of them were measured here: from the costs that models and volumes recorded."""
+    """Rates per rule, and which of them were measured here: from the costs that models recorded."""
     found: dict[str, list[float]] = {}
     for path in results.glob("generator/**/model.safetensors"):
         facts = model_facts(path)
@@ -199,6 +199,7 @@ def jobs_of(configfiles: Sequence[Path], study: Config, n_cases: int) -> list[tu
         ]  # fmt: skip
         write_table(folder / "results/cohort.tsv", rows, list(rows[0]))
         overlay = {"cohort": {"root": str(raw)}} if study.cohort.root else {}
+        overlay |= {"audit": {"fidelity": {"weights": None}}}  # a path from another folder than this one
         for executor, settings in (("touch", DAGSettings(targets={"results/cohort.tsv"})), ("dryrun", None)):
             with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
                 workflow = api.workflow(

@@ -54,6 +54,14 @@ def latent_settings(generator_settings) -> LatentDiffusion:
     return LatentDiffusion(**shared, autoencoder=autoencoder)
 
 
+def without_zeros(network: torch.nn.Module, std: float) -> torch.nn.Module:
+    """Random weights also where a fresh network has zeros, so that its output depends on all of its input."""
+    for weight in network.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=std)
+    return network.eval()
+
+
 def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     """A ball-shaped body of noise with two lungs and a bright nodule in each: every voxel's value tells its place."""
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,19 @@ def test_every_verb_has_help(capsys):
             cli.main([*[stage][stage == "study" :], verb, "--help"])
         assert stopped.value.code == 0
         assert len(capsys.readouterr().out) > 100
+
+
+def test_help_names_every_stage_with_what_it_does(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    for stage in {stage for stage, _ in arguments.VERBS} - {"study"} | {"why", "plan"}:
+        assert re.search(rf"^ +{stage}\s+\w", said, re.M), stage
+
+
+def test_overlays_of_a_plan_are_named_as_snakemake_s_or_one_by_one():
+    for given in (["--configfile", "a", "b"], ["--configfile", "a", "--configfile", "b"]):
+        assert cli.make_parser().parse_args(["plan", *given]).configfile == [Path("a"), Path("b")]
 
 
 def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, study):

@@ -18,6 +18,14 @@ from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import versions
 
 OPEN_FILES = 10_240  # 2,500 cases
+STAGES = {
+    "cohort": "Find, split and prepare cases; simulate them; write them as DICOM or nnU-Net data.",
+    "generation": "Train a generator, decide which masks to fill, make volumes and check them.",
+    "segmentation": "Train segmenters and predict.",
+    "audit": "How real is a synthetic set, and does it give patients away?",
+    "evaluation": "Scores, comparison of the arms, pictures and the report.",
+    "config": "The schema of config.yaml.",
+}
 NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}
 
 
@@ -55,12 +63,15 @@ def allow_open_files() -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """One subcommand per stage, one below it per verb."""
-    parser = argparse.ArgumentParser(prog="lungsyn", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="lungsyn", description="One step of a study, as Snakemake runs it; `lungsyn STAGE --help` lists its verbs."
+    )
     stages = parser.add_subparsers(required=True, metavar="stage")
     groups = {"study": stages}
     for (stage, name), (run, arguments) in VERBS.items():
         if stage not in groups:
-            groups[stage] = stages.add_parser(stage).add_subparsers(required=True, metavar="verb")
+            parser_of_stage = stages.add_parser(stage, help=STAGES[stage], description=STAGES[stage])
+            groups[stage] = parser_of_stage.add_subparsers(required=True, metavar="verb")
         summary = run.__doc__.splitlines()[0]
         child = groups[stage].add_parser(name, help=summary, description=summary)
         arguments(child)

@@ -22,7 +22,9 @@ def study_why(args) -> None:
 
 
 def _plan_arguments(parser):
-    parser.add_argument("--configfile", type=Path, action="append", default=[], help="overlays of config.yaml")
+    parser.add_argument(
+        "--configfile", type=Path, nargs="+", action="extend", default=[], help="overlays of config.yaml"
+    )
     parser.add_argument("--cases", type=int, help="number of cases, where the data are not here")
     parser.add_argument(
         "--directory", type=Path, default=Path(), help="the folder that will get results/, as snakemake's"

@@ -60,7 +60,7 @@ def find_pairs(root: Path) -> list[dict]:
         )
     pairs = [
         {
-            "case": re.sub(r"[^\w+-]", "-", name, flags=re.ASCII),  # it becomes a folder
+            "case": as_folder(name),
             "patient": listed.get(name, {}).get("patient") or name,
             "split": listed.get(name, {}).get("split") or "",
             "source": image_of.get(name, ""),
@@ -72,6 +72,11 @@ def find_pairs(root: Path) -> list[dict]:
     if twice:
         raise InputError(f"{root}: case {twice[0]} comes from two files: rename one; only [A-Za-z0-9_+-] count")
     return pairs
+
+
+def as_folder(name: str) -> str:
+    """The case's name, which becomes a folder, from that of its file."""
+    return re.sub(r"[^\w+-]", "-", name, flags=re.ASCII)
 
 
 def _first_channels(image_of: dict[str, str], label_of: dict[str, str]) -> dict[str, str]:
@@ -131,7 +136,7 @@ def _row_of(job: tuple[dict, Path, Listing]) -> dict:
 def read_case(root: Path, image: str, label: str, settings: Reading) -> tuple[Volume, list[Volume]]:
     """The CT (HU ``[x y z]``) and its nodules' masks (bool, tight boxes). Raises InputError with the reason."""
     if not image or not label:
-        raise InputError("missing image" if not image else "missing label")
+        raise InputError("missing image" if not image else "missing label: none has the image's name")
     ct, mask = _read(root, image), _read(root, label)
     if abs(np.linalg.det(ct.affine)) < 1e-9:
         raise InputError(f"affine without a volume: {image}; write the file with a valid sform")

@@ -19,14 +19,15 @@ from lungsyn.volume.space import Space, Volume
 
 HU_RANGE = (-1024, 3071)  # 12 bits, what scanners store; metal beyond it is clipped
 SAME_SPACING = 0.01  # relative
+LEAST_LUNG_ML = 100  # a child's lungs have more, a cut-out of 5 cm has not
 
 
 def prepare(ct: Volume, nodules: list[Volume], settings: Preprocess) -> Case:
     """The case on its final grid; ``about`` is empty, for the caller to fill.
 
     ``ct`` is HU ``[x y z]`` in any orientation; ``nodules`` are binary masks in the order of their index, each on a
-    grid of its own (a local box is enough). Raises InputError if a nodule lies outside the image or the case has more
-    than 255 nodules.
+    grid of its own (a local box is enough). Raises InputError if a nodule lies outside the image, the case has more
+    than 255 nodules, or a chest has no lungs.
     """
     space = target_space(ct, settings.spacing_mm)
     index = nodule_index(nodules, space)
@@ -38,6 +39,12 @@ def prepare(ct: Volume, nodules: list[Volume], settings: Preprocess) -> Case:
     hu = on_grid(ct, space.crop(start, stop))
     hu.data[~body] = AIR_HU
     index = Volume(index, space.affine).crop(start, stop).data
+    lung_ml = float(((lung > 0) & (index == 0)).sum()) * space.voxel_ml
+    if lung_ml < LEAST_LUNG_ML:
+        raise InputError(
+            f"no lungs found, {lung_ml:.0f} ml: set cohort.preprocess.field_of_view to part if it is a cut-out, in "
+            "which no skin is seen"
+        )
     return Case(hu.data, index, lung, body.astype(np.uint8), hu.affine, {})
 
 

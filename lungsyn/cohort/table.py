@@ -35,6 +35,9 @@ COLUMNS = [
 ]
 
 
+NO_SUCH_CASE = "cohort.exclude names a case that is not there"
+
+
 def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[dict]:
     """Rows of ``COLUMNS`` for every case below ``root``, sorted by case. Raises InputError if none can be used."""
     reader = nifti if settings.dataset == "nifti" else lidc
@@ -42,7 +45,10 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[di
     rows = _without(found, settings.exclude)
     included = [row for row in rows if row["status"] == "included"]
     if not included:
-        raise InputError(f"{root}: no case can be used.\n{summary(rows)}")
+        examples = {_kind(row["reason"]): f"  {row['case']}: {row['reason']}" for row in reversed(rows)}
+        counts = Counter(_kind(row["reason"]) for row in rows)
+        told = [f"{examples[kind]} (so it is with {count})" for kind, count in counts.most_common(4)]
+        raise InputError("\n".join([f"{root}: no case can be used, of {len(rows)}", *told]))
     # Dealt before the config's own exclusions: to leave out one case must not move the others' patients.
     dealt = [(row["patient"], row.get("split", "")) for row in found if row["status"] == "included"]
     split_of = split.assign(dealt, settings.split, seed)
@@ -57,13 +63,15 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[di
 
 
 def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
-    """``rows`` with the config's own exclusions; one that names no case gets a row that says so."""
+    """``rows`` with the config's own exclusions, by case or by its file's name; one that names no case gets a row that
+    says so."""
     known = {row["case"] for row in rows}
+    exclude = {name if name in known else nifti.as_folder(name): reason for name, reason in exclude.items()}
     blank = dict.fromkeys(COLUMNS, "") | {"status": "excluded"}
     return [
         row | {"status": "excluded", "reason": exclude[row["case"]]} if row["case"] in exclude else row for row in rows
     ] + [
-        blank | {"case": case, "reason": f"{reason} (cohort.exclude names it, but there is no such case)"}
+        blank | {"case": case, "reason": f"{NO_SUCH_CASE}: {reason}"}
         for case, reason in exclude.items() if case not in known
     ]  # fmt: skip
 
@@ -71,7 +79,8 @@ def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
 def summary(rows: list[dict]) -> str:
     """Counts per split and per reason, as lines of text."""
     included = [row for row in rows if row["status"] == "included"]
-    lines = [f"{len(included)} of {len(rows)} cases included"]
+    there = [row for row in rows if not row["reason"].startswith(NO_SUCH_CASE)]
+    lines = [f"{len(included)} of {len(there)} cases included"]
     for name in split.SPLITS:
         part = [row for row in included if row["split"] == name]
         patients, nodules = {row["patient"] for row in part}, sum(int(row["n_nodules"]) for row in part)

@@ -346,8 +346,10 @@ def test_the_table_and_a_prepared_case(root):
     cohort = settings(root).model_copy(update={"exclude": {BROKEN: "bad breathing", "nobody": "typing error"}})
     rows = {row["case"]: row for row in table.index(cohort, root, seed=1)}
     assert rows[BROKEN]["reason"] == "bad breathing"
-    assert "no such case" in rows["nobody"]["reason"]
-    assert "1 of 3 cases included" in table.summary(list(rows.values()))
+    assert rows["nobody"]["reason"] == "cohort.exclude names a case that is not there: typing error"
+    summary = table.summary(list(rows.values()))
+    assert "1 of 2 cases included" in summary
+    assert "excluded, cohort.exclude names a case that is not there: 1" in summary
     case = table.prepare_case(rows[WHOLE], cohort, root)
     assert np.allclose(case.space.spacing_mm, 3.0)
     assert len(case.about["nodules"]) == rows[WHOLE]["n_nodules"] == case.nodules.max()
@@ -375,7 +377,7 @@ def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
 
 
 def test_nothing_included_says_why(root):
-    with pytest.raises(InputError, match=r"no nodule left under cohort.nodules: 2"):
+    with pytest.raises(InputError, match=r"no nodule left under cohort.nodules .so it is with 2"):
         table.index(settings(root, min_diameter_mm=90), root, seed=1)
     with pytest.raises(InputError, match="is not a folder"):
         lidc.index(root / "nowhere", settings(root))

@@ -193,6 +193,23 @@ def test_each_defect_gives_its_reason_and_leaves_the_others_alone(tmp_path, dama
     assert rows["a"] == untouched
 
 
+def test_a_case_is_excluded_by_its_file_s_name_too(tmp_path):
+    write_cases(tmp_path, ["a.1", "b", "c", "d"])
+    rows = table.index(settings(tmp_path, exclude={"a.1": "motion"}), tmp_path, seed=1)
+    assert [(row["case"], row["status"]) for row in rows if row["status"] != "included"] == [("a-1", "excluded")]
+    assert len(rows) == 4
+
+
+def test_where_no_case_can_be_used_a_whole_reason_of_each_kind_is_told(tmp_path):
+    write_cases(tmp_path, ["a", "b"], labels="elsewhere")
+    write(tmp_path / "labels/b.nii.gz", 255 * label())
+    with pytest.raises(InputError) as told:
+        table.index(settings(tmp_path), tmp_path, seed=1)
+    assert "no case can be used, of 2\n" in str(told.value)
+    assert "  a: missing label: none has the image's name (so it is with 1)" in str(told.value)
+    assert "  b: empty label: no voxel of labels/b.nii.gz is one of [1] (cohort.lesion_labels)" in str(told.value)
+
+
 def test_lesion_labels_choose_what_is_nodule(tmp_path):
     write(tmp_path / "images/a.nii.gz", image())
     mixed = label()

@@ -87,6 +87,17 @@ def test_what_an_earlier_nodule_has_a_later_one_does_not_get_elsewhere(moved, ra
     assert np.array_equal(index == 2, second.data & ~first.data)
 
 
+def test_a_cut_out_is_no_chest():
+    """Its lung would be taken for the air around the body, and wiped."""
+    space = Space((50, 50, 50), np.eye(4))
+    hu = np.full(space.shape, -850, np.int16)
+    hu[:, 30:] = 40
+    mask = ball(space, points_mm(space)[25, 20, 25], 5.0)
+    with pytest.raises(InputError, match=r"no lungs found, \d+ ml: set cohort.preprocess.field_of_view to part if"):
+        prepare(Volume(hu, space.affine), [mask], Preprocess(spacing_mm=1.0, margin_mm=10, field_of_view="chest"))
+    assert prepare(Volume(hu, space.affine), [mask], part(1.0)).lungs.any()
+
+
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (-1, 1, -1)])
 def test_flips_and_permutations_change_nothing(axes, signs):

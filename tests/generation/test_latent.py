@@ -24,6 +24,7 @@ from lungsyn.generation.synthesis import synthesise
 from lungsyn.live import watcher
 from lungsyn.optimizer import Muon
 from lungsyn.volume.files import open_case
+from tests.conftest import without_zeros
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 FLOAT, DEVICE = torch.float32, torch.device("cpu")
@@ -31,13 +32,8 @@ FLOAT, DEVICE = torch.float32, torch.device("cpu")
 
 @pytest.fixture
 def network(latent_settings):
-    """With random weights also where a fresh network has zeros, so that its output depends on all of its input."""
     torch.manual_seed(1)
-    network = build(latent_settings)
-    for weight in network.parameters():
-        if not weight.any():
-            torch.nn.init.normal_(weight, std=0.1)
-    return network.eval()
+    return without_zeros(build(latent_settings), 0.1)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from lungsyn.generation.bands import HALO, LUNG_HU, NODULE_HU, TISSUE_HU, band_sd, inner, shares
 from lungsyn.generation.network import build, channel_norm, coarse_channels
 from lungsyn.generation.prediction import diffuse, to_x0
+from tests.conftest import without_zeros
 
 
 def inputs(settings, batch=2):
@@ -26,10 +27,7 @@ def test_output_has_the_patch_s_shape(generator_settings, network, position, con
 
 
 def test_every_input_matters(generator_settings):
-    network = build(generator_settings)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
+    network = without_zeros(build(generator_settings), 0.1)
     arguments = list(inputs(generator_settings))
     reference = network(*arguments)
     changed = [arguments[0] + 1, 1 - arguments[1], arguments[2] + 1, 51 - arguments[3], arguments[4] * 3]

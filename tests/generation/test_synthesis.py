@@ -14,6 +14,7 @@ from lungsyn.generation.samplers import plan
 from lungsyn.generation.schedule import cosine, sampling_timesteps
 from lungsyn.volume.intensity import to_hu
 from lungsyn.volume.patches import all_starts, box
+from tests.conftest import without_zeros
 
 SHAPES = [(40, 33, 50), (16, 16, 16), (5, 40, 17), (51, 51, 51)]
 
@@ -25,13 +26,8 @@ def synthesis(study):
 
 @pytest.fixture(scope="module")
 def network(generator_settings):
-    """A network with random weights in its last layer too, so that its output depends on all of its input."""
     torch.manual_seed(0)
-    network = build(generator_settings)
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)
-    return network.eval()
+    return without_zeros(build(generator_settings), 0.05)
 
 
 def canvas_of(shape, settings, seed=0):

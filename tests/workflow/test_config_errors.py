@@ -59,3 +59,13 @@ def test_too_few_validation_cases_are_told_before_any_training(snakemake, tmp_pa
     ended = snakemake(tmp_path, "--configfile", str(tmp_path / "more.yaml"), "--dry-run")
     assert ended.returncode == 1
     assert "benchmark.worst_cases is 2, but the validation split has 1 cases: lower it" in ended.stdout
+
+
+def test_a_relative_root_is_found_whatever_directory_the_results_go_to(snakemake, tmp_path):
+    """From there, or from the folder of the Snakefile."""
+    (tmp_path / "data").mkdir()
+    for root, found in (("data", True), ("tests", True), ("nowhere", False)):
+        config = f"cohort={{dataset: nifti, root: {root}}}"
+        ended = snakemake(tmp_path, "--config", config, "--dry-run", "--", "results/cohort.tsv")
+        assert ("there is no such folder" in ended.stdout) != found, ended.stdout[-2000:]
+        assert (ended.returncode == 0) == found

@@ -32,6 +32,8 @@ wildcard_constraints:
 
 SEED = STUDY.study.seed
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
+if STUDY.cohort.root and not Path(RAW).is_dir() and Path(workflow.basedir, RAW).is_dir():
+    RAW = os.path.relpath(Path(workflow.basedir, RAW))  # --directory leads elsewhere
 COHORT = Path("results/cohort.tsv")
 COHORT_COLUMNS = {"case", "patient", "split", "train_rank", "status", "source", "annotation"}  # that rules ask for
 
@@ -109,6 +111,7 @@ def cases(*splits):
 
 def batches(name, size):
     """The folders of a synthetic set for one training-set size, each made by one job."""
+    cohort_rows()  # whoever asks is asked again once the list is made, and found to have nothing to do if it is the same
     synthetic = STUDY.sets[name]
     count = -(-synthetic.volumes // STUDY.synthesis.volumes_per_job)
     return [f"results/synthetic/{synthetic.generator}/{name}/{size}/{i}" for i in range(count)]

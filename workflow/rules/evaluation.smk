@@ -35,6 +35,7 @@ def compared(kind=""):
     """An input function: the tables of a segmenter's arms at every size: of scores, or .nodules, or .points."""
 
     def paths(wildcards):
+        cohort_rows()  # as in batches
         pairs = [pair for pair in COMPARED if pair[0] == wildcards.segmenter]
         return of_arms(f"results/scores/{{segmenter}}/{{arm}}/{{size}}{kind}.tsv", pairs)
 
