@@ -525,7 +525,7 @@ def test_one_number_puts_a_generator_on_several_gpus(finished):
     ("kind", "name", "change"),
     [
         ("patch_gan", "gan", {"critic_channels": [32, 48]}),
-        ("latent_ddpm", "latent", {"autoencoder": {"latent_channels": 6}}),
+        ("latent_ddpm", "latent", {"autoencoder": {"latent_channels": 12}}),
     ],
 )
 def test_another_generator_beside_the_diffusion_model_makes_only_its_own_again(study, kind, name, change):
