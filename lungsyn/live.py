@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lungsyn.compute import choose_device
 from lungsyn.config import Compute, Generator, Synthesis
@@ -95,7 +96,8 @@ def draw(pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, 
                 axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1.2, label=label)
         loss_against_patches(axis)
         axis.set_xlim(0, settings.images)
-        axis.legend(frameon=False, fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(3))  # beside one patch there is not room for more
+        axis.legend(frameon=False, fontsize=9, loc="upper right")
         axes = right.subplots(2, len(pairs), squeeze=False) if pairs else []
         for column, (name, (real, made, nodule)) in enumerate(pairs.items()):
             index = widest_slices(nodule)[2]

@@ -34,9 +34,10 @@ SECONDS_PER_WORK = {
     "synthesise": 3.8 / (20 * 51**3 * 210),
     "train_segmenter": 145 / (300 * 4 * 32**3 * 252),
 }
-# What a patch in training takes, for as much ``width``: with a critic, 0.22 s where the generator alone takes 0.11
-# (cubes_gan.yaml); latents through MONAI's U-Net and ControlNet (cubes_latent.yaml).
-EXTRA_WORK = {"patch_gan": 2.0, "latent_ddpm": 3.4}
+# What a patch takes for as much ``width``, patch_ddpm's being 1: with a critic, 0.22 s where the generator alone takes
+# 0.11 (cubes_gan.yaml); of an autoencoder 0.14 s, of latents through MONAI's U-Net and ControlNet 0.28 s, where
+# patch_ddpm takes 0.10 (cubes_latent.yaml).
+EXTRA_WORK = {"patch_gan": 2.0, "autoencoder": 1.4, "latent_ddpm": 5.8}
 GPU_RULES = ("train_generator", "synthesise", "train_segmenter", "predict")
 # Over two CPU cores, roughly. Against the rates above an H200 trains a generator 90 (config.yaml's), 900
 # (cubes_gpu.yaml's) and 2,400 times as fast (lidc.yaml's), and makes volumes with the last 1,100 times as fast;

@@ -1,5 +1,8 @@
 """The live picture shows what is learned and never touches it."""
 
+import itertools
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from PIL import Image
 
 from lungsyn import live
 from lungsyn.config import Compute
+from lungsyn.evaluation.figures import STYLE
 from lungsyn.generation import training
 from lungsyn.generation.bands import inner
 from lungsyn.generation.patches import masks_window
@@ -72,6 +76,30 @@ def test_what_the_network_says_stands_in_the_real_surroundings(case_folders, set
     assert nodule.any() and np.array_equal(nodule, masks[0][inside])
     assert [t for t, _ in asked] == sampling_timesteps(settings.timesteps, live.SAMPLING.steps)[:-1]
     assert all(np.array_equal(mask, masks[0]) for _, mask in asked)
+
+
+@pytest.mark.parametrize("images", [4000, 8000, 60_000, 4_000_000])
+def test_numbers_of_patches_do_not_lie_on_each_other(settings, monkeypatch, images, tmp_path):
+    drawn = []
+
+    def keep(width, height, dpi, out, layout):
+        drawn.append(Figure((width, height), dpi, layout="constrained"))
+        with matplotlib.rc_context(STYLE):
+            layout(drawn[0])
+            FigureCanvasAgg(drawn[0]).draw()
+
+    monkeypatch.setattr(live, "save", keep)
+    patch = np.zeros((16, 16, 16))
+    nodule = np.zeros(patch.shape, bool)
+    nodule[6:9, 6:9, 6:9] = True
+    records = [{"images_seen": images // 4 * i, "loss": 0.7 / i, "validation": 0.6 / i} for i in (1, 2, 3)]
+    chosen = settings.model_copy(update={"images": images})
+    live.draw({"a": (patch, patch, nodule)}, records, chosen, "held-out", tmp_path / "x.png")
+    axis = drawn[0].subfigs[0].axes[0]
+    places = [label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()]
+    inside = [place for place in places if place.x0 >= 0]
+    assert len(inside) >= 2
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(sorted(inside, key=lambda place: place.x0)))
 
 
 def test_pictures_take_little_of_the_time_and_the_last_is_drawn(case_folders, settings, tmp_path, monkeypatch):
