@@ -28,7 +28,7 @@ class Canvas:
     """The conditions of one volume, padded; tensors ``[x y z]`` but for the masks."""
 
     masks: Tensor  # uint8 0/1 [3 x y z]: nodules, lungs, body
-    occupied: np.ndarray  # bool: cubes with such voxels, on the grid on which patches begin and end
+    occupied: np.ndarray  # bool: cubes with voxels that need the network, on the grid on which patches begin and end
     shape: tuple[int, int, int]  # of the case itself
     spacing_mm: float
     air: float  # AIR_HU in the model range
