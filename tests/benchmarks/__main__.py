@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lungsyn.compute import choose_precision, describe, name_of, set_up
-from lungsyn.config import Diffusion, Inference, Segmenter, check, part
+from lungsyn.config import Inference, Segmenter, check, part
 from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter
 from tests.benchmarks.claims import CLOCKS, HEADER, Bench
 
@@ -63,7 +63,7 @@ def bench_of(told: argparse.Namespace) -> Bench:
     study = check(yaml.safe_load(told.config.read_text()))
     here = {"device": told.device, "generator_threads": told.threads, "patches_per_batch": told.patches_per_batch}
     compute = study.compute.model_copy(update={key: value for key, value in here.items() if value})
-    generator = next((one for one in study.generators.values() if isinstance(one, Diffusion)), None)
+    generator = next((one for one in study.generators.values() if one.kind == "patch_ddpm"), None)
     if generator is None:
         raise SystemExit(f"{told.config}: no generator of kind patch_ddpm, which is what is measured")
     trial = study.segmenters[study.benchmark.segmenter]

@@ -64,10 +64,11 @@ def test_without_a_model_it_says_what_it_needs(name, bench):
     assert [claim.measured.split(":")[0] for claim in BENCHMARKS[name](bench)] == ["skipped"]
 
 
-def test_the_generator_that_is_measured_is_one_that_is_trained(study, tmp_path, monkeypatch):
-    """Not the baseline that pastes, though the config may name it first."""
+def test_the_generator_that_is_measured_is_the_patch_model(study, latent_settings, tmp_path, monkeypatch):
+    """Not one that stands beside it, though the config may name that first."""
     told = study.model_dump(mode="json")
-    told["generators"] = {"copy_paste": {"kind": "copy_paste"}} | told["generators"]
+    others = {"copy_paste": {"kind": "copy_paste"}, "latent_ddpm": latent_settings.model_dump(mode="json")}
+    told["generators"] = others | told["generators"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--config", str(tmp_path / "config.yaml")])
     assert bench_of(arguments()).generator == study.generators["patch_ddpm"]
