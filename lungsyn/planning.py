@@ -34,10 +34,10 @@ SECONDS_PER_WORK = {
     "synthesise": 3.8 / (20 * 51**3 * 210),
     "train_segmenter": 145 / (300 * 4 * 32**3 * 252),
 }
-# What a patch takes for as much ``width``, patch_ddpm's being 1: with a critic, 0.22 s where the generator alone takes
-# 0.11 (cubes_gan.yaml); of an autoencoder 0.14 s, of latents through MONAI's U-Net and ControlNet 0.28 s, where
-# patch_ddpm takes 0.10 (cubes_latent.yaml).
-EXTRA_WORK = {"patch_gan": 2.0, "autoencoder": 1.4, "latent_ddpm": 5.8}
+CRITIC_WORK = 2.0  # a GAN's training, its generator's alone being 1: 0.22 and 0.11 s a patch with cubes_gan.yaml's
+# What MONAI's networks take for as many channels and blocks, patch_ddpm's being 1: with cubes_latent.yaml's 0.14 and
+# 0.28 s a patch (U-Net and ControlNet together), where patch_ddpm takes 0.10.
+MONAI_WORK = {"autoencoder": 1.4, "latent_ddpm": 5.8}
 GPU_RULES = ("train_generator", "synthesise", "train_segmenter", "predict")
 # Over two CPU cores, roughly. Against the rates above an H200 trains a generator 90 (config.yaml's), 900
 # (cubes_gpu.yaml's) and 2,400 times as fast (lidc.yaml's), and makes volumes with the last 1,100 times as fast;
@@ -60,16 +60,19 @@ def width(network: Generator | Segmenter) -> float:
 
     The first level of a generator and of ``unet`` is at half resolution already, that of latents at their spacing.
     """
-    first = 1 if isinstance(network, Generator) or network.network == "unet" else 0
+    first, blocks = 1 if network.network == "unet" else 0, 1.0
+    if isinstance(network, Generator):
+        first, blocks = 1, network.blocks * MONAI_WORK.get(network.kind, 1.0)
     if isinstance(network, LatentDiffusion):
         first = len(network.autoencoder.channels)
-    blocks = network.blocks if isinstance(network, Generator) else 1
     return blocks * sum(c**2 * 8.0 ** -(level + first) for level, c in enumerate(network.channels))
 
 
 def generator_work(settings: Generator) -> float:
-    work = settings.images * settings.patch_voxels**3 * width(settings) * EXTRA_WORK.get(settings.kind, 1.0)
-    return work + generator_work(settings.autoencoder_training) if isinstance(settings, LatentDiffusion) else work
+    work = settings.images * settings.patch_voxels**3 * width(settings)
+    if isinstance(settings, LatentDiffusion):
+        return work + generator_work(settings.autoencoder_training)
+    return work * CRITIC_WORK if settings.kind == "patch_gan" else work
 
 
 def segmenter_work(settings: Segmenter) -> float:
@@ -110,7 +113,7 @@ def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates:
         if settings.kind == "copy_paste":
             return SECONDS_PER_JOB["prepare"]
         steps = 1 if settings.kind == "patch_gan" else study.synthesis.steps
-        work = steps * voxels * width(settings) * (EXTRA_WORK["latent_ddpm"] if settings.kind == "latent_ddpm" else 1)
+        work = steps * voxels * width(settings)
         return rates[rule] * work * min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
     if rule == "predict":
         settings = study.segmenters[wildcards["segmenter"]]

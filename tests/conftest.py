@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from lungsyn.config import Adversarial, Config, Generator, LatentDiffusion, check, part
+from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.volume.files import Case, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
@@ -52,6 +53,14 @@ def latent_settings(generator_settings) -> LatentDiffusion:
     }  # fmt: skip
     shared = generator_settings.model_dump(exclude=fixed) | {"kind": "latent_ddpm"}
     return LatentDiffusion(**shared, autoencoder=autoencoder)
+
+
+def first_batch(folders: list[Path], settings: Generator) -> dict[str, torch.Tensor]:
+    """Three training patches of these cases, as a step gets them."""
+    patches = TrainingPatches(folders, settings, seed=3)
+    batch = collate([patches[i] for i in range(3)])
+    batch.pop("cases")
+    return batch
 
 
 def without_zeros(network: torch.nn.Module, std: float) -> torch.nn.Module:

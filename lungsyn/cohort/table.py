@@ -33,8 +33,6 @@ COLUMNS = [
     "source",
     "annotation",
 ]
-
-
 NO_SUCH_CASE = "cohort.exclude names a case that is not there"
 
 

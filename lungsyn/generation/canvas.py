@@ -1,7 +1,7 @@
 """A volume in the making: its conditions, what of it is known, and patches blended into a whole."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import all_starts, batches, box, importance_vector, padded_shape, total_weight
 
 Start = tuple[int, int, int]
-Grid = list[list[int]]  # all starts along each axis; patches begin at their product
+Starts = list[list[int]]  # along each axis; patches begin at their product
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,15 @@ class Canvas:
     def padded(self) -> tuple[int, int, int]:
         return tuple(self.masks.shape[1:])
 
-    def generated(self, where: slice | tuple[slice, slice, slice]) -> Tensor:
+    def generated(self, *where: slice) -> Tensor:
         """Which voxels of a part need the network (bool); not kept, since it would be a volume more."""
-        needed = self.masks[:, *(where if isinstance(where, tuple) else (where,))].amax(dim=0) > 0
-        return needed if self.weight is None else needed & (self.weight[where] > 0)
+        return to_generate(self.masks[:, *where], None if self.weight is None else self.weight[where])
+
+
+def to_generate(masks: Tensor, weight: Tensor | None) -> Tensor:
+    """Voxels of the ``masks`` ``[3 x y z]`` of which some ``weight`` is replaced, without one all (bool)."""
+    needed = masks.amax(dim=0) > 0
+    return needed if weight is None else needed & (weight > 0)
 
 
 def make_canvas(
@@ -65,9 +70,8 @@ def make_canvas(
     values = weight = None
     if background is not None:
         values, weight = on_device(background.values, air), on_device(background.weight)
-    canvas = Canvas(conditions, np.empty(0), shape, spacing_mm, air, values, weight)
-    occupied = reduce_by(canvas.generated(slice(None)), settings.grid_multiple).cpu().numpy()
-    return replace(canvas, occupied=occupied)
+    occupied = reduce_by(to_generate(conditions, weight), settings.grid_multiple).cpu().numpy()
+    return Canvas(conditions, occupied, shape, spacing_mm, air, values, weight)
 
 
 def reduce_by(mask: Tensor, edge: int) -> Tensor:
@@ -83,9 +87,9 @@ def set_known(x0: Tensor, canvas: Canvas) -> None:
         set_known_part(x0[i : i + 8], canvas, slice(i, i + 8))
 
 
-def set_known_part(x0: Tensor, canvas: Canvas, where: slice | tuple[slice, slice, slice]) -> None:
+def set_known_part(x0: Tensor, canvas: Canvas, *where: slice) -> None:
     """The same for a part of a volume."""
-    generated = canvas.generated(where)
+    generated = canvas.generated(*where)
     if canvas.background is None:
         x0.masked_fill_(~generated, canvas.air)
     else:
@@ -94,7 +98,7 @@ def set_known_part(x0: Tensor, canvas: Canvas, where: slice | tuple[slice, slice
 
 
 def blend(
-    into: Tensor, grid: Grid, patch: int, patches_per_batch: int,
+    into: Tensor, grid: Starts, patch: int, patches_per_batch: int,
     evaluate: Callable[[list[Start]], Tensor], wanted: Callable[[Start], bool] = lambda start: True,
 ) -> Tensor:  # fmt: skip
     """The weighted mean of patches, written into zeros ``[... x y z]``.

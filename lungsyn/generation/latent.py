@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from lungsyn.config import Autoencoder, LatentDiffusion, Synthesis
 from lungsyn.generation.bands import MASKS, band_sd, from_bands, inner, to_bands, to_half
-from lungsyn.generation.canvas import Canvas, Grid, Start, blend, set_known
+from lungsyn.generation.canvas import Canvas, Start, Starts, blend, set_known
 from lungsyn.generation.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
@@ -172,7 +172,7 @@ class LatentUNet(nn.Module):
 @torch.no_grad()
 def synthesise_latent(
     network: LatentUNet, canvas: Canvas, settings: LatentDiffusion, synthesis: Synthesis, seed: int,
-    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Grid,
+    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Starts,
 ) -> Tensor:  # fmt: skip
     """As ``synthesis.synthesise``, but the whole padded volume. All steps are fused; of a background the latents are
     known, too."""
@@ -183,33 +183,31 @@ def synthesise_latent(
     latent_patch, latent_grid = patch // factor, [[a // factor for a in starts] for starts in grid]
     latents = torch.zeros(settings.autoencoder.latent_channels, *(n // factor for n in canvas.padded), device=device)
 
-    def patches(volume: Tensor, starts: list[Start], size: int) -> Tensor:
-        return torch.stack([volume[(..., *box(start, size))] for start in starts])
-
-    def masks_of(starts: list[Start]) -> Tensor:
-        return patches(canvas.masks, [[a * factor for a in start] for start in starts], patch)
+    def patches(volume: Tensor, starts: list[Start], unit: int) -> Tensor:
+        """Those that begin at ``starts``, counted in ``unit`` voxels, of a volume at whatever resolution."""
+        edge = canvas.padded[0] // volume.shape[-3]  # of its own voxels
+        return torch.stack([volume[(..., *box([a * unit // edge for a in s], patch // edge))] for s in starts])
 
     def blended(evaluate: Callable[[list[Start]], Tensor]) -> Tensor:
         return blend(torch.zeros_like(latents), latent_grid, latent_patch, patches_per_batch, evaluate)
 
     def denoiser(z: Tensor, t: int) -> Tensor:
         def x0_of(starts: list[Start]) -> Tensor:
-            z_t, times = patches(z, starts, latent_patch), torch.full((len(starts),), t, device=device)
+            z_t, times = patches(z, starts, factor), torch.full((len(starts),), t, device=device)
 
             def led_by(masks: Tensor) -> Tensor:
                 return to_x0(settings.prediction, network.predict(z_t, masks, times), z_t, abar[t].float())
 
-            return guided(led_by, masks_of(starts), synthesis.guidance_scale)
+            return guided(led_by, patches(canvas.masks, starts, factor), synthesis.guidance_scale)
 
         return torch.lerp(known, blended(x0_of), weight) if known is not None else blended(x0_of)
 
     def encoded(starts: list[Start]) -> Tensor:
-        x0 = patches(canvas.background, [[a * factor for a in start] for start in starts], patch)
-        return network.autoencoder.encode(x0[:, None], masks_of(starts))
+        x0, masks = (patches(volume, starts, factor) for volume in (canvas.background[None], canvas.masks))
+        return network.autoencoder.encode(x0, masks)
 
     def decoded(starts: list[Start]) -> Tensor:
-        z = patches(made, [[a // factor for a in start] for start in starts], latent_patch)
-        drawn = patches(grain, [[a // 2 for a in start] for start in starts], patch // 2)
+        z, drawn = (patches(volume, starts, 1) for volume in (made, grain))
         return network.autoencoder.decode(z, drawn).clamp_(-1, 1)[:, 0]
 
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):

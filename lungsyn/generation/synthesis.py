@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lungsyn.config import Generator, LatentDiffusion, Synthesis
 from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.canvas import Canvas, Grid, Start, blend, set_known, set_known_part
+from lungsyn.generation.canvas import Canvas, Start, Starts, blend, set_known, set_known_part
 from lungsyn.generation.latent import synthesise_latent
 from lungsyn.generation.patches import coarse_windows, with_halo
 from lungsyn.generation.prediction import Denoiser, guided, to_x0
@@ -45,7 +45,7 @@ def synthesise(
     patches_per_batch: int,
     precision: torch.dtype = torch.float32,
     progress: Callable[[int], None] = lambda step: None,
-    grid: Grid | None = None,
+    grid: Starts | None = None,
 ) -> Tensor:
     """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device.
 
@@ -67,20 +67,21 @@ def synthesise(
     if synthesis.mode == "stitched":
         x = stitched(denoise, x, canvas, settings, synthesis, timesteps, steps, seed, patches_per_batch)
     else:
-        by_itself = step_grids(canvas, settings, synthesis, np.random.default_rng(seed))
-        grids = by_itself if grid is None else [grid] * synthesis.steps
+        grids = [grid] * synthesis.steps
+        if grid is None:
+            grids = step_grids(canvas, settings, synthesis, np.random.default_rng(seed))
         by_timestep = dict(zip(timesteps, grids, strict=False))
         volume_denoiser = blended(denoise, canvas, settings, by_timestep.__getitem__, patches_per_batch)
         x = sample(volume_denoiser, x, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
     return x[inside]
 
 
-def fused_grid(canvas: Canvas, settings: Generator, synthesis: Synthesis) -> Grid:
+def fused_grid(canvas: Canvas, settings: Generator, synthesis: Synthesis) -> Starts:
     """The patches' starts per axis in a step that is fused."""
     return [axis_starts(n, settings.patch_voxels, stride_voxels(settings, synthesis)) for n in canvas.padded]
 
 
-def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -> list[Grid]:
+def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -> list[Starts]:
     """For each step the patches' starts per axis; all are multiples of the coarse grid."""
     patch, multiple = settings.patch_voxels, settings.grid_multiple
     fused, grids = fused_grid(canvas, settings, synthesis), []
@@ -179,7 +180,7 @@ def stitched(
                 views = F.pad(pooled, [coarse_margin(settings)] * 6)
             x0 = denoise(F.pad(patches[:, None], [HALO] * 6, mode="replicate"), starts, views, t)
             for patch, start in zip(x0, starts, strict=True):
-                set_known_part(patch, canvas, box(start, settings.patch_voxels))
+                set_known_part(patch, canvas, *box(start, settings.patch_voxels))
             return x0
 
         adders = [noise_adder(torch.Generator(x.device).manual_seed(hash((seed, *start)))) for start in starts]

@@ -16,12 +16,12 @@ from lungsyn.generation.cases import load_generator, synthetic_case
 from lungsyn.generation.conditions import untargeted
 from lungsyn.generation.critic import Adversaries, Critic
 from lungsyn.generation.network import build
-from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.generation.patches import TrainingPatches
 from lungsyn.generation.samplers import plan, sample
 from lungsyn.generation.schedule import pure_noise
 from lungsyn.processes import Team
 from lungsyn.volume.files import open_case, write_case
-from tests.conftest import make_case
+from tests.conftest import first_batch, make_case
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 FLOAT, DEVICE = torch.float32, torch.device("cpu")
@@ -29,10 +29,7 @@ FLOAT, DEVICE = torch.float32, torch.device("cpu")
 
 @pytest.fixture
 def batch(case_folders, gan_settings):
-    patches = TrainingPatches(case_folders, gan_settings, seed=3)
-    made = collate([patches[i] for i in range(3)])
-    made.pop("cases")
-    return made
+    return first_batch(case_folders, gan_settings)
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ from lungsyn.generation.cases import load_generator, synthetic_case
 from lungsyn.generation.conditions import untargeted
 from lungsyn.generation.latent import latent_noise
 from lungsyn.generation.network import build
-from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.generation.patches import TrainingPatches
 from lungsyn.generation.prediction import diffuse, training_target
 from lungsyn.generation.synthesis import synthesise
 from lungsyn.live import watcher
 from lungsyn.optimizer import Muon
 from lungsyn.volume.files import open_case
-from tests.conftest import without_zeros
+from tests.conftest import first_batch, without_zeros
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 FLOAT, DEVICE = torch.float32, torch.device("cpu")
@@ -38,10 +38,7 @@ def network(latent_settings):
 
 @pytest.fixture
 def batch(case_folders, latent_settings):
-    patches = TrainingPatches(case_folders, latent_settings, seed=3)
-    made = collate([patches[i] for i in range(3)])
-    made.pop("cases")
-    return made
+    return first_batch(case_folders, latent_settings)
 
 
 @pytest.fixture(scope="module")

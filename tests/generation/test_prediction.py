@@ -28,7 +28,7 @@ def test_the_perfect_prediction_gives_x0_back(kind):
 
 @pytest.mark.parametrize("timesteps", [50, 1000, 4000])
 def test_epsilon_gives_x0_back_at_the_last_timestep_too(timesteps):
-    """Where abar is smallest: a floor under it once halved x_0 there, and volumes were tens of HU too dark."""
+    """Where abar is smallest: a floor under it once halved x_0 there."""
     abar, x0, noise = cosine(timesteps)[-1], torch.rand(50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
     assert torch.allclose(to_x0("epsilon", noise, diffuse(x0, noise, abar), abar), x0, atol=1e-3)
 

@@ -122,7 +122,7 @@ def test_patches_are_evaluated_where_the_mask_has_a_voxel_and_nowhere_else(gener
 
         syn.blended(denoise, canvas, generator_settings, lambda t, grid=grid: grid, 2)(torch.zeros(canvas.padded), 1)
         size = generator_settings.patch_voxels
-        assert seen == [start for start in all_starts(grid) if canvas.generated(box(start, size)).any()]
+        assert seen == [start for start in all_starts(grid) if canvas.generated(*box(start, size)).any()]
 
 
 def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_settings, synthesis):
