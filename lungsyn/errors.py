@@ -4,7 +4,14 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Bad input from outside (a file, a config value, a case). The command line prints it without a traceback."""
+    """Bad input from outside (a file, a config value, a case). The command line prints it without a traceback.
+
+    The message may reach the report, so it names no file of the raw data: ``detail`` does, for local eyes only.
+    """
+
+    def __init__(self, message: str, detail: str = ""):
+        super().__init__(message)
+        self.detail = detail
 
 
 def no_model(path: Path, error: Exception) -> InputError:

@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args.run(args)
     except (InputError, FloatingPointError) as error:  # the second: a training or a network that ended in no number
-        print(f"{name}: {error}", file=sys.stderr)
+        detail = f" ({error.detail})" if getattr(error, "detail", "") else ""
+        print(f"{name}: {error}{detail}", file=sys.stderr)
         return 2
     if args.rule not in NO_JOB:
         print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)
