@@ -683,6 +683,15 @@ def test_names_with_a_plus_are_names_and_no_patterns(finished):
     assert {"un+used", "an+other"} <= found
 
 
+def test_braces_in_a_text_are_no_wildcards(finished):
+    """In any text of the config; Snakemake would look for a wildcard or a variable of that name."""
+    name, reason = "grant {x}, {{y}} of <z>, {synthesis[steps]}", "see {batch} of <site>"
+    dag = snakemake(finished, {"study": {"name": name}, "cohort": {"exclude": {"nosuch": reason}}})
+    commands = {job.rule.name: job.shellcmd for job in dag.jobs}
+    assert reason in commands["cohort"]
+    assert all(name in commands[rule] for rule in ("plot_arms", "plot_set", "report"))
+
+
 def test_the_dry_run_says_why_in_words(finished):
     dag = snakemake(finished, {"synthesis": {"steps": 9}})
     why = {label(job): str(dag.reason(job)) for job in dag.jobs}

@@ -67,9 +67,16 @@ TOGETHER = f"torchrun --standalone --nproc-per-node {GPUS} --no-python " if STUD
 COMPUTE = f"--compute {shlex.quote(study_config.as_json(STUDY.compute))}"
 
 
+def fixed(value):
+    """A parameter that is ``value`` as it stands. In a string Snakemake would look for wildcards, such as the {x} of a
+    study that is called "grant {x}"; what a function returns it leaves alone."""
+    return lambda wildcards: value
+
+
 def settings(section, model=None):
-    """A section of the config, or the part of it that ``model`` has, as JSON: the form the command line takes."""
-    return study_config.as_json(study_config.part(section, model) if model else section)
+    """A parameter: a section of the config, or the part of it that ``model`` has, as JSON, as the command line takes
+    it."""
+    return fixed(study_config.as_json(study_config.part(section, model) if model else section))
 
 
 def cohort_rows():

@@ -187,7 +187,7 @@ rule report:
         "results/logs/report.log",
     params:
         code=code_of("evaluation", "report"),
-        config=study_config.as_json(STUDY, without={"compute"}),
+        config=fixed(study_config.as_json(STUDY, without={"compute"})),
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"

@@ -19,7 +19,7 @@ rule train_generator:
         gpu=GPUS,
     params:
         code=code_of("generation", "train"),
-        generator=lambda w: settings(STUDY.generators[w.generator]),
+        generator=lambda w: settings(STUDY.generators[w.generator])(w),
         seed=SEED,
     shell:
         "{TOGETHER}lungsyn generation train --generator {params.generator:q} --seed {params.seed} --cases {input.cases}"
@@ -73,7 +73,7 @@ rule reference:
         "results/logs/reference/{generator}/{size}.log",
     params:
         code=code_of("generation", "reference"),
-        grid=lambda w: settings(study_config.grid_of(STUDY.generators[w.generator], STUDY.synthesis)),
+        grid=lambda w: settings(study_config.grid_of(STUDY.generators[w.generator], STUDY.synthesis))(w),
         quality=settings(STUDY.quality),
     shell:
         "lungsyn generation reference --cases {input.cases} --grid {params.grid:q} --quality {params.quality:q}"
