@@ -8,6 +8,7 @@ from these models (``lungsyn config schema``), so an editor can check a config w
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -24,6 +25,7 @@ Percent = Annotated[int, Field(ge=1, le=100)]
 
 
 LARGEST_PATCH_MM = 250.0
+NUMBERED_CASE = r"case-\d+"  # where names are not public
 
 
 def _check_name(name: str) -> str:
@@ -108,8 +110,29 @@ class Listing(Reading):
     """The part of ``cohort`` that listing and splitting the cases needs."""
 
     exclude: dict[str, str] = Field(default={}, description="Cases to leave out: {case: reason}")
+    public_names: bool = Field(
+        default=False,
+        description="Whether the files' and patients' names may be seen by everybody (nifti); false: cases and "
+        "patients get numbers, and results/private/names.tsv says which is which",
+    )
     max_slice_thickness_mm: Millimetres = Field(description="Thicker series are left out (lidc)")
     split: Split
+
+    @property
+    def readable(self) -> bool:
+        """Whether names stay as they are: those of LIDC-IDRI's patients and of the phantoms are public."""
+        return self.public_names or self.dataset != "nifti"
+
+    @model_validator(mode="after")
+    def _excluded_by_number(self):
+        named = [case for case in self.exclude if not self.readable and not re.fullmatch(NUMBERED_CASE, case)]
+        if named:
+            raise ValueError(
+                f"exclude names {named[0]!r}, but cases of data whose names are not public are excluded by their "
+                "number, as 'case-0012': results/private/names.tsv has it. Set public_names to true if nobody's "
+                "name is in a file's"
+            )
+        return self
 
 
 class Preparation(Reading):

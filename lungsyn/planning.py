@@ -19,6 +19,7 @@ from pathlib import Path
 from lungsyn.config import Cohort, Config, Generator, LatentDiffusion, Segmenter, TrainedGenerator, from_json
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
+from lungsyn.volume.files import write_left_out
 from lungsyn.volume.patches import MIRRORS
 from lungsyn.volume.tables import read_table, write_table
 
@@ -194,17 +195,12 @@ def jobs_of(configfiles: Sequence[Path], study: Config, n_cases: int) -> list[tu
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = folder / ("raw" if study.cohort.root else "results/phantom/LIDC-IDRI")
-        raw.mkdir(parents=True)
-        (raw / "case").touch()
-        rows = [
-            {"case": f"case-{i}", "patient": f"case-{i}", "split": split, "status": "included", "source": "case",
-             "annotation": "case", "reason": "", "train_rank": i + 1}
-            for i, split in enumerate(splits(study, n_cases))
-        ]  # fmt: skip
-        write_table(folder / "results/cohort.tsv", rows, list(rows[0]))
+        (raw / "series").mkdir(parents=True)
+        write_made_up_cohort(folder / "results", list(splits(study, n_cases)))
         overlay = {"cohort": {"root": str(raw)}} if study.cohort.root else {}
         overlay |= {"audit": {"fidelity": {"weights": None}}}  # a path from another folder than this one
-        for executor, settings in (("touch", DAGSettings(targets={"results/cohort.tsv"})), ("dryrun", None)):
+        listed, prepared = (DAGSettings(targets={f"results/{name}.tsv"}) for name in ("listing", "cohort"))
+        for executor, settings in (("touch", listed), ("touch", prepared), ("dryrun", None)):
             with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
                 workflow = api.workflow(
                     resource_settings=ResourceSettings(cores=1),
@@ -217,6 +213,25 @@ def jobs_of(configfiles: Sequence[Path], study: Config, n_cases: int) -> list[tu
                 )
                 jobs = [(job.rule.name, job.wildcards_dict) for job in workflow._workflow.dag.jobs]
         return [(rule, wildcards) for rule, wildcards in jobs if rule != "all"]
+
+
+def write_made_up_cohort(results: Path, split_of: list[str]) -> None:
+    """The tables and the (empty) files of prepared cases, one for each split in ``split_of``."""
+    from lungsyn.cohort import names, table
+
+    cases = [f"case-{i}" for i in range(len(split_of))]
+    rows = [
+        dict.fromkeys(table.COLUMNS, "") | {
+            "case": case, "patient": case, "split": split, "status": "included", "train_rank": i + 1, "n_nodules": 1,
+        }
+        for i, (case, split) in enumerate(zip(cases, split_of, strict=True))
+    ]  # fmt: skip
+    for name in ("listing", "cohort"):
+        write_table(results / f"{name}.tsv", rows, table.COLUMNS)
+    who = dict.fromkeys(names.COLUMNS, "") | {"source": "series"}
+    names.write_names(results / "private/names.tsv", [who | {"case": case, "name": case} for case in cases])
+    for case in cases:
+        write_left_out(results / "cases" / case, {"case": case})
 
 
 def splits(study: Config, n_cases: int) -> Iterator[str]:

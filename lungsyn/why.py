@@ -13,11 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from lungsyn.codedigest import of_verb
+from lungsyn.cohort.names import read_names
+from lungsyn.config import NUMBERED_CASE
 from lungsyn.errors import InputError
 from lungsyn.provenance import file_digest, model_facts
 from lungsyn.volume.files import read_json
 
 RECORDS = Path(".snakemake/metadata")
+NAMES = Path("private/names.tsv")  # in results/
 NAME_LENGTH = 254  # Snakemake cuts the encoded path of a file into folder names of this length
 SHOWN = 12  # inputs that are listed by name
 
@@ -36,7 +39,16 @@ def explain(path: Path) -> str:
     facts = {"digest": file_digest(path)} if path.is_file() else {}
     facts |= from_record(record, folder) if record else {}
     facts |= {key: value for key, value in from_description(described).items() if key not in facts or key == "inputs"}
-    return "\n".join([str(path), *(line for key, value in facts.items() for line in lines(key, value))])
+    said = [str(path), *(line for key, value in facts.items() for line in lines(key, value))]
+    return "\n".join([*said, *lines("raw files", raw_files(path, said))])
+
+
+def raw_files(path: Path, said: list[str]) -> dict[str, str]:
+    """Which raw files the numbered cases come from that were ``said``: for local eyes, from the study's own table."""
+    table = next((f / NAMES for f in path.resolve().parents if (f / NAMES).is_file()), None)
+    numbers = {number for line in said for number in re.findall(NUMBERED_CASE, line)}
+    rows = read_names(table) if table and numbers else []
+    return {row["case"]: f"{row['source']} {row['annotation']}" for row in rows if row["case"] in numbers}
 
 
 def find_record(path: Path) -> tuple[dict | None, Path]:

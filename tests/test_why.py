@@ -7,7 +7,9 @@ import time
 import pytest
 
 from lungsyn import cli, codedigest
+from lungsyn.cohort import names
 from lungsyn.errors import InputError
+from lungsyn.volume.files import open_case, write_case
 from lungsyn.why import explain
 
 CODE = codedigest.of_verb("evaluation", "score")
@@ -68,6 +70,19 @@ def test_a_file_in_a_folder_that_one_job_made(study):
 
 def test_a_case_describes_itself(study, case_folders):
     assert "voxels of case-1" in explain(case_folders[1] / "ct.nii")
+
+
+def test_numbers_are_told_apart_locally(study, case_folders):
+    """Cases whose names are not public are numbers everywhere; who has the study's own table sees the files."""
+    folder = study / "results/cases/case-0002"
+    write_case(folder, open_case(case_folders[1]))
+    rows = [
+        dict.fromkeys(names.COLUMNS, name) | {"case": case, "source": f"images/{name}.nii", "annotation": "label"}
+        for case, name in (("case-0001", "SMITH"), ("case-0002", "JONES"))
+    ]
+    names.write_names(study / "results/private/names.tsv", rows)
+    text = explain(folder / "ct.nii")
+    assert "case-0002  images/JONES.nii label" in text and "SMITH" not in text
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Verbs of the cohort: raw data to a list of cases and to cases on one grid; cases out again."""
 
-import json
 from pathlib import Path
 
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_numbers, add_section, case_folders, verb
-from lungsyn.volume.files import open_case, read_json, write_case
-from lungsyn.volume.tables import write_table
+from lungsyn.errors import InputError
+from lungsyn.volume.files import open_case, read_json, write_case, write_left_out
+from lungsyn.volume.tables import read_table, write_table
 
 
 def _phantom_arguments(parser):
@@ -26,31 +26,61 @@ def cohort_phantom(args) -> None:
 def _index_arguments(parser):
     add_section(parser, cohort=config.Listing)
     add_numbers(parser, "seed", "workers")
-    add(parser, "root", "out")
+    add(parser, "root", "names", "out")
 
 
 @verb("cohort", "index", _index_arguments)
 def cohort_index(args) -> None:
     """List and check the cases of a dataset, split them by patient, say what is left out and why."""
-    from lungsyn.cohort import table
+    from lungsyn.cohort import names, table
 
-    rows = table.index(args.cohort, args.root, args.seed, args.workers)
-    write_table(args.out, rows, table.COLUMNS)
+    earlier = names.read_names(args.names)
+    rows = table.index(args.cohort, args.root, args.seed, args.workers, earlier)
+    names.write_names(args.names, rows, earlier)
+    if not args.cohort.readable:
+        names.make_key(args.names.parent)
+    keyed = [row | {"raw": row["raw"] and names.keyed(args.names.parent, row["raw"])} for row in rows]
+    write_table(args.out, keyed, table.COLUMNS)
     print(table.summary(rows))
 
 
 def _prepare_arguments(parser):
-    parser.add_argument("--row", required=True, type=json.loads, metavar="JSON", help="the case's row of cohort.tsv")
+    parser.add_argument("--case", required=True, help="the case's name in the listing")
     add_section(parser, cohort=config.Preparation)
-    add(parser, "root", "out")
+    add(parser, "root", "names", "out")
 
 
 @verb("cohort", "prepare", _prepare_arguments)
 def cohort_prepare(args) -> None:
-    """Read one case's raw files and write it as NIfTI on an isotropic grid, with its masks."""
+    """Read one case's raw files and write it as NIfTI on an isotropic grid, with its masks; or why that cannot be."""
+    from lungsyn.cohort import names
     from lungsyn.cohort.table import prepare_case
 
-    write_case(args.out, prepare_case(args.row, args.cohort, args.root))
+    row = names.row_of(args.names, args.case)
+    try:
+        case = prepare_case(row, args.cohort, args.root)
+    except InputError as error:
+        print(f"case {args.case} is left out: {error}" + (f" ({error.detail})" if error.detail else ""))
+        write_left_out(args.out, {"case": args.case, "patient": row["patient"], "left_out": str(error)})
+        return
+    case.about["token"] = names.keyed(args.names.parent, case.digest)
+    write_case(args.out, case)
+
+
+def _table_arguments(parser):
+    add(parser, "listing", "out")
+    add(parser, "cases", nargs="+")
+
+
+@verb("cohort", "table", _table_arguments)
+def cohort_table(args) -> None:
+    """The listing after the cases were prepared: without those that could not be, and with what was odd."""
+    from lungsyn.cohort import table
+
+    abouts = {folder.name: read_json(folder / "case.json") for folder in case_folders(args.cases)}
+    rows = table.settled(read_table(args.listing), abouts)
+    write_table(args.out, rows, table.COLUMNS)
+    print(table.summary(rows))
 
 
 def _nodules_arguments(parser):

@@ -274,7 +274,7 @@ def evaluation_report(args) -> None:
     strata = {path.name.split(".")[0]: read_scores(path, ["size", *STRATA_COLUMNS]) for path in args.strata}
     provenance = {"versions": versions(), "cost": costs(args.out.parent)}
     page = build(
-        f"{study.name}: does synthetic data help?", config.as_json(args.config, {"compute"}), comparisons, strata,
+        f"{study.name}: does synthetic data help?", _shown(args.config), comparisons, strata,
         read_table(args.cohort), figures, provenance, [read_json(path) for path in args.verdicts],
         {f"{path.parent.name}, size {path.stem} %": read_table(path) for path in args.quality},
     )  # fmt: skip
@@ -283,6 +283,13 @@ def evaluation_report(args) -> None:
     tables = [as_text(rows, f"{study.name}, segmenter {title}") for title, rows in comparisons.items()]
     write_text(args.text, "\n\n".join(tables) + "\n")
     write_text(args.out, page)
+
+
+def _shown(study: config.Config) -> str:
+    """The config as JSON, less what says nothing of the study, and the place of data whose names are not public."""
+    if not study.cohort.readable:
+        study = study.model_copy(update={"cohort": study.cohort.model_copy(update={"root": None})})
+    return config.as_json(study, without={"compute"})
 
 
 def _answer_arguments(parser):

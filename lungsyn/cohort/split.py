@@ -17,7 +17,7 @@ def assign(patients: Iterable[tuple[str, str]], fractions: Split, seed: int) -> 
     at least one patient. Raises InputError for a patient with two given splits, an unknown split, or too few patients.
     """
     split = _given(patients)
-    free = sorted((name for name, given in split.items() if not given), key=lambda name: _digest(seed, name))
+    free = sorted((name for name, given in split.items() if not given), key=lambda name: order(seed, name))
     wanted = _counts(len(split), fractions)
     fixed = {name: sum(given == name for given in split.values()) for name in SPLITS}
     room = [max(wanted[name] - fixed[name], 0) for name in SPLITS]
@@ -46,7 +46,7 @@ def _given(patients: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def train_ranks(patients: Iterable[str], seed: int) -> dict[str, int]:
     """The order, 1 to n, in which train patients join as the training set grows: every size holds the smaller ones."""
-    ordered = sorted(set(patients), key=lambda name: _digest(seed, name, "train"))
+    ordered = sorted(set(patients), key=lambda name: order(seed, name, "train"))
     return {name: rank for rank, name in enumerate(ordered, start=1)}
 
 
@@ -55,7 +55,8 @@ def within(rank: int, patients: int, percent: int) -> bool:
     return rank <= max(1, round(patients * percent / 100))
 
 
-def _digest(seed: int, patient: str, purpose: str = "split") -> bytes:
+def order(seed: int, patient: str, purpose: str = "split") -> bytes:
+    """A key to sort by that shuffles: the same for the same seed, name and purpose, whoever else is there."""
     return hashlib.sha256(f"{seed}/{purpose}/{patient}".encode()).digest()
 
 

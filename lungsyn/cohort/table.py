@@ -1,15 +1,18 @@
-"""The cohort table (``cohort.tsv``): every case that the raw data hold, its split, and why it is left out if it is.
+"""Two tables of cases. ``listing.tsv`` has every case that the raw data hold, its split, and why it is left out if it
+is; ``cohort.tsv`` is the same after the cases were prepared, less those that could not be.
 
-``train_rank`` orders the train patients: a smaller training set is those of the lowest ranks. ``source`` and
-``annotation`` let one case be prepared without looking at the others: for DICOM the series' folder and
-its UID; for NIfTI the image and the label file. Paths are relative to the cohort's root.
+``train_rank`` orders the train patients: a smaller training set is those of the lowest ranks. ``warnings`` say what is
+odd about a case that is used all the same. ``raw`` is a digest of the raw files of NIfTI data (keyed where names are
+not public): a case whose files changed is prepared anew, whatever their time stamps say. Which files those are, and
+what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.names``).
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from lungsyn.cohort import lidc, nifti, split
+from lungsyn.cohort import lidc, names, nifti, split
 from lungsyn.cohort.annotations import RATINGS
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Listing, Preparation
@@ -17,47 +20,93 @@ from lungsyn.errors import InputError
 from lungsyn.memory import keep_freed_memory
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
+from lungsyn.volume.tables import JOIN
 
 NODULE_COLUMNS = [
     "case", "patient", "nodule", "diameter_mm", "volume_mm3", "touches_pleura", "readers", *RATINGS,
 ]  # fmt: skip
 COLUMNS = [
-    "case",
-    "patient",
-    "split",
-    "train_rank",
-    "n_nodules",
-    "spacing_mm",
-    "status",
-    "reason",
-    "source",
-    "annotation",
-]
+    "case", "patient", "split", "train_rank", "n_nodules", "spacing_mm", "status", "reason", "warnings", "raw",
+]  # fmt: skip
 NO_SUCH_CASE = "cohort.exclude names a case that is not there"
 
 
-def index(settings: Listing, root: Path, seed: int, workers: int = 1) -> list[dict]:
-    """Rows of ``COLUMNS`` for every case below ``root``, sorted by case. Raises InputError if none can be used."""
+def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Iterable[dict] = ()) -> list[dict]:
+    """Rows of ``COLUMNS`` and of ``names.COLUMNS`` for every case below ``root``, sorted by case.
+
+    ``known``: rows of an earlier ``names.tsv``. Raises InputError if no case can be used.
+    """
     reader = nifti if settings.dataset == "nifti" else lidc
-    found = reader.index(root, settings, workers)
+    blank = {"warnings": [], "detail": "", "source": "", "annotation": ""}
+    found = [
+        blank | row | {"name": row["case"], "patient_name": row["patient"]}
+        for row in reader.index(root, settings, workers)
+    ]
+    if not settings.readable:
+        found = names.numbered(found, known, seed)
     rows = _without(found, settings.exclude)
     included = [row for row in rows if row["status"] == "included"]
     if not included:
-        examples = {_kind(row["reason"]): f"  {row['case']}: {row['reason']}" for row in reversed(rows)}
-        counts = Counter(_kind(row["reason"]) for row in rows)
-        told = [f"{examples[kind]} (so it is with {count})" for kind, count in counts.most_common(4)]
-        raise InputError("\n".join([f"{root}: no case can be used, of {len(rows)}", *told]))
+        raise _none_left(rows)
     # Dealt before the config's own exclusions: to leave out one case must not move the others' patients.
-    dealt = [(row["patient"], row.get("split", "")) for row in found if row["status"] == "included"]
+    dealt = [(row["patient_name"], row.get("split", "")) for row in found if row["status"] == "included"]
     split_of = split.assign(dealt, settings.split, seed)
-    left = {split_of[row["patient"]] for row in included}
-    if emptied := [name for name in split.SPLITS if name in split_of.values() and name not in left]:
-        raise InputError(f"cohort.exclude leaves split {', '.join(emptied)} without a case: leave fewer out")
-    ranks = split.train_ranks((row["patient"] for row in included if split_of[row["patient"]] == "train"), seed)
+    ranks = split.train_ranks(
+        (row["patient_name"] for row in included if split_of[row["patient_name"]] == "train"), seed
+    )
     for row in rows:
-        row["split"] = split_of[row["patient"]] if row["status"] == "included" else ""
-        row["train_rank"] = ranks.get(row["patient"], "") if row["split"] == "train" else ""
+        row["split"] = split_of[row["patient_name"]] if row["status"] == "included" else ""
+        row["train_rank"] = ranks.get(row["patient_name"], "") if row["split"] == "train" else ""
+        row["warnings"] = JOIN.join(row["warnings"])
+        row["raw"] = raw_digest(root, row) if settings.dataset == "nifti" and row["status"] == "included" else ""
+    _check_splits({row["split"] for row in included}, set(split_of.values()), "cohort.exclude leaves")
     return sorted(rows, key=lambda row: row["case"])
+
+
+def raw_digest(root: Path, row: dict) -> str:
+    """Twelve hex digits over the bytes of a case's image and label."""
+    found = hashlib.sha256()
+    for name in (row["source"], row["annotation"]):
+        with open(Path(root) / name, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
+
+
+def _none_left(rows: list[dict]) -> InputError:
+    """Why no case can be used: an example of each kind of reason, the most frequent first."""
+    examples = {_kind(row["reason"]): row for row in reversed(rows)}
+    counts = Counter(_kind(row["reason"]) for row in rows)
+    shown = [(examples[kind], count) for kind, count in counts.most_common(4)]
+    told = [f"  {row['case']}: {row['reason']} (so it is with {count})" for row, count in shown]
+    who = [f"{row['case']} is {row['name']}" for row, _ in shown if row.get("name", row["case"]) != row["case"]]
+    return InputError("\n".join([f"no case can be used, of {len(rows)}", *told]), "; ".join(who))
+
+
+def _check_splits(left: set[str], needed: set[str], who: str) -> None:
+    if emptied := [name for name in split.SPLITS if name in needed and name not in left]:
+        raise InputError(f"{who} split {', '.join(emptied)} without a case: leave fewer out, or add cases")
+
+
+def settled(listing: list[dict], abouts: dict[str, dict]) -> list[dict]:
+    """The rows of ``listing`` after preparing, ``abouts`` being the contents of ``case.json`` by case: one that could
+    not be prepared is excluded with its reason, and what was odd is told. Raises InputError if no case is left."""
+    rows = [_settled(row, abouts[row["case"]]) if row["status"] == "included" else row for row in listing]
+    included = [row for row in rows if row["status"] == "included"]
+    if not included:
+        raise _none_left(rows)
+    needed = {row["split"] for row in listing if row["split"]}
+    _check_splits({row["split"] for row in included}, needed, "what could not be prepared leaves")
+    ranks = sorted({int(row["train_rank"]) for row in included if row["train_rank"]})
+    for row in included:
+        row["train_rank"] = ranks.index(int(row["train_rank"])) + 1 if row["train_rank"] else ""
+    return rows
+
+
+def _settled(row: dict, about: dict) -> dict:
+    if reason := about.get("left_out"):
+        return row | {"status": "excluded", "reason": reason, "split": "", "train_rank": ""}
+    warnings = [*filter(None, row["warnings"].split(JOIN)), *about.get("warnings", [])]
+    return row | {"n_nodules": len(about["nodules"]), "warnings": JOIN.join(dict.fromkeys(warnings))}
 
 
 def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
@@ -65,11 +114,11 @@ def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
     says so."""
     known = {row["case"] for row in rows}
     exclude = {name if name in known else nifti.as_folder(name): reason for name, reason in exclude.items()}
-    blank = dict.fromkeys(COLUMNS, "") | {"status": "excluded"}
+    blank = dict.fromkeys([*COLUMNS, *names.COLUMNS], "") | {"status": "excluded", "warnings": []}
     return [
         row | {"status": "excluded", "reason": exclude[row["case"]]} if row["case"] in exclude else row for row in rows
     ] + [
-        blank | {"case": case, "reason": f"{NO_SUCH_CASE}: {reason}"}
+        blank | {"case": case, "name": case, "reason": f"{NO_SUCH_CASE}: {reason}"}
         for case, reason in exclude.items() if case not in known
     ]  # fmt: skip
 
@@ -85,6 +134,8 @@ def summary(rows: list[dict]) -> str:
         lines.append(f"  {name}: {len(part)} cases of {len(patients)} patients, {nodules} nodules")
     reasons = Counter(_kind(row["reason"]) for row in rows if row["status"] == "excluded")
     lines += [f"  excluded, {kind}: {count}" for kind, count in reasons.most_common()]
+    warned = Counter(_kind(warning) for row in included for warning in row["warnings"].split(JOIN) if warning)
+    lines += [f"  warning, {kind}: {count}" for kind, count in warned.most_common()]
     return "\n".join(lines)
 
 
@@ -94,24 +145,20 @@ def _kind(reason: str) -> str:
 
 
 def prepare_case(row: dict, settings: Preparation, root: Path) -> Case:
-    """Read one included row's raw files and prepare the case. Raises InputError naming case and file."""
+    """Read the raw files of one row of ``names.tsv`` and prepare the case. Raises InputError with the reason why that
+    cannot be done."""
     keep_freed_memory()
     root = Path(root)
-    try:
-        if settings.dataset == "nifti":
-            ct, masks = nifti.read_case(root, row["source"], row["annotation"], settings)
-            facts = [{} for _ in masks]
-        else:
-            ct, marked, masks = lidc.read_case(root / row["source"], row["annotation"], settings.nodules)
-            facts = [
-                {"diameter_mm": nodule.diameter_mm, "readers": nodule.readers, "ratings": nodule.ratings}
-                for nodule in marked
-            ]
-        case = prepare(ct, masks, settings.preprocess)
-    except InputError as error:
-        raise InputError(
-            f"case {row['case']}: {error}, or leave it out: cohort.exclude: {{{row['case']}: <reason>}}"
-        ) from error
+    if settings.dataset == "nifti":
+        ct, masks = nifti.read_case(root, row["source"], row["annotation"], settings)
+        facts = [{} for _ in masks]
+    else:
+        ct, marked, masks = lidc.read_case(root / row["source"], row["annotation"], settings.nodules)
+        facts = [
+            {"diameter_mm": nodule.diameter_mm, "readers": nodule.readers, "ratings": nodule.ratings}
+            for nodule in marked
+        ]
+    case = prepare(ct, masks, settings.preprocess)
     found = nodule_facts(case.nodules, case.lungs, case.space)
     case.about.update(
         case=row["case"], patient=row["patient"], dataset=settings.dataset,

@@ -11,7 +11,9 @@ from jinja2 import Environment, StrictUndefined
 from lungsyn.evaluation.answer import headline, sentences
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
+from lungsyn.volume.tables import JOIN
 
+WARNED_CASES = 10  # that are named beside a warning
 # Of each picture, by the first part of its file's name; {}: the segmenter or the set, and the training-set size.
 CAPTIONS = {
     "dice_difference": "Difference of each case's Dice to the benchmark arm, segmenter {}. Claims rest on the test.",
@@ -189,6 +191,13 @@ all the same</h3>
 {% for reason, n in cohort.excluded %}<tr><td>{{ n }}</td><td class="words">{{ reason }}</td></tr>{% endfor %}
 </table></div>
 {% else %}<p>No case was excluded.</p>{% endif %}
+{% if cohort.warned %}<h3>Warnings: used, but look at them</h3>
+<div class="scroll"><table>
+<tr><th>cases</th><td class="words"><b>warning</b></td><td class="words"><b>which</b></td></tr>
+{% for warning, cases in cohort.warned.items() %}<tr><td>{{ cases|length }}</td><td class="words">{{ warning }}</td>
+<td class="words">{{ cases[:shown]|join(", ") }}{% if cases|length > shown %} and {{ cases|length - shown }} more{%
+endif %}</td></tr>{% endfor %}
+</table></div>{% endif %}
 
 <h2>Settings, versions, cost</h2>
 {% for section, content in config.items() %}<details><summary>{{ section }}</summary>
@@ -226,7 +235,7 @@ def build(
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
     return environment.from_string(TEMPLATE).render(
         title=title, config=json.loads(config_json), comparisons=comparisons, strata=strata,
-        cohort=cohort_summary(cohort_rows), verdicts=verdicts, quality=quality or {},
+        cohort=cohort_summary(cohort_rows), shown=WARNED_CASES, verdicts=verdicts, quality=quality or {},
         pictures=[{"data": _base64(path), "caption": caption} for path, caption in figures],
         provenance={"versions": {}, "cost": []} | dict(provenance),
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
@@ -243,7 +252,7 @@ def _pretty(content) -> str:
 
 
 def cohort_summary(rows: Sequence[Mapping]) -> dict:
-    """Patients, cases and nodules per split, and how many cases were excluded for which reason.
+    """Patients, cases and nodules per split, how many cases were excluded for which reason, warnings {text: cases}.
 
     ``n_nodules`` may be text, as read from the table.
     """
@@ -255,4 +264,8 @@ def cohort_summary(rows: Sequence[Mapping]) -> dict:
             "nodules": sum(int(row["n_nodules"] or 0) for row in members),
         })  # fmt: skip
     reasons = Counter(row["reason"] for row in rows if row["status"] != "included")
-    return {"splits": splits, "excluded": reasons.most_common(), "n_excluded": reasons.total()}
+    warned: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in filter(None, row["warnings"].split(JOIN) if row["status"] == "included" else ()):
+            warned.setdefault(warning, []).append(row["case"])
+    return {"splits": splits, "excluded": reasons.most_common(), "n_excluded": reasons.total(), "warned": warned}

@@ -27,7 +27,8 @@ from lungsyn.volume.space import Space, Volume
 
 # What nibabel lets through from damaged files.
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
-CASE_FILES = ("ct.nii", "nodules.nii", "lungs.nii", "body.nii", "case.json")
+VOLUMES = ("ct", "nodules", "lungs", "body")
+CASE_FILES = (*(f"{name}.nii" for name in VOLUMES), "case.json")
 
 
 def read_volume(path: Path) -> Volume:
@@ -175,16 +176,26 @@ def write_case(folder: Path, case: Case) -> None:
     write_json(Path(folder) / "case.json", case.about | {"digest": case.digest})
 
 
+def write_left_out(folder: Path, about: dict) -> None:
+    """The folder of a case that cannot be used: ``case.json`` says why, its volumes are empty files."""
+    for name in VOLUMES:
+        with whole_file(Path(folder) / f"{name}.nii") as temporary:
+            temporary.touch()
+    write_json(Path(folder) / "case.json", about)
+
+
 def data_digests(folders: list[Path]) -> list[list[str]]:
-    """Name and voxels' digest of each case: what a training that goes on must find unchanged."""
-    return [[Path(folder).name, read_json(Path(folder) / "case.json")["digest"]] for folder in folders]
+    """Name and voxels' digest of each case: what a training that goes on must find unchanged. Models and synthetic
+    cases keep it and may be shared, so a real case has a keyed one for that, its ``token`` (see ``cohort.names``)."""
+    abouts = [(Path(folder).name, read_json(Path(folder) / "case.json")) for folder in folders]
+    return [[name, about.get("token", about["digest"])] for name, about in abouts]
 
 
 def open_case(folder: Path) -> Case:
     """A case whose arrays are memory maps: opening costs four headers, a patch costs its own voxels."""
     folder = Path(folder)
     try:
-        volumes = {name: map_volume(folder / f"{name}.nii") for name in ("ct", "nodules", "lungs", "body")}
+        volumes = {name: map_volume(folder / f"{name}.nii") for name in VOLUMES}
     except UNREADABLE as error:
         raise InputError(f"{folder}: not a case ({error}): it needs {', '.join(CASE_FILES)}, all whole") from error
     arrays = {name: volume.data for name, volume in volumes.items()}

@@ -7,6 +7,8 @@ from pathlib import Path
 from lungsyn.errors import InputError
 from lungsyn.volume.files import whole_file
 
+JOIN = " | "  # of several texts in a cell
+
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a TSV with a header line. Raises InputError naming the file."""

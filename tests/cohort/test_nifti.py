@@ -19,7 +19,7 @@ CUBES = Path(__file__).parents[2] / "../shared/data/lidc_cubes"
 
 def settings(root: Path, **changes) -> Cohort:
     return Cohort(
-        dataset="nifti", root=root, max_slice_thickness_mm=3.0,
+        dataset="nifti", root=root, public_names=True, max_slice_thickness_mm=3.0,
         phantom={"patients": 6, "matrix": 128, "slice_thickness_mm": (1, 3), "max_slices": 100, "noise_hu": 0},
         nodules={"consensus_level": 0.5, "min_readers": 1, "min_diameter_mm": 3},
         split={"train": 0.5, "validation": 0.25, "test": 0.25},

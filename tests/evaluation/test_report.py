@@ -16,18 +16,15 @@ CONFIG = {
              "real+synthetic": {"real": True, "synthetic": "b"},
              "real-reseeded": {"real": True, "reseeded": True}},
 }  # fmt: skip
+TWO_WARNINGS = "the left lung meets the image's border | <odd> label values 1, 2"
 COHORT = [
-    {"case": "a", "patient": "p", "split": "train", "n_nodules": "2", "status": "included", "reason": ""},
-    {"case": "b", "patient": "p", "split": "train", "n_nodules": "1", "status": "included", "reason": ""},
-    {
-        "case": "c",
-        "patient": "q",
-        "split": "",
-        "n_nodules": "",
-        "status": "excluded",
-        "reason": "slices <missing>",
-    },
-]
+    {"case": "a", "patient": "p", "split": "train", "n_nodules": "2", "status": "included", "reason": "",
+     "warnings": TWO_WARNINGS},
+    {"case": "b", "patient": "p", "split": "train", "n_nodules": "1", "status": "included", "reason": "",
+     "warnings": "<odd> label values 1, 2"},
+    {"case": "c", "patient": "q", "split": "", "n_nodules": "", "status": "excluded", "reason": "slices <missing>",
+     "warnings": "of a case that is not used"},
+]  # fmt: skip
 QUALITY = [
     {"measure": "any", "what": "", "low": "", "high": "", "train_median": "", "accepted_median": "", "judged": "14",
      "rejected": "3", "kept": "1"},

@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from lungsyn.planning import write_made_up_cohort
+
 BAD = {
     "unknown key": (
         {"synthesis": {"stepz": 3}, "study": {"seed": -1}},
@@ -49,12 +51,10 @@ def test_a_cohort_table_of_an_older_version_ends_in_what_to_do(snakemake, tmp_pa
 
 def test_too_few_validation_cases_are_told_before_any_training(snakemake, tmp_path):
     """As soon as the cases are listed: before that it cannot be known."""
-    table = tmp_path / "results/cohort.tsv"
-    table.parent.mkdir()
-    columns = "case\tpatient\tsplit\ttrain_rank\tstatus\tsource\tannotation\n"
-    splits = ("train", "validation", "test")
-    table.write_text(columns + "".join(f"{split}\t{split}\t{split}\t1\tincluded\tseries\tuid\n" for split in splits))
-    (tmp_path / "results/phantom/LIDC-IDRI").mkdir(parents=True)
+    write_made_up_cohort(tmp_path / "results", ["train", "validation", "test"])
+    (tmp_path / "results/phantom/LIDC-IDRI/series").mkdir(parents=True)
+    for name in ("listing", "cohort"):  # newer than what they are made from
+        (tmp_path / f"results/{name}.tsv").touch()
     (tmp_path / "more.yaml").write_text("benchmark: {worst_cases: 2}\n")
     ended = snakemake(tmp_path, "--configfile", str(tmp_path / "more.yaml"), "--dry-run")
     assert ended.returncode == 1

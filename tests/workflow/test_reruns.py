@@ -3,9 +3,9 @@
 The finished study is one of empty files with Snakemake's own records of what made them, so that nothing is computed.
 What a change means is asked by dry run, in this process: 0.2 s per key, where the command takes seconds.
 
-Changes that reach the raw data or the list of cases are told in two steps, as they happen: a dry run can only say that
-the list will be made again and that everything else depends on it; then the list is made (here: touched, the same as
-before) and a second dry run says what follows from it.
+Changes that reach the raw data, the listing or the cases are told in steps, as they happen: a dry run can only say that
+a list will be made again and that everything else depends on it; then the list is made (here: touched, the same as
+before; cases that are prepared again come out otherwise) and another dry run says what follows from it.
 
 A *label* names what reruns: the rule, and its arm or its synthetic set where it has one.
 """
@@ -31,12 +31,14 @@ from snakemake.settings.types import (
 )
 
 from lungsyn import codedigest, config
+from lungsyn.cohort import names, table
 from lungsyn.errors import InputError
 from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import ROOT
 
 CONFIGFILES = [ROOT / "config.yaml", ROOT / "tests/workflow/tiny.yaml"]
 RAW = "results/phantom/LIDC-IDRI"
+COHORT, LISTING, NAMES = "results/cohort.tsv", "results/listing.tsv", "results/private/names.tsv"
 SPLITS = {"a": "train", "b": "train", "c": "train", "d": "validation", "e": "validation", "f": "test"}
 
 
@@ -75,9 +77,9 @@ QUALITY = {"reference"} | SYNTHESIS
 GENERATOR = {"train_generator", "membership"} | SYNTHESIS
 SEGMENTATION = ALL_ARMS | TARGETED | COMPARISON
 PREDICTION = SEGMENTATION - TRAINED | TRAINED_TARGETED
-PREPARED = {"prepare", "conditions untargeted", "reference"} | GENERATOR | SEGMENTATION
-LIST = {"cohort"} | REPORT
-EVERYTHING = {"phantom", "cohort"} | PREPARED
+PREPARED = {"prepare", "cohort", "conditions untargeted", "reference"} | GENERATOR | SEGMENTATION
+LIST = {"listing"}  # the same list again
+EVERYTHING = {"phantom", "listing"} | PREPARED
 REFUSED = "no other value is allowed"
 UNMIXED = {"synthetic_share": None}
 
@@ -88,10 +90,11 @@ OTHER_SEGMENTER = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["segmente
 CONTRACT = {
     "study.name": ("another", PICTURES),
     "study.seed": (1, EVERYTHING),
-    "cohort.dataset": ("lidc", {"cohort"} | PREPARED, {"cohort": {"root": RAW}}),
-    "cohort.root": ("elsewhere", {"cohort"} | PREPARED, {"cohort": {"dataset": "lidc"}}),
+    "cohort.dataset": ("lidc", {"listing"} | PREPARED, {"cohort": {"root": RAW}}),
+    "cohort.root": ("elsewhere", {"listing"} | PREPARED, {"cohort": {"dataset": "lidc"}}),
     "cohort.exclude": ({"nosuch": "a reason"}, LIST),
-    "cohort.lesion_labels": ([2], {"cohort"} | PREPARED),
+    "cohort.public_names": (True, LIST),
+    "cohort.lesion_labels": ([2], {"listing"} | PREPARED),
     "cohort.max_slice_thickness_mm": (2.5, LIST),
     "cohort.phantom.patients": (7, EVERYTHING),
     "cohort.phantom.matrix": (256, EVERYTHING),
@@ -262,16 +265,34 @@ def to_run(folder: Path, overlay: dict | None = None, **resources) -> list:
 
 
 def reruns(folder: Path, overlay: dict, copy_to: Path) -> set[str]:
-    """Labels of what a change reruns in the end: what is made before the cases are listed, and what follows then."""
+    """Labels of what a change reruns in the end: what is made before the cases are known, and what follows then."""
     planned = {label(job) for job in to_run(folder, overlay)}
-    first = planned & {"phantom", "cohort"}
-    if not first:
+    if not planned & {"phantom", "listing", "prepare", "cohort"}:
         return planned
     shutil.copytree(folder, copy_to, symlinks=True)
+    first = planned & {"phantom", "listing"}
     if "phantom" in first:
         touch_raw_files(copy_to)
-    snakemake(copy_to, overlay, executor="touch", dag=DAGSettings(targets={"results/cohort.tsv"}))
-    return first | {label(job) for job in to_run(copy_to, overlay)}
+    if first:
+        snakemake(copy_to, overlay, executor="touch", dag=DAGSettings(targets={"results/listing.tsv"}))
+    return first | {label(job) for job in follow(copy_to, overlay)}
+
+
+def follow(folder: Path, overlay: dict | None = None) -> list:
+    """The jobs that a run does once the listing is made: cases that are prepared again come out otherwise."""
+    target = DAGSettings(targets={COHORT})
+    jobs = snakemake(folder, overlay or {}, dag=target).needrun_jobs(exclude_finished=False)
+    first = [job for job in jobs if job.rule.name in ("prepare", "cohort")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for output in (output for job in first for output in job.output):
+            write_empty(output)
+            if Path(output).name == "case.json":
+                Path(output).write_text(f"prepared again: {output}, {time.time()}\n")
+    if first:  # forced, since Snakemake asks why a file should be touched that is there
+        again = DAGSettings(targets={COHORT}, forcerun={job.rule.name for job in first})
+        snakemake(folder, overlay or {}, executor="touch", dag=again)
+    return first + to_run(folder, overlay)
 
 
 def touch_raw_files(folder: Path, case: str = "*") -> None:
@@ -313,20 +334,27 @@ def finished(tmp_path_factory) -> Path:
             (folder / RAW / case / f"series/{i}.dcm").write_text(f"slice {i} of {case}")
     (folder / "elsewhere").symlink_to(RAW)
     write_cohort(folder, SPLITS)
-    snakemake(folder, {}, executor="touch", dag=DAGSettings(targets={"results/cohort.tsv"}))
+    snakemake(folder, {}, executor="touch", dag=DAGSettings(targets={LISTING}))
+    follow(folder)
     finish(folder, {})
     yield folder
     touch.Executor.SLEEPING_TIME = slept
 
 
-def write_cohort(folder: Path, split_of: dict[str, str]) -> None:
+def write_cohort(folder: Path, split_of: dict[str, str], **other) -> None:
+    """The tables of cases; ``other`` columns have one value for all."""
     train = [case for case, split in split_of.items() if split == "train"]
     rows = [
-        {"case": case, "patient": case, "split": split, "status": "included", "source": f"{case}/series",
-         "annotation": f"uid of {case}", "reason": "", "train_rank": train.index(case) + 1 if case in train else ""}
+        dict.fromkeys(table.COLUMNS, "")
+        | {"case": case, "patient": case, "split": split, "status": "included", "n_nodules": 1,
+           "train_rank": train.index(case) + 1 if case in train else ""}
+        | other
         for case, split in split_of.items()
     ]  # fmt: skip
-    write_table(folder / "results/cohort.tsv", rows, list(rows[0]))
+    for name in (LISTING, COHORT):
+        write_table(folder / name, rows, table.COLUMNS)
+    who = dict.fromkeys(names.COLUMNS, "")
+    write_table(folder / NAMES, [who | {"case": case, "source": f"{case}/series"} for case in split_of], names.COLUMNS)
 
 
 @pytest.fixture
@@ -396,7 +424,7 @@ def test_the_contract_s_promises():
         "quality": arms("real", "real-reseeded") | {"train_generator", "prepare"},
         "synthesis": arms("real", "real-reseeded") | {"train_generator", "prepare", "conditions targeted"},
         "generators": arms("real", "real-reseeded") | {"prepare", "cohort", "conditions targeted"},
-        "cohort.preprocess": {"phantom", "cohort"},
+        "cohort.preprocess": {"phantom", "listing"},
         "cohort.split": {"phantom", "prepare"},
         "cohort.exclude": {"phantom", "prepare"},
         "compute": EVERYTHING,
@@ -412,7 +440,7 @@ def test_the_contract_s_promises():
 # module and function that is edited: what reruns
 EDITS = {
     ("cohort/chest.py", "add_noise"): EVERYTHING,
-    ("cohort/split.py", "assign"): {"cohort"},  # and what follows, if the list comes out another
+    ("cohort/split.py", "assign"): {"listing"},  # and what follows, if the list comes out another
     ("cohort/preprocess.py", "prepare"): PREPARED,
     ("generation/training.py", "train"): GENERATOR,
     ("generation/network.py", "build"): GENERATOR,
@@ -582,7 +610,7 @@ def cases_of(jobs) -> set[str]:
 )
 def test_a_changed_raw_file_reruns_that_case_and_what_depends_on_it(study, case, spared):
     touch_raw_files(study, case)
-    jobs = to_run(study)
+    jobs = follow(study)
     assert cases_of(jobs) == {case}
     assert not {label(job) for job in jobs} & spared
     assert {"predict real", "score real", "compare", "report"} <= {label(job) for job in jobs}
@@ -595,7 +623,7 @@ def test_one_changed_slice_is_noticed(study):
     path.write_text("another slice")
     os.utime(path, (time.time() + 10, time.time() + 10))
     os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
-    assert cases_of(to_run(study)) == {"b"}
+    assert cases_of(follow(study)) == {"b"}
 
 
 def test_a_changed_case_reruns_its_dependants_only(study):
@@ -618,16 +646,16 @@ def test_a_moved_patient_is_not_prepared_again(study):
     """Another split: the trainings and the scores follow the list, the cases stay."""
     write_cohort(study, SPLITS | {"c": "test"})
     later = time.time() + 10
-    os.utime(study / "results/cohort.tsv", (later, later))
-    found = {label(job) for job in to_run(study)}
+    for name in (LISTING, COHORT):
+        os.utime(study / name, (later, later))
+    found = {label(job) for job in follow(study)}
     assert {"train_generator", "train_segmenter real", "score real", "conditions untargeted"} <= found
-    assert not found & {"phantom", "cohort", "prepare"}
+    assert not found & {"phantom", "listing", "prepare"}
 
 
 def test_an_excluded_case_leaves_the_others_as_they_are(study):
-    rows = read_table(study / "results/cohort.tsv")
-    write_table(study / "results/cohort.tsv", [row for row in rows if row["case"] != "b"], list(rows[0]))
-    jobs = to_run(study)
+    write_cohort(study, {case: split for case, split in SPLITS.items() if case != "b"})
+    jobs = follow(study)
     assert cases_of(jobs) == set()
     assert "train_generator" in {label(job) for job in jobs}
 
@@ -635,35 +663,86 @@ def test_an_excluded_case_leaves_the_others_as_they_are(study):
 def test_a_new_case_is_the_only_one_that_is_prepared(study):
     shutil.copytree(study / RAW / "a", study / RAW / "g")
     write_cohort(study, SPLITS | {"g": "train"})
-    assert cases_of(to_run(study)) == {"g"}
+    assert cases_of(follow(study)) == {"g"}
 
 
-@pytest.mark.parametrize("added", ["images/b.nii", "cases.tsv"])
-def test_what_is_added_to_a_nifti_folder_is_noticed(tmp_path, added):
-    """The root's own time does not change with what is in its folders."""
-    raw = tmp_path / "raw"
+def nifti_folder(folder: Path) -> dict:
+    """A folder of one case and the config that reads it."""
     for part in ("images", "labels"):
-        (raw / part).mkdir(parents=True)
-        (raw / part / "a.nii").touch()
-    overlay = {"cohort": {"dataset": "nifti", "root": str(raw)}}
-    dag = DAGSettings(targets={"results/cohort.tsv"})
+        (folder / "raw" / part).mkdir(parents=True)
+        (folder / "raw" / part / "a.nii").write_text("voxels")
+    return {"study": {"name": "nifti"}, "cohort": {"dataset": "nifti", "root": str(folder / "raw")}}
+
+
+def replace(path: Path, text: str) -> None:
+    """Another file in its place, a year older than the one that was there: rsync -a, cp -p, unzip."""
+    old = path.stat()
+    path.unlink()
+    path.write_text(text)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns - 365 * 86_400 * 10**9))
+
+
+CHANGES = {
+    "an image more": lambda raw: (raw / "images/b.nii").write_text("voxels"),
+    "a label less": lambda raw: (raw / "labels/a.nii").unlink(),
+    "a list": lambda raw: (raw / "cases.tsv").write_text("case\tpatient\na\tp\n"),
+    "an older label of the same size": lambda raw: replace(raw / "labels/a.nii", "VOXELS"),
+    "an older image": lambda raw: replace(raw / "images/a.nii", "other voxels"),
+    "names of labels": lambda raw: (raw / "dataset.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_in_a_nifti_folder_is_noticed(tmp_path, change):
+    """The root's own time does not change with what is in its folders, and a file's time may be an older one."""
+    overlay, dag = nifti_folder(tmp_path), DAGSettings(targets={LISTING})
     write_cohort(tmp_path, SPLITS)
-    snakemake(tmp_path, overlay, executor="touch", dag=dag)
-    assert [job.rule.name for job in snakemake(tmp_path, overlay, dag=dag).needrun_jobs(exclude_finished=False)] == []
-    before = raw.stat()
-    (raw / added).touch()
-    later = time.time() + 10
-    os.utime((raw / added).parent if "/" in added else raw / added, (later, later))
-    os.utime(raw, ns=(before.st_atime_ns, before.st_mtime_ns))
+    snakemake(tmp_path, overlay, executor="touch", dag=DAGSettings(targets={LISTING}, forcetargets=True))
+    assert list(snakemake(tmp_path, overlay, dag=dag).needrun_jobs(exclude_finished=False)) == []
+    before = (tmp_path / "raw").stat()
+    CHANGES[change](tmp_path / "raw")
+    os.utime(tmp_path / "raw", ns=(before.st_atime_ns, before.st_mtime_ns))
     found = snakemake(tmp_path, overlay, dag=dag).needrun_jobs(exclude_finished=False)
-    assert [job.rule.name for job in found] == ["cohort"]
+    assert [job.rule.name for job in found] == ["listing"]
+
+
+def test_a_nifti_case_of_other_bytes_is_prepared_again_and_no_other(tmp_path):
+    """Whatever the time stamps say: the listing has a digest of each case's files."""
+    overlay = nifti_folder(tmp_path)
+    write_cohort(tmp_path, SPLITS, raw="0123456789ab")
+    snakemake(tmp_path, overlay, executor="touch", dag=DAGSettings(targets={LISTING}, forcetargets=True))
+    follow(tmp_path, overlay)
+    assert cases_of(follow(tmp_path, overlay)) == set()
+    rows = read_table(tmp_path / LISTING)
+    rows[1]["raw"] = "another12345"
+    write_table(tmp_path / LISTING, rows, table.COLUMNS)
+    assert cases_of(follow(tmp_path, overlay)) == {"b"}
+
+
+def test_an_older_slice_is_noticed(study):
+    replace(study / RAW / "b/series/1.dcm", "slice 9 of b")
+    assert cases_of(follow(study)) == {"b"}
+
+
+def test_names_of_nifti_files_are_in_no_record_of_snakemake(tmp_path):
+    """Neither as an input nor on a command line: they may be patients' names."""
+    overlay = nifti_folder(tmp_path)
+    for part in ("images", "labels"):
+        (tmp_path / "raw" / part / "a.nii").rename(tmp_path / "raw" / part / "SMITH_JANE.nii")
+    write_cohort(tmp_path, {"case-0001": "train", "case-0002": "validation", "case-0003": "test"})
+    snakemake(tmp_path, overlay, executor="touch", dag=DAGSettings(targets={LISTING}, forcetargets=True))
+    jobs = follow(tmp_path, overlay)
+    assert cases_of(jobs) == {"case-0001", "case-0002", "case-0003"}
+    assert not [job for job in jobs if "SMITH" in f"{job.shellcmd} {job.input} {job.params}"]
+    kept = [path for path in (tmp_path / ".snakemake").rglob("*") if path.is_file()]
+    assert kept and not [path for path in kept if b"SMITH" in path.read_bytes()]
 
 
 def test_dicom_that_is_added_waits_to_be_asked_for(tmp_path):
     """A download that goes on would move patients from one split to another."""
     (tmp_path / "raw/LIDC-IDRI-0001").mkdir(parents=True)
-    overlay = {"cohort": {"dataset": "lidc", "root": str(tmp_path / "raw")}}
-    dag = DAGSettings(targets={"results/cohort.tsv"})
+    overlay = {"study": {"name": "lidc"}, "cohort": {"dataset": "lidc", "root": str(tmp_path / "raw")}}
+    dag = DAGSettings(targets={LISTING})
     write_cohort(tmp_path, SPLITS)
     snakemake(tmp_path, overlay, executor="touch", dag=dag)
     (tmp_path / "raw/LIDC-IDRI-0002").mkdir()
@@ -688,7 +767,7 @@ def test_braces_in_a_text_are_no_wildcards(finished):
     name, reason = "grant {x}, {{y}} of <z>, {synthesis[steps]}", "see {batch} of <site>"
     dag = snakemake(finished, {"study": {"name": name}, "cohort": {"exclude": {"nosuch": reason}}})
     commands = {job.rule.name: job.shellcmd for job in dag.jobs}
-    assert reason in commands["cohort"]
+    assert reason in commands["listing"]
     assert all(name in commands[rule] for rule in ("plot_arms", "plot_set", "report"))
 
 

@@ -138,9 +138,10 @@ def study(slurm, profile, local_study, tmp_path_factory):
     """The study after a run through Slurm that was disturbed twice, with what happened. It starts with two cases to
     prepare; the others are taken from the local run."""
     folder = tmp_path_factory.mktemp("clustered").resolve()
-    for part in (".snakemake/metadata", ".snakemake/incomplete", "results/phantom", "results/cases"):
+    for part in (".snakemake/metadata", ".snakemake/incomplete", "results/phantom", "results/private", "results/cases"):
         shutil.copytree(local_study / part, folder / part, symlinks=True)
-    shutil.copy2(local_study / "results/cohort.tsv", folder / "results/cohort.tsv")
+    for name in ("listing", "cohort"):
+        shutil.copy2(local_study / f"results/{name}.tsv", folder / f"results/{name}.tsv")
     for case in sorted((folder / "results/cases").iterdir())[:2]:
         shutil.rmtree(case)
     command = [

@@ -1,5 +1,10 @@
 # REQUIRED INPUTS: none (phantom), or the raw data below cohort.root (lidc, nifti)
-# OUTPUTS:         results/cohort.tsv, results/cases/{case}/, results/nodules.tsv (asked for by name)
+# OUTPUTS:         results/listing.tsv, results/cases/{case}/, results/cohort.tsv, results/private/names.tsv,
+#                  results/nodules.tsv (asked for by name)
+
+import hashlib
+
+from lungsyn.cohort.names import row_of
 
 
 rule phantom:
@@ -20,53 +25,75 @@ rule phantom:
 
 
 def raw_data(_):
-    """The root of the raw data; of NIfTI files also their folders and their list, whose times tell of new files. DICOM is
-    listed once: a download that goes on would move patients from one split to another."""
-    if STUDY.cohort.dataset == "lidc":
-        return ancient(RAW)
-    parts = ("cases.tsv", "images", "labels", "imagesTr", "labelsTr") if STUDY.cohort.dataset == "nifti" else ()
-    return [RAW, *(path for path in (f"{RAW}/{part}" for part in parts) if os.path.exists(path))]
+    """The raw data that a rule writes, or DICOM. That is listed once: a download that goes on would move patients from
+    one split to another. NIfTI files are no input: Snakemake would record names that are not public."""
+    return [] if STUDY.cohort.dataset == "nifti" else ancient(RAW) if STUDY.cohort.root else RAW
 
 
-checkpoint cohort:
-    """List the cases, check their headers, split them by patient. The only table that decides which jobs exist."""
+def files_below(folder, parts):
+    """A digest over names, sizes and time stamps of the files in ``parts`` of ``folder``: it tells that one is new,
+    gone or another one, also one that is older than the one before."""
+    found = []
+    for part in parts:
+        path = Path(folder, part)
+        found += [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
+    stats = [(os.fsencode(path), path.stat()) for path in sorted(found) if path.exists()]
+    facts = b"\n".join(b"%s %d %d %d" % (name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats)
+    return hashlib.sha256(facts).hexdigest()[:12]
+
+
+def raw_files(_):
+    """Which NIfTI files there are."""
+    parts = ("cases.tsv", "dataset.json", "images", "labels", "imagesTr", "labelsTr")
+    return files_below(RAW, parts) if STUDY.cohort.dataset == "nifti" else ""
+
+
+checkpoint listing:
+    """List the cases, check their headers, split them by patient: what the raw data hold."""
     input:
         raw=raw_data,
     output:
-        table="results/cohort.tsv",
+        table="results/listing.tsv",
     log:
-        "results/logs/cohort.log",
+        "results/logs/listing.log",
     threads: 2
     params:
         code=code_of("cohort", "index"),
         cohort=settings(STUDY.cohort, study_config.Listing),
-        root=RAW,
+        root=fixed(RAW),
+        files=raw_files,
         seed=SEED,
     shell:
         "lungsyn cohort index --cohort {params.cohort:q} --root {params.root:q} --seed {params.seed}"
-        " --workers {threads} --out {output.table} > {log} 2>&1"
+        " --workers {threads} --names {NAMES} --out {output.table} > {log} 2>&1"
 
 
-def case_row(wildcards):
-    """What is needed to prepare one case: its row without the split, so that another split prepares nothing again."""
-    row = next(row for row in cohort_rows() if row["case"] == wildcards.case)
-    return {key: row[key] for key in ("case", "patient", "source", "annotation")}
+def listed_rows():
+    """Rows of the cases that the listing includes, by case; known once its checkpoint has run."""
+    table = Path(checkpoints.listing.get().output.table)
+    return listed_in(table, table.stat().st_mtime_ns)
 
 
-def case_files(wildcards):
-    """One case's raw files: image and label, or a series' folder with its newest file, to notice one that is changed."""
-    row = case_row(wildcards)
-    source = Path(RAW, row["source"])
-    if not source.is_dir():
-        return [source, Path(RAW, row["annotation"])]
-    files = sorted(os.scandir(source), key=lambda file: (file.stat().st_mtime_ns, file.name))
-    return [source, *(file.path for file in files[-1:])]
+@cache
+def listed_in(table, written_ns):
+    return {row["case"]: row for row in read_table(table) if row["status"] == "included"}
+
+
+def raw_of_case(wildcards):
+    """What tells that a case's raw files are others: the digest of NIfTI files; names, sizes and times of a series'."""
+    row = listed_rows().get(wildcards.case)
+    if row is None:
+        raise WorkflowError(f"results/listing.tsv includes no case {wildcards.case}")
+    if STUDY.cohort.dataset == "nifti":
+        return row["raw"]
+    series = row_of(Path(NAMES), wildcards.case)["source"]
+    stats = [(file.name, file.stat()) for file in os.scandir(Path(RAW, series)) if file.is_file()]
+    facts = sorted((name, found.st_size, found.st_mtime_ns) for name, found in stats)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 rule prepare:
     """Annotations and images of one case to NIfTI: HU, nodules, lungs, body on one isotropic grid."""
-    input:
-        raw=case_files,
     output:
         ct="results/cases/{case}/ct.nii",
         nodules="results/cases/{case}/nodules.nii",
@@ -77,12 +104,27 @@ rule prepare:
         "results/logs/prepare/{case}.log",
     params:
         code=code_of("cohort", "prepare"),
-        row=lambda w: json.dumps(case_row(w), sort_keys=True),
+        raw=raw_of_case,
         cohort=settings(STUDY.cohort, study_config.Preparation),
-        root=RAW,
+        root=fixed(RAW),
     shell:
-        "lungsyn cohort prepare --row {params.row:q} --cohort {params.cohort:q} --root {params.root:q}"
-        " --out results/cases/{wildcards.case} > {log} 2>&1"
+        "lungsyn cohort prepare --case {wildcards.case} --cohort {params.cohort:q} --root {params.root:q}"
+        " --names {NAMES} --out results/cases/{wildcards.case} > {log} 2>&1"
+
+
+checkpoint cohort:
+    """The cases that could be prepared. The table that decides which jobs exist."""
+    input:
+        listing="results/listing.tsv",
+        cases=lambda _: [f"results/cases/{case}/case.json" for case in listed_rows()],
+    output:
+        table="results/cohort.tsv",
+    log:
+        "results/logs/cohort.log",
+    params:
+        code=code_of("cohort", "table"),
+    shell:
+        "lungsyn cohort table --listing {input.listing} --cases {input.cases} --out {output.table} > {log} 2>&1"
 
 
 rule nodules:

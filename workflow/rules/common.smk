@@ -12,6 +12,7 @@ from platform import machine
 
 # A parameter of every rule: an edit reruns the rules whose code it is.
 from lungsyn.codedigest import of_verb as code_of
+from lungsyn.volume.tables import read_table
 
 
 def one_of(names):
@@ -35,7 +36,8 @@ RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
 if STUDY.cohort.root and not Path(RAW).is_dir() and Path(workflow.basedir, RAW).is_dir():
     RAW = os.path.relpath(Path(workflow.basedir, RAW))  # --directory leads elsewhere
 COHORT = Path("results/cohort.tsv")
-COHORT_COLUMNS = {"case", "patient", "split", "train_rank", "status", "source", "annotation"}  # that rules ask for
+NAMES = "results/private/names.tsv"  # which raw files a case comes from: no input, so that no other case is made again
+COHORT_COLUMNS = {"case", "patient", "split", "train_rank", "status", "warnings"}  # that rules and the report ask for
 
 # Here, since whatever an input function raises is told with a traceback.
 if STUDY.cohort.root and not Path(RAW).is_dir():
@@ -47,7 +49,7 @@ if COHORT.exists():
     if missing:
         raise WorkflowError(
             f"{COHORT} has no column {', '.join(sorted(missing))}, as when an older version wrote it: delete it and "
-            "give the same command again; prepared cases are kept"
+            "give the same command again; cases are prepared again"
         )
 
 # What finds the worst validation cases, at each training-set size.
@@ -90,7 +92,6 @@ def included_rows(table, written_ns):
     """Every job of a case asks; the table is read once each time it is written. Before anything is trained it is seen
     whether there are as many validation cases as are to be the worst."""
     from lungsyn.evaluation.groups import check_worst
-    from lungsyn.volume.tables import read_table
 
     rows = [row for row in read_table(table) if row["status"] == "included"]
     check_worst(STUDY.benchmark.worst_cases, sum(row["split"] == "validation" for row in rows))

@@ -16,6 +16,7 @@ from lungsyn.errors import InputError
 # Seconds each: not worth a cluster's queue.
 localrules:
     all,
+    cohort,
     conditions,
     nodules,
     verdict,
