@@ -217,7 +217,7 @@ def jobs_of(configfiles: Sequence[Path], study: Config, n_cases: int) -> list[tu
 
 def write_made_up_cohort(results: Path, split_of: list[str]) -> None:
     """The tables and the (empty) files of prepared cases, one for each split in ``split_of``."""
-    from lungsyn.cohort import names, table
+    from lungsyn.cohort import private, table
 
     cases = [f"case-{i}" for i in range(len(split_of))]
     rows = [
@@ -228,8 +228,8 @@ def write_made_up_cohort(results: Path, split_of: list[str]) -> None:
     ]  # fmt: skip
     for name in ("listing", "cohort"):
         write_table(results / f"{name}.tsv", rows, table.COLUMNS)
-    who = dict.fromkeys(names.COLUMNS, "") | {"source": "series"}
-    names.write_names(results / "private/names.tsv", [who | {"case": case, "name": case} for case in cases])
+    who = dict.fromkeys(private.COLUMNS, "") | {"source": "series"}
+    private.write_names(results / "private/names.tsv", [who | {"case": case, "name": case} for case in cases])
     for case in cases:
         write_left_out(results / "cases" / case, {"case": case})
 

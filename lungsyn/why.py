@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from lungsyn.codedigest import of_verb
-from lungsyn.cohort.names import read_names
+from lungsyn.cohort.private import read_names
 from lungsyn.config import NUMBERED_CASE
 from lungsyn.errors import InputError
 from lungsyn.provenance import file_digest, model_facts

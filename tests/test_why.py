@@ -7,7 +7,7 @@ import time
 import pytest
 
 from lungsyn import cli, codedigest
-from lungsyn.cohort import names
+from lungsyn.cohort import private
 from lungsyn.errors import InputError
 from lungsyn.volume.files import open_case, write_case
 from lungsyn.why import explain
@@ -77,10 +77,10 @@ def test_numbers_are_told_apart_locally(study, case_folders):
     folder = study / "results/cases/case-0002"
     write_case(folder, open_case(case_folders[1]))
     rows = [
-        dict.fromkeys(names.COLUMNS, name) | {"case": case, "source": f"images/{name}.nii", "annotation": "label"}
+        dict.fromkeys(private.COLUMNS, name) | {"case": case, "source": f"images/{name}.nii", "annotation": "label"}
         for case, name in (("case-0001", "SMITH"), ("case-0002", "JONES"))
     ]
-    names.write_names(study / "results/private/names.tsv", rows)
+    private.write_names(study / "results/private/names.tsv", rows)
     text = explain(folder / "ct.nii")
     assert "case-0002  images/JONES.nii label" in text and "SMITH" not in text
 

@@ -32,14 +32,14 @@ def _index_arguments(parser):
 @verb("cohort", "index", _index_arguments)
 def cohort_index(args) -> None:
     """List and check the cases of a dataset, split them by patient, say what is left out and why."""
-    from lungsyn.cohort import names, table
+    from lungsyn.cohort import private, table
 
-    earlier = names.read_names(args.names)
+    earlier = private.read_names(args.names)
     rows = table.index(args.cohort, args.root, args.seed, args.workers, earlier)
-    names.write_names(args.names, rows, earlier)
+    private.write_names(args.names, rows, earlier)
     if not args.cohort.readable:
-        names.make_key(args.names.parent)
-    keyed = [row | {"raw": row["raw"] and names.keyed(args.names.parent, row["raw"])} for row in rows]
+        private.make_key(args.names.parent)
+    keyed = [row | {"raw": row["raw"] and private.keyed(args.names.parent, row["raw"])} for row in rows]
     write_table(args.out, keyed, table.COLUMNS)
     print(table.summary(rows))
 
@@ -53,17 +53,17 @@ def _prepare_arguments(parser):
 @verb("cohort", "prepare", _prepare_arguments)
 def cohort_prepare(args) -> None:
     """Read one case's raw files and write it as NIfTI on an isotropic grid, with its masks; or why that cannot be."""
-    from lungsyn.cohort import names
+    from lungsyn.cohort import private
     from lungsyn.cohort.table import prepare_case
 
-    row = names.row_of(args.names, args.case)
+    row = private.row_of(args.names, args.case)
     try:
         case = prepare_case(row, args.cohort, args.root)
     except InputError as error:
         print(f"case {args.case} is left out: {error}" + (f" ({error.detail})" if error.detail else ""))
         write_left_out(args.out, {"case": args.case, "patient": row["patient"], "left_out": str(error)})
         return
-    case.about["token"] = names.keyed(args.names.parent, case.digest)
+    case.about["token"] = private.keyed(args.names.parent, case.digest)
     write_case(args.out, case)
 
 

@@ -4,7 +4,7 @@ is; ``cohort.tsv`` is the same after the cases were prepared, less those that co
 ``train_rank`` orders the train patients: a smaller training set is those of the lowest ranks. ``warnings`` say what is
 odd about a case that is used all the same. ``raw`` is a digest of the raw files of NIfTI data (keyed where names are
 not public): a case whose files changed is prepared anew, whatever their time stamps say. Which files those are, and
-what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.names``).
+what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from lungsyn.cohort import lidc, names, nifti, split
+from lungsyn.cohort import lidc, nifti, private, split
 from lungsyn.cohort.annotations import RATINGS
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Listing, Preparation
@@ -32,7 +32,7 @@ NO_SUCH_CASE = "cohort.exclude names a case that is not there"
 
 
 def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Iterable[dict] = ()) -> list[dict]:
-    """Rows of ``COLUMNS`` and of ``names.COLUMNS`` for every case below ``root``, sorted by case.
+    """Rows of ``COLUMNS`` and of ``private.COLUMNS`` for every case below ``root``, sorted by case.
 
     ``known``: rows of an earlier ``names.tsv``. Raises InputError if no case can be used.
     """
@@ -43,7 +43,7 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
         for row in reader.index(root, settings, workers)
     ]
     if not settings.readable:
-        found = names.numbered(found, known, seed)
+        found = private.numbered(found, known, seed)
     rows = _without(found, settings.exclude)
     included = [row for row in rows if row["status"] == "included"]
     if not included:
@@ -114,7 +114,7 @@ def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
     says so."""
     known = {row["case"] for row in rows}
     exclude = {name if name in known else nifti.as_folder(name): reason for name, reason in exclude.items()}
-    blank = dict.fromkeys([*COLUMNS, *names.COLUMNS], "") | {"status": "excluded", "warnings": []}
+    blank = dict.fromkeys([*COLUMNS, *private.COLUMNS], "") | {"status": "excluded", "warnings": []}
     return [
         row | {"status": "excluded", "reason": exclude[row["case"]]} if row["case"] in exclude else row for row in rows
     ] + [

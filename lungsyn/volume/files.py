@@ -186,7 +186,7 @@ def write_left_out(folder: Path, about: dict) -> None:
 
 def data_digests(folders: list[Path]) -> list[list[str]]:
     """Name and voxels' digest of each case: what a training that goes on must find unchanged. Models and synthetic
-    cases keep it and may be shared, so a real case has a keyed one for that, its ``token`` (see ``cohort.names``)."""
+    cases keep it and may be shared, so a real case has a keyed one for that, its ``token`` (see ``cohort.private``)."""
     abouts = [(Path(folder).name, read_json(Path(folder) / "case.json")) for folder in folders]
     return [[name, about.get("token", about["digest"])] for name, about in abouts]
 

@@ -31,7 +31,7 @@ from snakemake.settings.types import (
 )
 
 from lungsyn import codedigest, config
-from lungsyn.cohort import names, table
+from lungsyn.cohort import private, table
 from lungsyn.errors import InputError
 from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import ROOT
@@ -353,8 +353,10 @@ def write_cohort(folder: Path, split_of: dict[str, str], **other) -> None:
     ]  # fmt: skip
     for name in (LISTING, COHORT):
         write_table(folder / name, rows, table.COLUMNS)
-    who = dict.fromkeys(names.COLUMNS, "")
-    write_table(folder / NAMES, [who | {"case": case, "source": f"{case}/series"} for case in split_of], names.COLUMNS)
+    who = dict.fromkeys(private.COLUMNS, "")
+    write_table(
+        folder / NAMES, [who | {"case": case, "source": f"{case}/series"} for case in split_of], private.COLUMNS
+    )
 
 
 @pytest.fixture

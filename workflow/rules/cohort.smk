@@ -4,7 +4,7 @@
 
 import hashlib
 
-from lungsyn.cohort.names import row_of
+from lungsyn.cohort.private import row_of
 
 
 rule phantom:

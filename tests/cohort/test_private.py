@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lungsyn import cli
-from lungsyn.cohort import names, preprocess, table
+from lungsyn.cohort import preprocess, private, table
 from lungsyn.config import Cohort, Listing, Preparation, as_json, check, part
 from lungsyn.errors import InputError
 from lungsyn.volume.files import CASE_FILES, data_digests
@@ -27,8 +27,8 @@ def named(*people: str) -> list[dict]:
 
 
 def test_one_more_file_renames_nobody():
-    first = names.numbered(named(*PEOPLE[:3]), [], seed=1)
-    more = names.numbered(named(*reversed(PEOPLE)), first, seed=1)
+    first = private.numbered(named(*PEOPLE[:3]), [], seed=1)
+    more = private.numbered(named(*reversed(PEOPLE)), first, seed=1)
     number_of = {row["name"]: row["case"] for row in more}
     assert {row["name"]: row["case"] for row in first}.items() <= number_of.items()
     assert sorted(number_of.values()) == [f"case-{n:04d}" for n in range(1, 7)]
@@ -37,41 +37,41 @@ def test_one_more_file_renames_nobody():
 
 def test_numbers_are_the_same_on_every_machine_and_tell_nothing_of_the_alphabet():
     people = [f"person {i:02d}" for i in range(40)]
-    found = [row["case"] for row in names.numbered(named(*people), [], seed=1)]
-    assert found == [row["case"] for row in reversed(names.numbered(named(*reversed(people)), [], seed=1))]
+    found = [row["case"] for row in private.numbered(named(*people), [], seed=1)]
+    assert found == [row["case"] for row in reversed(private.numbered(named(*reversed(people)), [], seed=1))]
     assert abs(np.corrcoef(range(40), [int(case[-4:]) for case in found])[0, 1]) < 0.5
 
 
 def test_a_number_is_not_given_to_another_when_its_file_is_gone(tmp_path):
     path = tmp_path / "private/names.tsv"
-    blank = dict.fromkeys(names.COLUMNS, "")
-    first = [blank | row for row in names.numbered(named(*PEOPLE[:3]), [], seed=1)]
-    names.write_names(path, first)
-    left = names.numbered(named(*PEOPLE[1:3]), names.read_names(path), seed=1)
-    names.write_names(path, [blank | row for row in left], names.read_names(path))
-    everyone = names.numbered(named(*PEOPLE), names.read_names(path), seed=1)
+    blank = dict.fromkeys(private.COLUMNS, "")
+    first = [blank | row for row in private.numbered(named(*PEOPLE[:3]), [], seed=1)]
+    private.write_names(path, first)
+    left = private.numbered(named(*PEOPLE[1:3]), private.read_names(path), seed=1)
+    private.write_names(path, [blank | row for row in left], private.read_names(path))
+    everyone = private.numbered(named(*PEOPLE), private.read_names(path), seed=1)
     assert {row["name"]: row["case"] for row in first}.items() <= {row["name"]: row["case"] for row in everyone}.items()
     assert len({row["case"] for row in everyone}) == len(PEOPLE)
 
 
 def test_what_tells_is_for_its_owner_only(tmp_path):
     folder = tmp_path / "private"
-    names.write_names(folder / "names.tsv", [dict.fromkeys(names.COLUMNS, "x")])
-    names.make_key(folder)
+    private.write_names(folder / "names.tsv", [dict.fromkeys(private.COLUMNS, "x")])
+    private.make_key(folder)
     assert [stat.S_IMODE(p.stat().st_mode) for p in (folder, folder / "names.tsv", folder / "key")] == [
         0o700, 0o600, 0o600,
     ]  # fmt: skip
 
 
 def test_a_keyed_digest_is_of_this_study_alone(tmp_path):
-    assert names.keyed(tmp_path / "public", "0123456789ab") == "0123456789ab"
+    assert private.keyed(tmp_path / "public", "0123456789ab") == "0123456789ab"
     first, second = tmp_path / "first", tmp_path / "second"
-    names.make_key(first)
-    names.make_key(second)
-    found = names.keyed(first, "0123456789ab")
-    assert len(found) == 12 and found not in ("0123456789ab", names.keyed(second, "0123456789ab"))
-    names.make_key(first)  # it stays
-    assert names.keyed(first, "0123456789ab") == found != names.keyed(first, "0123456789ac")
+    private.make_key(first)
+    private.make_key(second)
+    found = private.keyed(first, "0123456789ab")
+    assert len(found) == 12 and found not in ("0123456789ab", private.keyed(second, "0123456789ab"))
+    private.make_key(first)  # it stays
+    assert private.keyed(first, "0123456789ab") == found != private.keyed(first, "0123456789ac")
 
 
 def test_cases_are_excluded_by_number_where_names_are_not_public(study):
@@ -119,7 +119,7 @@ def test_no_name_of_a_file_or_patient_leaves_the_private_folder(tmp_path):
     for path in written:
         for person in PEOPLE:
             assert person.encode() not in path.read_bytes() and person not in str(path.relative_to(tmp_path))
-    told = {row["name"]: row for row in names.read_names(out / "private/names.tsv")}
+    told = {row["name"]: row for row in private.read_names(out / "private/names.tsv")}
     assert set(told) == set(PEOPLE) and told["Müller"]["source"] == "images/Müller.nii.gz"
 
 
