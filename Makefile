@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 SNAKEMAKE := $(BIN)/snakemake --workflow-profile workflow/profiles/default
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Snakemake asks for a home; a container's user may have none.
+export HOME ?= $(CURDIR)/$(VENV)
 
 .PHONY: run test lint stress bench env slurm clean
 

@@ -1,6 +1,7 @@
 # How a run starts and ends: what it needs is checked, its folder locked, what failed is told in a few lines.
 
 import fcntl
+import getpass
 import os
 import shutil
 import sys
@@ -11,6 +12,17 @@ from snakemake.exceptions import WorkflowError
 
 from lungsyn import failures, planning
 from lungsyn.errors import InputError
+
+# What every job inherits. The package is called by its command: that of the environment which runs this, active or not
+# (an environment that Snakemake itself sets up for its jobs comes before it). What is made from patients is not for
+# everybody on this machine; for the group it is as the user's umask says. And Snakemake asks who runs it, in a traceback
+# where a container's user has no name.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+os.umask(os.umask(0o077) | 0o007)
+try:
+    getpass.getuser()
+except (KeyError, OSError):
+    os.environ["USER"] = str(os.getuid())
 
 
 # Seconds each: not worth a cluster's queue.
@@ -54,9 +66,28 @@ def check_writable():
             raise WorkflowError(f"{folder} cannot be written: make it writable, or name another place with --directory")
 
 
+MADE = ("cases", "generator", "synthetic", "segmentation", "predictions", "scores")  # below results
+
+
+def check_records():
+    """Results without Snakemake's records of them look finished, whatever was changed since in config, code or data."""
+    known = any(
+        os.scandir(folder) for folder in (".snakemake/metadata", ".snakemake/incomplete") if Path(folder).is_dir()
+    )
+    made = [part for part in MADE if Path("results", part).is_dir() and any(os.scandir(f"results/{part}"))]
+    if made and not known and not {"--touch", "-t"} & set(sys.argv):
+        raise WorkflowError(
+            f"{Path('results').absolute()} holds results ({', '.join(made)}), but .snakemake beside it has no record of "
+            "what made them, as after a copy without it, so a change would not be noticed: copy .snakemake along, or "
+            "accept the results as they are by the same command with --touch, or move them away"
+        )
+
+
 def announce():
     """Share the kernel's lock of this folder while this process lives; remove Snakemake's if nobody else does."""
     Path(".snakemake").mkdir(exist_ok=True)
+    with suppress(OSError):  # Snakemake made it, and its log in it, before this was read; somebody else owns it
+        os.chmod(".snakemake", os.stat(".snakemake").st_mode & 0o770)
     alive = open(".snakemake/alive", "a")
     with suppress(OSError):  # somebody else is at work, or a file system without such locks: Snakemake's stays
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,4 +101,5 @@ def announce():
 
 if workflow.is_main_process:  # not its jobs on other machines
     check_writable()
+    check_records()
     ALIVE = announce()
