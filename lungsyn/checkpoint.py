@@ -19,33 +19,48 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lungsyn.config import SectionType, from_json
-from lungsyn.errors import InputError, no_model
+from lungsyn.errors import InputError
 from lungsyn.processes import ALONE, STOP_SIGNALS, Team
-from lungsyn.volume.files import whole_file, write_json_lines
+from lungsyn.provenance import NO_MODEL
+from lungsyn.volume.files import refused, whole_file, write_json_lines
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
-    """Write ``tensors`` and ``about`` (JSON-able) to one file. Tensors that share memory are written once."""
+    """Write ``tensors`` and ``about`` (JSON-able) to one file, with digests of both. Tensors that share memory are
+    written once."""
     first: dict[int, str] = {}
     aliases = {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in tensors.items()}
     unique = {name: tensors[name].detach().cpu().contiguous() for name in first.values()}
-    metadata = {"about": about, "aliases": {alias: name for alias, name in aliases.items() if alias != name}}
+    metadata = {
+        "about": about,
+        "aliases": {alias: name for alias, name in aliases.items() if alias != name},
+        "weights": weights_digest(unique),
+    }
+    metadata["digest"] = digest(metadata)
     with whole_file(path) as temporary:
         text = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
         safetensors.torch.save_file(unique, temporary, metadata=text)
-        os.umask(mask := os.umask(0))
-        temporary.chmod(0o666 & ~mask)  # safetensors lets nobody else read; a lab shares its models as any other file
+        os.umask(mask := os.umask(0o077))
+        temporary.chmod(0o660 & ~mask)  # safetensors lets nobody else read; a group shares its models as other files
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors and the description. Raises InputError naming the file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in file.metadata().items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    """The tensors and the description, both as they were written. Raises InputError naming a file that is damaged."""
+    with refused(path, *NO_MODEL, SafetensorError, AttributeError), safe_open(path, framework="pt") as file:
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata.pop("digest") != digest(metadata) or metadata["weights"] != weights_digest(tensors):
+            raise ValueError("damaged: what it holds is not what was written")
         return tensors | {alias: tensors[name] for alias, name in metadata["aliases"].items()}, metadata["about"]
-    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise no_model(path, error) from error
+
+
+def weights_digest(tensors: dict[str, Tensor]) -> str:
+    """Twelve hex digits over names, types, shapes and every byte of tensors in the CPU's memory."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:12]
 
 
 def load_model(path: Path, kind: str, settings: type[SectionType]) -> tuple[dict[str, Tensor], SectionType, dict]:

@@ -1,7 +1,5 @@
 """The one error a user can cause: it names the thing, what is wrong with it, and the way out."""
 
-from pathlib import Path
-
 
 class InputError(ValueError):
     """Bad input from outside (a file, a config value, a case). The command line prints it without a traceback.
@@ -12,8 +10,3 @@ class InputError(ValueError):
     def __init__(self, message: str, detail: str = ""):
         super().__init__(message)
         self.detail = detail
-
-
-def no_model(path: Path, error: Exception) -> InputError:
-    """What to say of a file that should be a model or a checkpoint and cannot be read as one."""
-    return InputError(f"{path}: not a model of lungsyn ({error}): delete it and run the training again")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lungsyn.codedigest import of_verb
 from lungsyn.config import Section
-from lungsyn.errors import no_model
+from lungsyn.volume.files import refused
 
 PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "nibabel", "numpy", "scipy", "matplotlib")
 
@@ -36,9 +36,19 @@ def versions() -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """Twelve hex digits over a file's bytes."""
+    """Twelve hex digits over a file's bytes; of a model over its weights and settings: the file also says how long its
+    training took, which is other each time."""
+    if path.suffix == ".safetensors":
+        return model_digest(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def model_digest(path: Path) -> str:
+    """Twelve hex digits over a model's weights, as its header tells of them, and its settings. Raises InputError."""
+    about, weights = model_header(path, "about", "weights")
+    settings = {key: about[key] for key in ("generator", "segmenter") if key in about}
+    return hashlib.sha256(json.dumps([weights, settings], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def costs(results: Path) -> list[dict]:
@@ -61,12 +71,23 @@ def costs(results: Path) -> list[dict]:
     ]
 
 
+NO_MODEL = "not a model of lungsyn", "delete it and run the training again"  # what to say of it, and the way out
+LONGEST_HEADER = 100_000_000  # bytes; that of safetensors itself
+
+
 def model_facts(path: Path) -> dict:
     """The description in a model file's header; reads no weights and needs no torch. Raises InputError naming it."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        return json.loads(header["__metadata__"]["about"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise no_model(path, error) from error
+    return model_header(path, "about")[0]
+
+
+def model_header(path: Path, *keys: str) -> list:
+    """What a model file's header has at these keys; the first is a dict."""
+    with refused(path, *NO_MODEL), open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > LONGEST_HEADER:
+            raise ValueError(f"a header of {length} bytes")
+        metadata = json.loads(file.read(length))["__metadata__"]
+        found = [json.loads(metadata[key]) for key in keys]
+        if not isinstance(found[0], dict):
+            raise ValueError("it does not describe itself")
+        return found

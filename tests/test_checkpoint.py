@@ -1,6 +1,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from lungsyn import checkpoint
 from lungsyn.errors import InputError
 from lungsyn.optimizer import Muon
 from lungsyn.processes import STOP_SIGNALS
+from lungsyn.provenance import file_digest, model_facts
 
 
 def network():
@@ -59,10 +61,65 @@ def test_shared_tensors_are_written_once_and_come_back_under_both_names(tmp_path
     assert torch.equal(tensors["b"], weight)
 
 
-def test_others_may_read_it_as_any_other_file(tmp_path):
-    checkpoint.save(tmp_path / "m", {"w": torch.ones(2)}, {})
-    (tmp_path / "other").touch()
-    assert (tmp_path / "m").stat().st_mode == (tmp_path / "other").stat().st_mode
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+def test_a_group_may_read_it_as_any_other_file_and_others_never(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        checkpoint.save(tmp_path / "m", {"w": torch.ones(2)}, {})
+        (tmp_path / "other").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m").stat().st_mode == (tmp_path / "other").stat().st_mode & ~0o007
+
+
+def test_a_turned_bit_is_noticed_wherever_it_is(tmp_path):
+    """In weights, moments, step counts, aliases or the description: it is refused, or nothing has changed by it."""
+    torch.manual_seed(0)
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    step(model, optimizer, 0)
+    state = checkpoint.training_state(model, optimizer, {"average": model.state_dict()})
+    checkpoint.save(
+        tmp_path / "c", state | {"half": torch.ones(3, dtype=torch.bfloat16)}, {"seconds": 1.5, "kind": "x"}
+    )
+    whole, about = checkpoint.load(tmp_path / "c")
+    content, rng, refused = (tmp_path / "c").read_bytes(), np.random.default_rng(0), 0
+    for _ in range(300):
+        at = int(rng.integers(len(content)))
+        turned = content[:at] + bytes([content[at] ^ (1 << int(rng.integers(8)))]) + content[at + 1 :]
+        (tmp_path / "d").write_bytes(turned)
+        try:
+            found, said = checkpoint.load(tmp_path / "d")
+        except InputError as error:
+            assert "d: not a model of lungsyn" in str(error) and "delete it" in str(error)
+            refused += 1
+        else:
+            assert said == about and all(torch.equal(found[name], whole[name]) for name in whole)
+    assert refused > 290
+
+
+def test_a_damaged_checkpoint_ends_the_training_that_would_go_on_from_it(tmp_path, handlers):
+    model, folder = network(), tmp_path / "training"
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    step(model, optimizer, 0)
+    checkpoint.Restart(folder, model, optimizer, {}, {"steps": 1}, 60).save()
+    checkpoint.Restart(folder, model, optimizer, {}, {"steps": 0}, 60)
+    path = folder / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors: .*damaged.*delete it and run the training again"):
+        checkpoint.Restart(folder, model, optimizer, {}, {"steps": 0}, 60)
+
+
+def test_a_model_s_digest_is_of_its_weights_and_settings_and_not_of_its_seconds(tmp_path):
+    def digest_of(weight: float, channels: int, seconds: float) -> str:
+        about = {"generator": {"channels": [channels]}, "cost": {"seconds": seconds}}
+        checkpoint.save(tmp_path / "m.safetensors", {"w": torch.full((2,), weight)}, about)
+        return file_digest(tmp_path / "m.safetensors")
+
+    assert digest_of(1, 8, 2.5) == digest_of(1, 8, 3.5)
+    assert len({digest_of(1, 8, 0), digest_of(2, 8, 0), digest_of(1, 16, 0)}) == 3
 
 
 def test_a_broken_file_is_named(tmp_path):
@@ -74,8 +131,6 @@ def test_a_broken_file_is_named(tmp_path):
 
 
 def test_the_description_is_readable_without_torch(tmp_path):
-    from lungsyn.provenance import model_facts
-
     checkpoint.save(tmp_path / "m", {"w": torch.ones(2)}, {"cost": {"seconds": 1}})
     assert model_facts(tmp_path / "m") == {"cost": {"seconds": 1}}
 
@@ -85,14 +140,26 @@ def test_digest_depends_on_content_not_on_order():
     assert checkpoint.digest({"a": 1}) != checkpoint.digest({"a": 2})
 
 
-@pytest.mark.parametrize("content", [b"", b"x\n", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x02\0\0\0\0\0\0\0{}"])
-def test_a_file_that_is_no_model_is_named(tmp_path, content):
-    from lungsyn.provenance import model_facts
+def header(text: bytes, claimed: int | None = None) -> bytes:
+    return (len(text) if claimed is None else claimed).to_bytes(8, "little") + text
 
+
+NESTED = header(b'{"__metadata__": {"about": "' + b"[" * 100_000 + b'"}}')
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x\n", b"\xff" * 16, header(b"[]"), header(b"{}"), header(b"{}", 2**40), header(b"{}", 2**62), NESTED,
+     header(b"[" * 100_000), header(b'{"__metadata__": {"about": "3", "aliases": "{}"}}'),
+     header(b'{"__metadata__": {"about": "{}"}, "w": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}')],
+)  # fmt: skip
+def test_a_file_that_is_no_model_is_named(tmp_path, content):
     (tmp_path / "m").write_bytes(content)
-    for read in (checkpoint.load, model_facts):
+    with pytest.raises(InputError, match=r"m: not a model of lungsyn .*delete it"):
+        checkpoint.load(tmp_path / "m")
+    if b"data_offsets" not in content:  # of which the header alone is not asked
         with pytest.raises(InputError, match=r"m: not a model of lungsyn .*delete it"):
-            read(tmp_path / "m")
+            model_facts(tmp_path / "m")
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +20,8 @@ from lungsyn.volume.files import open_case, write_volume
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT
+
+FILES = "lungsyn.volume.files"
 
 
 def test_every_verb_has_help(capsys):
@@ -38,6 +43,68 @@ def test_help_names_every_stage_with_what_it_does(capsys):
 def test_overlays_of_a_plan_are_named_as_snakemake_s_or_one_by_one():
     for given in (["--configfile", "a", "b"], ["--configfile", "a", "--configfile", "b"]):
         assert cli.make_parser().parse_args(["plan", *given]).configfile == [Path("a"), Path("b")]
+
+
+PICTURES = {("evaluation", "plot-arms"), ("evaluation", "plot-set")}  # no number that is read again comes of them
+COMPARES_ITSELF = {("cohort", "export")}  # with the verdict's digests
+
+
+def test_whatever_computes_with_a_case_looks_whether_its_voxels_are_those_that_were_written():
+    verbs = [verb for verb in cli.VERBS if verb[0] not in ("study", "config")]
+    opening = {verb for verb in verbs if (FILES, "open_case") in codedigest.reached(*verb)}
+    asking = {verb for verb in verbs if (FILES, "whole_case") in codedigest.reached(*verb)}
+    assert opening - asking == PICTURES | COMPARES_ITSELF
+    assert ("audit", "verdict") in asking and ("generation", "train") in asking
+
+
+@pytest.mark.parametrize("verb", ["train", "predict"])
+def test_voxels_that_were_changed_are_one_message_without_traceback(verb, case_folders, tmp_path, capsys, study):
+    from lungsyn.config import as_json, part
+
+    folder = shutil.copytree(case_folders[0], tmp_path / "case-0")
+    content = bytearray((folder / "ct.nii").read_bytes())
+    content[-400:] = bytes(400)
+    (folder / "ct.nii").write_bytes(content)
+    settings = part(study.segmenters["unet"], Segmenter).model_copy(update={"channels": [4, 8], "patch_voxels": 16})
+    weights = build(settings).state_dict()
+    checkpoint.save(tmp_path / "0/model.safetensors", weights, {"segmenter": settings.model_dump(mode="json")})
+    told = {
+        "train": ["--segmenter", as_json(settings), "--seed", 1, "--replicate", 0, "--checkpoints", tmp_path,
+                  "--model", tmp_path / "m", "--curve", tmp_path / "c"],
+        "predict": ["--models", tmp_path / "0/model.safetensors", "--inference", Inference(overlap=0).model_dump_json(),
+                    "--out", tmp_path / "out"],
+    }[verb]  # fmt: skip
+    assert cli.main(["segmentation", verb, *map(str, told), "--cases", str(folder / "case.json")]) == 2
+    said = capsys.readouterr().err
+    assert "case-0: not the voxels that case.json tells of" in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "out/0/case-0.nii").exists() and not (tmp_path / "m").exists()
+
+
+def test_too_many_files_are_one_message_about_the_system_and_not_about_a_file(monkeypatch, case_folders, capsys):
+    def none(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("lungsyn.volume.files.nib.load", none)
+    told = [
+        "--grid",
+        '{"patch_voxels": 16, "multiple": 2, "overlap": 0}',
+        "--quality",
+        '{"tries": 1, "false_rejections": 0.05}',
+    ]
+    assert (
+        cli.main(["generation", "reference", *told, "--cases", str(case_folders[0] / "case.json"), "--out", "no"]) == 2
+    )
+    said = capsys.readouterr().err
+    assert "the system opens no more than" in said and "ulimit -n" in said and "case-0" not in said
+
+
+def test_what_a_command_writes_is_not_for_everybody(tmp_path):
+    before = os.umask(0o002)
+    try:
+        assert cli.main(["evaluation", "answer", str(tmp_path)]) == 0
+        assert os.umask(0) == 0o007
+    finally:
+        os.umask(before)
 
 
 def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, study):

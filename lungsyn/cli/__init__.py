@@ -16,6 +16,7 @@ from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
 from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import versions
+from lungsyn.volume.files import TOO_MANY_FILES, system_error
 
 OPEN_FILES = 10_240  # 2,500 cases
 STAGES = {
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     # OpenMP threads that spin while they wait starve whatever else runs here, such as another job of the same run.
     # It has to be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.umask(os.umask(0o077) | 0o007)  # what is made from patients is not for everybody on this machine
     allow_open_files()
     args = make_parser().parse_args(argv)
     name = f"lungsyn {' '.join(args.rule)}".replace("study ", "")
@@ -47,6 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     except (InputError, FloatingPointError) as error:  # the second: a training or a network that ended in no number
         detail = f" ({error.detail})" if getattr(error, "detail", "") else ""
         print(f"{name}: {error}{detail}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if system_error(error) not in TOO_MANY_FILES:
+            raise
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        print(
+            f"{name}: the system opens no more than {soft} files at a time, and each case of a training is four: raise "
+            f"the limit (ulimit -n; now at most {hard}), or take fewer cases",
+            file=sys.stderr,
+        )
         return 2
     if args.rule not in NO_JOB:
         print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)

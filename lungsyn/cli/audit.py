@@ -5,7 +5,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, attempts, case_folders, verb
 from lungsyn.provenance import note
-from lungsyn.volume.files import data_digests, read_json, write_json
+from lungsyn.volume.files import data_digests, read_json, whole, write_json
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -25,7 +25,7 @@ def audit_memorisation(args) -> None:
 
     device = choose_device(args.compute)
     set_up(args.compute.generator_threads, device)
-    groups = [case_folders(paths) for paths in (args.synthetic, args.train, args.held_out)]
+    groups = [whole(case_folders(paths)) for paths in (args.synthetic, args.train, args.held_out)]
     rows = [row for kind in probes.KINDS for row in probes.probe(kind, *groups, args.audit, args.seed, device)]
     write_table(args.out, rows, probes.COLUMNS)
 
@@ -46,7 +46,7 @@ def audit_membership(args) -> None:
     from lungsyn.provenance import model_facts
 
     generator = load_generator(args.model, args.compute)
-    folders = [case_folders(paths) for paths in (args.train, args.unseen)]
+    folders = [whole(case_folders(paths)) for paths in (args.train, args.unseen)]
     groups = membership.case_groups(model_facts(args.model), generator.settings, *folders)
     write_table(args.out, membership.attack(generator, groups, args.seed), membership.COLUMNS)
 
@@ -71,7 +71,7 @@ def audit_verdict(args) -> None:
     about = {
         "set": args.set,
         "size": args.size,
-        "cases": dict(data_digests(case_folders(args.synthetic))),  # it is on these and no others
+        "cases": dict(data_digests(whole(case_folders(args.synthetic)))),  # it is on these and no others
         "held_out_splits": args.held_out_splits,
         "made": note(args.rule, audit=args.audit),
     }
@@ -98,7 +98,7 @@ def audit_fidelity(args) -> None:
     counted = rates(attempts(args.synthetic), read_json(args.reference)) if args.reference else []
     write_table(args.quality, counted, RATE_COLUMNS)
     extract, about = features.choose(args.fidelity.weights)
-    folders = (case_folders(paths) for paths in (args.real_train, args.real_held_out, args.synthetic))
+    folders = (whole(case_folders(paths)) for paths in (args.real_train, args.real_held_out, args.synthetic))
     measured = floor.measure_sets(openers(*folders), args.fidelity.slices_per_case, extract)
     found = floor.audit(*measured, args.seed)
     print(floor.summary(found))

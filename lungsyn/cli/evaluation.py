@@ -7,7 +7,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_numbers, add_section, attempts, case_folders, verb
 from lungsyn.provenance import versions
-from lungsyn.volume.files import map_volume, open_case, read_json, read_volume, write_text
+from lungsyn.volume.files import map_volume, open_case, read_json, read_volume, whole_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -28,7 +28,7 @@ def evaluation_score(args) -> None:
         percents = {
             path.parent.name: read_volume(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))
         }
-        for table, rows in zip(tables, score_arm(percents, open_case(folder), split[folder.name]), strict=True):
+        for table, rows in zip(tables, score_arm(percents, whole_case(folder), split[folder.name]), strict=True):
             table += rows
     for path, rows, columns in zip(
         (args.out, args.nodules, args.points), tables, (SCORE_COLUMNS, NODULE_COLUMNS, POINT_COLUMNS), strict=True

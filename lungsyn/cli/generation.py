@@ -1,5 +1,6 @@
 """Verbs of the generation: cases to a trained generator, masks and a generator to checked synthetic cases."""
 
+from functools import cache
 from pathlib import Path
 
 from lungsyn import config
@@ -11,6 +12,8 @@ from lungsyn.volume.files import (
     open_case,
     read_json,
     read_volume,
+    whole,
+    whole_case,
     write_arrays,
     write_case,
     write_json,
@@ -36,7 +39,7 @@ def generation_train(args) -> None:
     from lungsyn.live import watcher
     from lungsyn.processes import team
 
-    folders, recipe = case_folders(args.cases), (args.generator, args.compute, args.seed)
+    folders, recipe = whole(case_folders(args.cases)), (args.generator, args.compute, args.seed)
     with team(choose_device(args.compute)) as processes:
         watch = watcher(folders, *recipe, args.live)
         weights, facts, records = train(folders, *recipe, checkpoints_of(args), processes, watch)
@@ -63,7 +66,7 @@ def generation_conditions(args) -> None:
     from lungsyn.evaluation.groups import worst_cases
     from lungsyn.generation import conditions
 
-    folders = case_folders(args.cases)
+    folders = whole(case_folders(args.cases))
     smallest_mm = conditions.smallest_diameter_mm(read_json(folder / "case.json") for folder in folders)
     if args.kind == "targeted":
         if not args.predictions:
@@ -105,7 +108,7 @@ def generation_reference(args) -> None:
     """Measure real cases (the train split): the ranges in which a synthetic case must lie."""
     from lungsyn.generation.quality import measure, reference
 
-    measured = {folder.name: measure(open_case(folder), args.grid) for folder in case_folders(args.cases)}
+    measured = {folder.name: measure(whole_case(folder), args.grid) for folder in case_folders(args.cases)}
     write_json(args.out, reference(measured, args.quality.false_rejections))
 
 
@@ -138,8 +141,9 @@ def generation_synthesise(args) -> None:
     made |= {"ran_on": describe(generator.device, generator.precision)} if generator else {}
     model = {"model": file_digest(args.model)} if args.model else {}
 
+    @cache
     def open_source(name: str):
-        return open_case(sources[name])
+        return whole_case(sources[name])
 
     def checked_case(row: dict):
         for attempt in attempts_at(generator, row, args.synthesis, open_source, reference, tries):

@@ -5,7 +5,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, case_folders, checkpoints_of, verb
 from lungsyn.provenance import note
-from lungsyn.volume.files import data_digests, open_case, write_json_lines
+from lungsyn.volume.files import data_digests, whole, whole_case, write_json_lines
 
 
 def _train_segmenter_arguments(parser):
@@ -25,7 +25,7 @@ def segmentation_train(args) -> None:
     from lungsyn import checkpoint
     from lungsyn.segmentation.training import replicate_seed, train
 
-    real, synthetic = case_folders(args.cases), case_folders(args.synthetic)
+    real, synthetic = (whole(case_folders(paths)) for paths in (args.cases, args.synthetic))
     seed = replicate_seed(args.seed, args.replicate, args.reseeded)
     weights, facts, records = train(
         real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, checkpoints_of(args)
@@ -55,7 +55,7 @@ def segmentation_predict(args) -> None:
 
     segmenters = {model.parent.name: load_segmenter(model, args.compute) for model in args.models}
     for folder in case_folders(args.cases):
-        case = open_case(folder)
+        case = whole_case(folder)
         near = near_lungs(case) if args.inference.keep_lungs else None
         for replicate, segmenter in segmenters.items():
             percent = predict(segmenter, case, args.inference, near)

@@ -7,43 +7,105 @@ grid. Real and synthetic cases have the same layout. Files are uncompressed, so 
 
 import errno
 import glob
+import gzip
 import hashlib
 import json
+import math
 import os
 import re
+import struct
 import zlib
 from collections.abc import Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataError
+from nibabel.wrapstruct import WrapStructError
 
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Space, Volume
 
-# What nibabel lets through from damaged files.
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+# What damaged files make nibabel, gzip and json raise.
+OF_NIBABEL = (ImageFileError, ImageDataError, HeaderDataError, HeaderTypeError, WrapStructError)
+OF_PYTHON = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError)
+UNREADABLE = (*OF_PYTHON, *OF_NIBABEL, zlib.error, struct.error)
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 VOLUMES = ("ct", "nodules", "lungs", "body")
 CASE_FILES = (*(f"{name}.nii" for name in VOLUMES), "case.json")
+# A header may claim anything: more is not asked of the memory. 2,000 slices of 1,024 x 1,024 are less than either.
+LARGEST_VOXELS, LARGEST_BYTES = 2**31, 2**32
+REMAKE = "delete the folder and give the same command again"
+GZIP = b"\x1f\x8b"
 
 
 def read_volume(path: Path) -> Volume:
-    """The whole volume, values scaled as its header says. Raises InputError naming the file."""
+    """The whole volume, values scaled as its header says, plain or in gzip (whatever its suffix).
+
+    The file is read to its end, where gzip has its checksum. Raises InputError naming the file for one that is damaged,
+    longer or shorter than its header says, or too large for any memory.
+    """
+    with refused(path, "not a readable NIfTI volume", "write it again or remove the case"), opened(path) as stream:
+        image = image_in(stream)
+        data = np.asanyarray(image.dataobj)
+        if stream.read(1):
+            raise ValueError("it goes on after the voxels that its header tells of")
+        return Volume(data, np.asarray(image.affine, dtype=np.float64))
+
+
+@contextmanager
+def refused(path: Path, what: str, way_out: str, *errors: type[Exception]):
+    """Whatever a damaged file raises within (``errors`` as well) becomes an InputError that names the file, ``what`` is
+    wrong with it, why, and the way out.
+
+    That the system opens no more files says nothing of this one: it is left to the command line."""
     try:
-        image = nib.load(path)
-        return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine, dtype=np.float64))
-    except UNREADABLE as error:
-        raise InputError(f"{path}: not a readable NIfTI volume ({error}): write it again or remove the case") from error
+        yield
+    except (*UNREADABLE, *errors) as error:
+        if system_error(error) in TOO_MANY_FILES:
+            raise
+        reason = "more memory is needed than there is" if isinstance(error, MemoryError) else error
+        raise InputError(f"{path}: {what} ({reason}): {way_out}") from error
+
+
+@contextmanager
+def opened(path: Path):
+    """A file's content as a stream, unpacked if it begins as gzip does."""
+    with open(path, "rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as stream:
+            yield stream
+
+
+def image_in(stream) -> nib.Nifti1Image:
+    """The NIfTI-1 or NIfTI-2 image of a stream, of which only the header is read. Raises ValueError for anything else
+    and for one too large, else what nibabel raises."""
+    begin = stream.read(nib.Nifti2Header.sizeof_hdr)
+    kinds = [kind for kind in (nib.Nifti1Image, nib.Nifti2Image) if kind.header_class.may_contain_header(begin)]
+    if not kinds:
+        raise ValueError("it does not begin as NIfTI, plain or in gzip")
+    image = kinds[0].from_file_map(kinds[0].make_file_map({"image": stream}), mmap=False)
+    voxels = math.prod(image.shape)
+    if voxels > LARGEST_VOXELS or voxels * image.get_data_dtype().itemsize > LARGEST_BYTES:
+        raise ValueError(f"its header tells of {' x '.join(map(str, image.shape))} voxels, more than any chest has")
+    if voxels < 1:
+        raise ValueError("it holds no voxels")
+    return image
 
 
 def map_volume(path: Path) -> Volume:
-    """The same without reading it: ``data`` is a read-only memory map of the values on disk."""
-    image = nib.load(path, mmap="r")
-    return Volume(np.asarray(image.dataobj.get_unscaled()), np.asarray(image.affine, dtype=np.float64))
+    """The same without reading it: ``data`` is a read-only memory map of the values on disk, a plain file of this
+    project's. Raises InputError naming the file."""
+    with refused(path, "not a whole volume", "delete it and give the command again that made it"):
+        image = nib.load(path, mmap="r")
+        values = image.dataobj.get_unscaled()
+        if Path(path).stat().st_size != image.dataobj.offset + values.nbytes:
+            raise ValueError("it goes on after the voxels that its header tells of")
+        return Volume(np.asarray(values), np.asarray(image.affine, dtype=np.float64))
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -134,10 +196,8 @@ def write_json_lines(path: Path, records: Iterable[dict]) -> None:
 
 def read_json(path: Path) -> dict:
     """What a JSON file holds. Raises InputError naming the file."""
-    try:
+    with refused(path, "not a readable JSON file", "delete it and give the command again that made it"):
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +217,12 @@ class Case:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits over every voxel and the affine, in the precision in which NIfTI keeps it."""
-        found = hashlib.sha256(np.asarray(self.affine, dtype=np.float32).tobytes())
+        """Twelve hex digits over the shape, the affine and every voxel, in the precision and order in which NIfTI keeps
+        them: of a memory map nothing is copied."""
+        found = hashlib.sha256(np.array(self.ct.shape, dtype="<i8").tobytes())
+        found.update(np.asarray(self.affine, dtype="<f4").tobytes())
         for data in (self.ct, self.nodules, self.lungs, self.body):
-            found.update(np.ascontiguousarray(data))
+            found.update(np.asfortranarray(data).T)
         return found.hexdigest()[:12]
 
 
@@ -184,19 +246,45 @@ def write_left_out(folder: Path, about: dict) -> None:
     write_json(Path(folder) / "case.json", about)
 
 
-def data_digests(folders: list[Path]) -> list[list[str]]:
-    """Name and voxels' digest of each case: what a training that goes on must find unchanged. Models and synthetic
-    cases keep it and may be shared, so a real case has a keyed one for that, its ``token`` (see ``cohort.private``)."""
-    abouts = [(Path(folder).name, read_json(Path(folder) / "case.json")) for folder in folders]
-    return [[name, about.get("token", about["digest"])] for name, about in abouts]
+def data_digests(folders: Iterable[Path]) -> list[list[str]]:
+    """Name and voxels' digest of each case, as its ``case.json`` has them: what a training that goes on must find
+    unchanged. Models and synthetic cases keep it and may be shared, so a real case has a keyed one for that, its
+    ``token`` (see ``cohort.private``)."""
+    abouts = [(Path(folder), read_json(Path(folder) / "case.json")) for folder in folders]
+    return [[folder.name, about.get("token", written_digest(folder, about))] for folder, about in abouts]
+
+
+def written_digest(folder: Path, about: dict) -> str:
+    """The digest of a case's voxels that its ``case.json`` has. Raises InputError where it has none."""
+    if not isinstance(about, dict) or not isinstance(about.get("digest"), str):
+        raise InputError(f"{folder}: case.json has no digest of the voxels: {REMAKE}")
+    return about["digest"]
 
 
 def open_case(folder: Path) -> Case:
     """A case whose arrays are memory maps: opening costs four headers, a patch costs its own voxels."""
     folder = Path(folder)
-    try:
+    with refused(folder, "not a case", f"it needs {', '.join(CASE_FILES)}, all whole"):
         volumes = {name: map_volume(folder / f"{name}.nii") for name in VOLUMES}
-    except UNREADABLE as error:
-        raise InputError(f"{folder}: not a case ({error}): it needs {', '.join(CASE_FILES)}, all whole") from error
-    arrays = {name: volume.data for name, volume in volumes.items()}
-    return Case(**arrays, affine=volumes["ct"].affine, about=read_json(folder / "case.json"))
+        arrays = {name: volume.data for name, volume in volumes.items()}
+        if shapes := {name: data.shape for name, data in arrays.items() if data.shape != arrays["ct"].shape}:
+            raise ValueError(f"the CT has shape {arrays['ct'].shape}, other than {shapes}")
+        return Case(**arrays, affine=volumes["ct"].affine, about=read_json(folder / "case.json"))
+
+
+def whole_case(folder: Path) -> Case:
+    """`open_case`, of which every voxel was read once and found as it was written. Raises InputError otherwise."""
+    case = open_case(folder)
+    written, found = written_digest(Path(folder), case.about), case.digest
+    if written != found:
+        raise InputError(f"{folder}: not the voxels that case.json tells of ({found}, not {written}): {REMAKE}")
+    return case
+
+
+def whole(folders: Iterable[Path]) -> list[Path]:
+    """The same folders, once each of their cases was found whole: what is computed from many cases asks it at its
+    start. Raises InputError naming the first that is not."""
+    folders = list(folders)
+    for folder in folders:
+        whole_case(folder)
+    return folders

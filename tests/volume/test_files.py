@@ -1,8 +1,11 @@
 import errno
+import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import nibabel as nib
 import numpy as np
@@ -87,6 +90,159 @@ def test_scaled_values_are_read_scaled(tmp_path):
         files.read_volume(tmp_path / "scaled.nii.gz").data.max()
         == nib.load(tmp_path / "scaled.nii.gz").get_fdata().max()
     )
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A volume in gzip, with its values: noise as that of a CT, 8,000 voxels."""
+    path = tmp_path_factory.mktemp("packed") / "a.nii.gz"
+    values = np.random.default_rng(0).normal(-500, 300, (20, 20, 20)).astype(np.int16)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    return path, values
+
+
+def turn_one_bit(content: bytes, rng: np.random.Generator) -> bytes:
+    at = int(rng.integers(len(content)))
+    return content[:at] + bytes([content[at] ^ (1 << int(rng.integers(8)))]) + content[at + 1 :]
+
+
+def test_a_damaged_gzip_is_never_read_as_another_image(packed, tmp_path):
+    """Of its name, time and the like in the first bytes nothing depends; any other bit shows in the checksum."""
+    path, values = packed
+    rng, refused = np.random.default_rng(1), 0
+    for _ in range(200):
+        (tmp_path / "bad.nii.gz").write_bytes(turn_one_bit(path.read_bytes(), rng))
+        try:
+            assert np.array_equal(files.read_volume(tmp_path / "bad.nii.gz").data, values)
+        except InputError as error:
+            assert "not a readable NIfTI volume" in str(error)
+            refused += 1
+    assert refused > 190
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole + b"something else",
+        lambda whole: whole + gzip.compress(b"more"),
+        lambda whole: whole[:-1],
+        lambda whole: whole[:-8],
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:10],
+        lambda whole: gzip.compress(gzip.decompress(whole) + b"\0"),
+        lambda whole: gzip.compress(gzip.decompress(whole)[:-1]),
+        lambda whole: gzip.decompress(whole) + b"\0",
+        lambda whole: gzip.decompress(whole)[:-1],
+        lambda whole: __import__("bz2").compress(gzip.decompress(whole)),
+        lambda whole: b"",
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ", "a.nii.bz2"])
+def test_a_file_that_is_not_exactly_one_volume_is_refused(packed, tmp_path, damage, name):
+    (tmp_path / name).write_bytes(damage(packed[0].read_bytes()))
+    with pytest.raises(InputError, match=f"{name}: not a readable NIfTI volume"):
+        files.read_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "A.NII.GZ", "a.Nii.Gz"])
+def test_a_suffix_is_a_suffix_however_it_is_spelt(packed, tmp_path, name):
+    shutil.copy(packed[0], tmp_path / name)
+    assert np.array_equal(files.read_volume(tmp_path / name).data, packed[1])
+
+
+def test_nifti_2_is_read_too(packed, tmp_path):
+    nib.save(nib.Nifti2Image(packed[1], np.eye(4)), tmp_path / "a.nii.gz")
+    assert np.array_equal(files.read_volume(tmp_path / "a.nii.gz").data, packed[1])
+
+
+@pytest.mark.parametrize("shape", [(30000, 30000, 30000), (2000, 2000, 2000), (32767,) * 7, (20, 20, 0), (20, -20, 20)])
+@pytest.mark.parametrize("pack", [gzip.compress, bytes])
+def test_what_a_header_claims_is_not_asked_of_the_memory(packed, tmp_path, shape, pack, monkeypatch):
+    header = nib.load(packed[0]).header
+    header["dim"][: 1 + len(shape)] = (len(shape), *shape)
+    monkeypatch.setattr(np, "asanyarray", None)  # nothing is allocated
+    (tmp_path / "a.nii.gz").write_bytes(pack(header.binaryblock + bytes(4)))
+    with pytest.raises(InputError, match=r"more than any chest has|holds no voxels"):
+        files.read_volume(tmp_path / "a.nii.gz")
+
+
+def test_a_volume_that_the_memory_cannot_hold_is_refused(packed, monkeypatch):
+    def full(_):
+        raise MemoryError
+
+    monkeypatch.setattr(files.np, "asanyarray", full)
+    with pytest.raises(InputError, match="more memory is needed than there is"):
+        files.read_volume(packed[0])
+
+
+def test_no_header_ends_in_a_traceback(packed, tmp_path):
+    """Any byte of it may be any other: it is read, or refused."""
+    whole, rng = gzip.decompress(packed[0].read_bytes()), np.random.default_rng(2)
+    for at in range(352):
+        changed = bytearray(whole)
+        changed[at : at + 4] = rng.bytes(4)
+        (tmp_path / "a.nii").write_bytes(changed[: len(whole)])
+        with suppress(InputError):
+            files.read_volume(tmp_path / "a.nii")
+
+
+def test_that_the_system_opens_no_more_files_is_not_the_file_s_fault(packed, tmp_path, monkeypatch):
+    files.write_case(tmp_path / "a", make_case())
+
+    def none(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("builtins.open", none)
+    monkeypatch.setattr(files.nib, "load", none)
+    for read, path in ((files.read_volume, packed[0]), (files.open_case, tmp_path / "a")):
+        with pytest.raises(OSError, match="Too many open files"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["ct", "nodules", "lungs", "body"])
+def test_a_changed_voxel_is_noticed_where_a_case_is_computed_with(tmp_path, name):
+    """Opening does not read the voxels; asked for whole, each counts, in every file, and so does the affine."""
+    files.write_case(tmp_path / "a", make_case())
+    assert files.whole([tmp_path / "a"]) == [tmp_path / "a"]
+    path = tmp_path / "a" / f"{name}.nii"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    files.open_case(tmp_path / "a")
+    with pytest.raises(InputError, match=r"a: not the voxels that case\.json tells of .* delete the folder"):
+        files.whole_case(tmp_path / "a")
+
+
+def test_exchanged_and_incomplete_cases_are_noticed(tmp_path):
+    for i, name in enumerate(("a", "b")):
+        files.write_case(tmp_path / name, make_case(seed=i))
+    files.write_case(tmp_path / "moved", make_case(spacing_mm=2.1))
+    shutil.copy(tmp_path / "b/ct.nii", tmp_path / "a/ct.nii")
+    shutil.copy(tmp_path / "a/case.json", tmp_path / "moved/case.json")
+    for name in ("a", "moved"):
+        with pytest.raises(InputError, match="not the voxels"):
+            files.whole([tmp_path / "b", tmp_path / name])
+    files.write_json(tmp_path / "b/case.json", {"case": "b"})
+    for read in (files.whole_case, lambda folder: files.data_digests([folder])):
+        with pytest.raises(InputError, match=r"b: case\.json has no digest"):
+            read(tmp_path / "b")
+    files.write_volume(tmp_path / "moved/body.nii", Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4)))
+    with pytest.raises(InputError, match=r"moved: not a case \(the CT has shape"):
+        files.open_case(tmp_path / "moved")
+
+
+def test_a_longer_file_of_a_case_is_refused(tmp_path):
+    files.write_case(tmp_path / "a", make_case())
+    with open(tmp_path / "a/ct.nii", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(InputError, match=r"not a case .*goes on after the voxels"):
+        files.open_case(tmp_path / "a")
+
+
+def test_json_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not a readable JSON file"):
+        files.read_json(tmp_path / "a.json")
 
 
 def test_json_is_sorted_and_whole(tmp_path):

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from lungsyn.failures import message, summary
+from lungsyn.failures import WORDLESS, message, summary
 
+BANNER = "lungsyn segmentation predict: code 4072fa7594e3, python 3.11.7, torch 2.10\n"
 BLOCK = """
 Error in rule prepare:
     message: None
@@ -43,6 +44,18 @@ def test_every_failed_job_is_named_once(tmp_path, monkeypatch):
     assert "memory or time runs out" in text
 
 
+def test_a_job_that_the_system_killed_is_said_so(tmp_path, monkeypatch):
+    """Snakemake's log has its status beside the command, which ends with the name of its log."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.log").write_text(BANNER + "predicting: 3/10 cases, mean error 0.1\n")
+    command = (
+        "Command 'set -euo pipefail;  lungsyn segmentation predict > a.log 2>&1' returned non-zero exit status 137.\n"
+    )
+    (tmp_path / "snakemake.log").write_text(command + BLOCK.format(case="a", log="a.log"))
+    text = summary(tmp_path / "snakemake.log")
+    assert "it was killed, as when memory or time runs out; the last it printed: predicting: 3/10" in text
+
+
 def test_a_thousand_failures_are_not_listed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "snakemake.log").write_text("".join(BLOCK.format(case=i, log=f"{i}.log") for i in range(1000)))
@@ -55,8 +68,18 @@ def test_a_thousand_failures_are_not_listed(tmp_path, monkeypatch):
     [
         ("lungsyn cohort index: no case.\n0 of 3\n", "lungsyn cohort index: no case.\n    0 of 3"),
         ("Traceback (most recent call last):\n  File x\nFloatingPointError: nan\n", "FloatingPointError: nan"),
-        ("generator: 3/10 patches\rgenerator: 4/10 patches\n", "generator: 4/10 patches"),
-        ("\n", "it ended without a word"),
+        (
+            BANNER + "generator: 3/10\rgenerator: 4/10 patches\n",
+            WORDLESS + "; the last it printed: generator: 4/10 patches",
+        ),
+        (BANNER, f"{WORDLESS}; the last it printed: {BANNER.strip()}"),
+        (BANNER + "stopped by SIGTERM: 3 of 9 steps are saved\n", "stopped by SIGTERM: 3 of 9 steps are saved"),
+        (BANNER + "/bin/bash: line 1: 7 Segmentation fault\n", "/bin/bash: line 1: 7 Segmentation fault"),
+        (
+            BANNER + "lungsyn cohort index: done in 3.0 s, 90 MB of memory\n",
+            f"{WORDLESS}; the last it printed: lungsyn cohort index: done in 3.0 s, 90 MB of memory",
+        ),
+        ("\n", WORDLESS),
     ],
 )
 def test_the_reason_is_the_last_thing_said(log, expected):
