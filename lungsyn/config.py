@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -553,6 +554,15 @@ class Config(Section):
         return self.study.model_copy(update={"name": f"{self.study.name} (phantom)"})
 
     @model_validator(mode="after")
+    def _is_called_what_it_is(self):
+        if self.cohort.dataset != "phantom" and "phantom" in self.study.name.lower():
+            raise ValueError(
+                f"study.name is {self.study.name!r}, but cohort.dataset is {self.cohort.dataset!r}: pictures of "
+                "patients would be titled as a phantom's, which anybody may have; give the study a name of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_exist(self):
         for name, synthetic in self.sets.items():
             _known(f"sets.{name}.generator", synthetic.generator, self.generators)
@@ -718,10 +728,19 @@ def _explain(item: dict) -> str:
         kind, found = ".".join(filter(None, (key, "kind"))), item["ctx"].get("tag")
         said = "missing" if found is None else f"is {found!r}"
         return f"{kind} {said}: it must be one of {', '.join(map(repr, KINDS))}"
+    if item["type"] == "string_type" and (kind := _read_by_yaml_as(item["input"])):
+        what = f"{'.'.join(map(str, loc[:-2]))} has the name" if loc[-1] == "[key]" else f"{key} is"
+        return f"{what} {item['input']}, which YAML takes for {kind}: write it in quotes"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key} is {item['input']!r}: {message[0].lower()}{message[1:]}{otherwise}"
+
+
+def _read_by_yaml_as(value) -> str:
+    """What became of a name without quotes, such as 0001 (which is 1), 1.0e5, no, on, 2024-11-30 or ~."""
+    kinds = {bool: "yes or no", int: "a number", float: "a number", date: "a date", datetime: "a date"}
+    return kinds.get(type(value), "nothing" if value is None else "")
 
 
 def _all_keys() -> set[str]:

@@ -34,7 +34,9 @@ SAMPLING = Synthesis(
 LARGEST_SHARE = 0.03  # of a training's time; where a picture takes long, fewer are drawn
 
 
-def watcher(folders: Sequence[Path], settings: Generator, compute: Compute, seed: int, out: Path) -> Watch:
+def watcher(
+    folders: Sequence[Path], settings: Generator, compute: Compute, seed: int, out: Path, study_name: str
+) -> Watch:
     """What `training.train` calls after each check; it draws ``out`` when there is time for it, and at the end."""
     learned, held_out = hold_out(list(folders), settings, seed)
     cases = [(folder.name, open_case(folder)) for folder in held_out or learned]
@@ -49,7 +51,7 @@ def watcher(folders: Sequence[Path], settings: Generator, compute: Compute, seed
         try:
             device = choose_device(compute)
             pairs = {name: real_and_made(network, case, settings, device, precision, seed) for name, case in shown}
-            draw(pairs, records, settings, "held-out" if held_out else "train", out)
+            draw(pairs, records, settings, "held-out" if held_out else "train", study_name, out)
         except Exception as error:
             print(f"no live picture this time: {error!r}".splitlines()[0], flush=True)
         next_at = time.monotonic() + (time.monotonic() - began) / LARGEST_SHARE
@@ -84,7 +86,9 @@ def real_and_made(
     return real_hu, made_hu, np.asarray(case.nodules[patch]) > 0
 
 
-def draw(pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, whose: str, out: Path) -> None:
+def draw(
+    pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, whose: str, study_name: str, out: Path
+) -> None:
     """The loss on the left; a column per case: the real slice above, the made one below."""
 
     def layout(figure: Figure) -> None:
@@ -107,6 +111,7 @@ def draw(pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, 
                 if column == 0:
                     axes[row][0].set_ylabel(what)
             axes[0][column].set_title(name[-24:], fontsize=8)
-        figure.suptitle(f"{records[-1]['images_seen']:,} of {settings.images:,} patches seen", fontweight="bold")
+        seen = f"{records[-1]['images_seen']:,} of {settings.images:,} patches seen"
+        figure.suptitle(f"{seen}\nstudy: {study_name}", fontweight="bold", parse_math=False)
 
     save(5 + 2.4 * len(pairs), 5.2, DPI, out, layout)

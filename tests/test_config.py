@@ -182,6 +182,48 @@ def test_a_phantom_is_called_one_whatever_the_study_s_name():
     assert config.check(real).title.name == "ours"
 
 
+@pytest.mark.parametrize("name", ["phantom", "Phantom, second try", "our PHANTOMs"])
+def test_patients_are_not_called_a_phantom(name):
+    """An overlay for real data that has no name would keep that of the shipped study."""
+    overlay = {"study": {"name": name}, "cohort": {"dataset": "nifti", "root": "/data"}}
+    with pytest.raises(InputError, match=r"study\.name is .*pictures of patients .* give the study a name of its own"):
+        config.check(merged(SHIPPED, overlay))
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("cohort: {exclude: {0001: x}}", r"cohort\.exclude has the name 1, which YAML takes for a number: write it in"),
+        ("cohort: {exclude: {no: x}}", r"cohort\.exclude has the name False, which YAML takes for yes or no"),
+        ("cohort: {exclude: {1.0e+5: x}}", r"cohort\.exclude has the name 100000\.0, which YAML takes for a number"),
+        ("cohort: {exclude: {2024-11-30: x}}", r"has the name 2024-11-30, which YAML takes for a date"),
+        (
+            "cohort: {exclude: {2024-11-30 10:00:00: x}}",
+            r"has the name 2024-11-30 10:00:00, which YAML takes for a date",
+        ),
+        ("cohort: {exclude: {~: x}}", r"cohort\.exclude has the name None, which YAML takes for nothing"),
+        ("cohort: {exclude: {a: 3}}", r"cohort\.exclude\.a is 3, which YAML takes for a number"),
+        ("cohort: {exclude: {a: }}", r"cohort\.exclude\.a is None, which YAML takes for nothing"),
+        ("study: {name: 2024}", r"study\.name is 2024, which YAML takes for a number: write it in quotes"),
+        ("study: {name: 2024-11-30}", r"study\.name is 2024-11-30, which YAML takes for a date"),
+        ("arms: {on: {real: true}}", r"arms has the name True, which YAML takes for yes or no"),
+        ("arms: {more: {real: true, synthetic: 1}}", r"arms\.more\.synthetic is 1, which YAML takes for a number"),
+        ("sets: {1: {generator: patch_ddpm, conditions: untargeted, volumes: 2}}", r"sets has the name 1, which YAML"),
+        ("segmenters: {2: {network: unet}}", r"segmenters has the name 2, which YAML takes for a number"),
+        ("benchmark: {arm: off}", r"benchmark\.arm is False, which YAML takes for yes or no"),
+        ("figures: {case_arms: [real, 12]}", r"figures\.case_arms\.1 is 12, which YAML takes for a number"),
+    ],
+)
+def test_what_yaml_makes_of_a_name_without_quotes_is_said(overlay, message):
+    with pytest.raises(InputError, match=message):
+        config.check(merged(SHIPPED, yaml.safe_load(overlay)))
+
+
+def test_a_name_in_quotes_is_a_name():
+    exclude = yaml.safe_load("{'0001': x, 'no': y}")
+    assert config.check(changed("cohort.exclude", exclude)).cohort.exclude == {"0001": "x", "no": "y"}
+
+
 def test_data_beside_a_phantom_is_a_mistake():
     """Real scans would be read at the phantom's settings, under its name."""
     with pytest.raises(InputError, match=r"remove cohort\.root"):
@@ -189,7 +231,7 @@ def test_data_beside_a_phantom_is_a_mistake():
 
 
 def test_a_root_may_begin_at_home():
-    real = merged(SHIPPED, {"cohort": {"dataset": "nifti", "root": "~/scans"}})
+    real = merged(SHIPPED, {"study": {"name": "ours"}, "cohort": {"dataset": "nifti", "root": "~/scans"}})
     assert config.check(real).cohort.root == Path.home() / "scans"
     real["cohort"]["root"] = "~nobody-of-that-name/scans"  # left as it is: no such folder, which is told later
     assert config.check(real).cohort.root == Path("~nobody-of-that-name/scans")

@@ -30,7 +30,7 @@ def settings(generator_settings):
 
 
 def trained(case_folders, settings, folder, out=None):
-    watch = {"watch": live.watcher(case_folders, settings, CPU, 7, out)} if out else {}
+    watch = {"watch": live.watcher(case_folders, settings, CPU, 7, out, "ours")} if out else {}
     return training.train(case_folders, settings, CPU, 7, folder, **watch)
 
 
@@ -94,7 +94,8 @@ def test_numbers_of_patches_do_not_lie_on_each_other(settings, monkeypatch, imag
     nodule[6:9, 6:9, 6:9] = True
     records = [{"images_seen": images // 4 * i, "loss": 0.7 / i, "validation": 0.6 / i} for i in (1, 2, 3)]
     chosen = settings.model_copy(update={"images": images})
-    live.draw({"a": (patch, patch, nodule)}, records, chosen, "held-out", tmp_path / "x.png")
+    live.draw({"a": (patch, patch, nodule)}, records, chosen, "held-out", "ours, $n$", tmp_path / "x.png")
+    assert "study: ours, $n$" in drawn[0].get_suptitle()
     axis = drawn[0].subfigs[0].axes[0]
     places = [label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()]
     inside = [place for place in places if place.x0 >= 0]
@@ -114,7 +115,7 @@ def test_pictures_take_little_of_the_time_and_the_last_is_drawn(case_folders, se
     monkeypatch.setattr(live, "real_and_made", lambda *_: None)
     monkeypatch.setattr(live, "draw", draw)
     settings = settings.model_copy(update={"images": 100})
-    watch = live.watcher(case_folders, settings, CPU, 7, tmp_path / "live.png")
+    watch = live.watcher(case_folders, settings, CPU, 7, tmp_path / "live.png", "ours")
     for images_seen in range(1, 101):
         clock[0] += 10
         watch(None, torch.float32, [{"images_seen": images_seen}])
@@ -127,7 +128,7 @@ def test_no_two_losses_on_the_axis_have_the_same_name(settings, tmp_path, monkey
     figure = Figure()
     monkeypatch.setattr(live, "save", lambda width, height, dpi, out, layout: layout(figure))
     records = [{"images_seen": 6 * i, "loss": 0.125 - 0.01 * i, "validation": 0.105} for i in range(1, 4)]
-    live.draw({}, records, settings, "held-out", tmp_path / "generator.png")
+    live.draw({}, records, settings, "held-out", "ours", tmp_path / "generator.png")
     FigureCanvasAgg(figure).draw()
     axis = figure.subfigs[0].axes[0]
     low, high = axis.get_ylim()

@@ -27,6 +27,7 @@ def _train_arguments(parser):
     add_numbers(parser, "seed")
     add(parser, "cases", nargs="+")
     add(parser, "checkpoints", "model", "curve", "live")
+    parser.add_argument("--study", default="", help="the study's name, on the live picture")
     add_compute(parser)
 
 
@@ -41,7 +42,7 @@ def generation_train(args) -> None:
 
     folders, recipe = whole(case_folders(args.cases)), (args.generator, args.compute, args.seed)
     with team(choose_device(args.compute)) as processes:
-        watch = watcher(folders, *recipe, args.live)
+        watch = watcher(folders, *recipe, args.live, args.study)
         weights, facts, records = train(folders, *recipe, checkpoints_of(args), processes, watch)
     if processes.leads:
         made = note(

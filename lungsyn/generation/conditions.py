@@ -31,6 +31,7 @@ INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the 
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
 NEAR_VOXELS = 4  # how far a nodule moves from its own place along each axis
 TRIES = 300
+MOST_NODULES = 255  # of one case: more numbers an 8-bit mask has not
 RIM_VOXELS = 2  # around a nodule, of whose HU a paste needs some
 INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
 
@@ -151,6 +152,10 @@ def _place_nodules(
     nodules, lungs, inside = present.copy(), np.array(body.lungs), np.array(body.body)
     placed = []
     for fact in donor.about["nodules"]:
+        if nodules.max() == MOST_NODULES:
+            left = len(donor.about["nodules"]) - len(placed)
+            print(f"{left} nodules are not placed: a case has at most {MOST_NODULES}", flush=True)
+            break
         crop = np.asarray(donor.nodules[tuple(slice(a, b) for a, b in fact["box"])]) == fact["index"]
         around = [np.clip(np.arange(a - 2 * RIM_VOXELS, b + 2 * RIM_VOXELS), 0, n - 1)
                   for (a, b), n in zip(fact["box"], donor.ct.shape, strict=True)]  # fmt: skip

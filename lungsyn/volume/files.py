@@ -251,7 +251,8 @@ def data_digests(folders: Iterable[Path]) -> list[list[str]]:
     unchanged. Models and synthetic cases keep it and may be shared, so a real case has a keyed one for that, its
     ``token`` (see ``cohort.private``)."""
     abouts = [(Path(folder), read_json(Path(folder) / "case.json")) for folder in folders]
-    return [[folder.name, about.get("token", written_digest(folder, about))] for folder, about in abouts]
+    digests = [written_digest(folder, about) for folder, about in abouts]
+    return [[folder.name, about.get("token", digest)] for (folder, about), digest in zip(abouts, digests, strict=True)]
 
 
 def written_digest(folder: Path, about: dict) -> str:

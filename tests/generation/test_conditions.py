@@ -7,7 +7,8 @@ from scipy import ndimage
 from lungsyn.errors import InputError
 from lungsyn.generation import conditions
 from lungsyn.volume.files import Case, open_case
-from lungsyn.volume.nodules import diameter_mm
+from lungsyn.volume.nodules import diameter_mm, nodule_facts
+from lungsyn.volume.space import Space
 from tests.conftest import without_lungs
 
 
@@ -207,3 +208,31 @@ def test_the_last_number_that_a_mask_can_hold_is_noticed():
     assert conditions.changed_nodules(before, nodules) == [255]
     nodules[3, 0] = 0
     assert conditions.changed_nodules(nodules, before) == [7, 255]
+
+
+@pytest.mark.parametrize(("kept", "new", "placed"), [(130, 130, 125), (255, 3, 3), (254, 1, 1)])
+def test_a_case_has_no_more_nodules_than_its_mask_can_number(kept, new, placed, capsys):
+    """What has no number left is not placed, and that is said; where nothing is, the body's own are varied."""
+
+    def patient(name: str, n: int) -> Case:
+        shape = (64, 64, 64)
+        nodules = np.zeros(shape, np.uint8)
+        starts = np.stack(np.meshgrid(*[range(2, 60, 8)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        for i, (x, y, z) in enumerate(starts[:n], start=1):
+            nodules[x : x + 2, y : y + 2, z : z + 2] = i
+        lungs, affine = np.ones(shape, np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])
+        about = {"case": name, "nodules": nodule_facts(nodules, lungs, Space(shape, affine))}
+        return Case(np.full(shape, -800, np.int16), nodules, lungs, lungs, affine, about)
+
+    cases = {"body": patient("body", kept), "donor": patient("donor", new)}
+    row = conditions.untargeted(["body"], 1, 0, why="inpainted")[0] | {"nodule_case": "donor"}
+    masks, _, found = conditions.make_masks(row, cases.get)
+    said = capsys.readouterr().out
+    assert masks[0].max() <= conditions.MOST_NODULES
+    if kept + new > conditions.MOST_NODULES:
+        assert f"{new - max(255 - kept, 0)} nodules are not placed: a case has at most 255" in said
+    else:
+        assert not said
+    if kept < 255:
+        assert len(found) == placed
+        assert len(np.unique(masks[0])) - 1 == kept + placed

@@ -15,8 +15,12 @@ BAD = {
         ["generators.patch_ddpm.patch_voxels is 96: at 3 mm that is 288 mm, more than a chest is deep"],
     ),
     "no such root": (
-        {"cohort": {"dataset": "lidc", "root": "nowhere/LIDC-IDRI"}},
+        {"study": {"name": "ours"}, "cohort": {"dataset": "lidc", "root": "nowhere/LIDC-IDRI"}},
         ["cohort.root is nowhere/LIDC-IDRI, and there is no such folder"],
+    ),
+    "a name that is a number": (
+        {"cohort": {"exclude": {1: "too old"}}},
+        ["cohort.exclude has the name 1, which YAML takes for a number: write it in quotes"],
     ),
     "unknown set": (
         {"arms": {"synthetic": {"synthetic": "nosuch"}}},
@@ -65,7 +69,7 @@ def test_a_relative_root_is_found_whatever_directory_the_results_go_to(snakemake
     """From there, or from the folder of the Snakefile."""
     (tmp_path / "data").mkdir()
     for root, found in (("data", True), ("tests", True), ("nowhere", False)):
-        config = f"cohort={{dataset: nifti, root: {root}}}"
-        ended = snakemake(tmp_path, "--config", config, "--dry-run", "--", "results/cohort.tsv")
+        config = "study={name: ours}", f"cohort={{dataset: nifti, root: {root}}}"
+        ended = snakemake(tmp_path, "--config", *config, "--dry-run", "--", "results/cohort.tsv")
         assert ("there is no such folder" in ended.stdout) != found, ended.stdout[-2000:]
         assert (ended.returncode == 0) == found

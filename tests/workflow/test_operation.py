@@ -17,7 +17,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     (folder / "raw").mkdir(exist_ok=True)
     command = [
         sys.executable, "-m", "snakemake", "--directory", folder, "--cores", "1", *arguments,
-        "--config", f"cohort={{dataset: nifti, root: {folder}/raw}}", "--", "results/cohort.tsv",
+        "--config", "study={name: ours}", f"cohort={{dataset: nifti, root: {folder}/raw}}", "--", "results/cohort.tsv",
     ]  # fmt: skip
     return subprocess.run(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, umask=0o022
@@ -72,7 +72,9 @@ def test_results_without_their_records_are_not_taken_for_finished(tmp_path, part
 
 def test_a_folder_of_raw_data_with_braces_is_one_sentence(tmp_path):
     (tmp_path / "site {x}").mkdir()
-    (tmp_path / "study.yaml").write_text(f"cohort: {{dataset: nifti, root: '{tmp_path}/site {{x}}'}}\n")
+    (tmp_path / "study.yaml").write_text(
+        f"study: {{name: ours}}\ncohort: {{dataset: nifti, root: '{tmp_path}/site {{x}}'}}\n"
+    )
     command = [
         sys.executable,
         "-m",

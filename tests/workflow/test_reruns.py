@@ -81,6 +81,7 @@ PREPARED = {"prepare", "cohort", "conditions untargeted", "reference"} | GENERAT
 LIST = {"listing"}  # the same list again
 EVERYTHING = {"phantom", "listing"} | PREPARED
 REFUSED = "no other value is allowed"
+REAL = {"study": {"name": "real"}}  # patients are not called a phantom
 UNMIXED = {"synthetic_share": None}
 
 OTHER_GENERATOR = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["generators"]["patch_ddpm"]}
@@ -90,8 +91,8 @@ OTHER_SEGMENTER = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["segmente
 CONTRACT = {
     "study.name": ("another", PICTURES),
     "study.seed": (1, EVERYTHING),
-    "cohort.dataset": ("lidc", {"listing"} | PREPARED, {"cohort": {"root": RAW}}),
-    "cohort.root": ("elsewhere", {"listing"} | PREPARED, {"cohort": {"dataset": "lidc"}}),
+    "cohort.dataset": ("lidc", {"listing"} | PREPARED, {"cohort": {"root": RAW}} | REAL),
+    "cohort.root": ("elsewhere", {"listing"} | PREPARED, {"cohort": {"dataset": "lidc"}} | REAL),
     "cohort.exclude": ({"nosuch": "a reason"}, LIST),
     "cohort.public_names": (True, LIST),
     "cohort.lesion_labels": ([2], {"listing"} | PREPARED),

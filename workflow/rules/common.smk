@@ -72,6 +72,8 @@ TOGETHER = f"torchrun --standalone --nproc-per-node {GPUS} --no-python " if STUD
 
 # Where and how it runs: not a parameter, so that changing it reruns nothing.
 COMPUTE = f"--compute {shlex.quote(study_config.as_json(STUDY.compute))}"
+# The same of the name on the picture of a training that goes on: another name trains nothing again.
+TITLE = shlex.quote(f"--study={STUDY.title.name}")
 
 
 def fixed(value):

@@ -24,7 +24,7 @@ rule train_generator:
     shell:
         "{TOGETHER}lungsyn generation train --generator {params.generator:q} --seed {params.seed} --cases {input.cases}"
         " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve}"
-        " --live results/live/{wildcards.generator}-{wildcards.size}.png > {log} 2>&1"
+        " --live results/live/{wildcards.generator}-{wildcards.size}.png {TITLE} > {log} 2>&1"
 
 
 def condition_cases(wildcards):
