@@ -263,7 +263,7 @@ def test_cases_and_the_membership_attack_take_it_as_any_generator(case_folders, 
 def test_its_training_can_be_watched(case_folders, latent_settings, tmp_path, capsys):
     watch = watcher(case_folders, latent_settings, CPU, 7, tmp_path / "live.png", "ours")
     training.train(case_folders, latent_settings, CPU, 7, tmp_path, watch=watch)
-    assert (tmp_path / "live.png", "ours").stat().st_size > 10_000
+    assert (tmp_path / "live.png").stat().st_size > 10_000
     assert "no live picture" not in capsys.readouterr().out
 
 

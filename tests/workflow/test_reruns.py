@@ -771,7 +771,7 @@ def test_braces_in_a_text_are_no_wildcards(finished):
     dag = snakemake(finished, {"study": {"name": name}, "cohort": {"exclude": {"nosuch": reason}}})
     commands = {job.rule.name: job.shellcmd for job in dag.jobs}
     assert reason in commands["listing"]
-    assert all(name in commands[rule] for rule in ("plot_arms", "plot_set", "report"))
+    assert all(name in commands[rule] for rule in ("plot_arms", "plot_set", "report", "train_generator"))
 
 
 def test_the_dry_run_says_why_in_words(finished):
