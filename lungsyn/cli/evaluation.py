@@ -7,7 +7,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_numbers, add_section, attempts, case_folders, verb
 from lungsyn.provenance import versions
-from lungsyn.volume.files import map_volume, open_case, read_json, read_volume, whole_case, write_text
+from lungsyn.volume.files import map_volume, open_case, read_json, read_written, whole_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -26,7 +26,7 @@ def evaluation_score(args) -> None:
     tables = [], [], []
     for folder in case_folders(args.cases):
         percents = {
-            path.parent.name: read_volume(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))
+            path.parent.name: read_written(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))
         }
         for table, rows in zip(tables, score_arm(percents, whole_case(folder), split[folder.name]), strict=True):
             table += rows

@@ -11,7 +11,7 @@ from lungsyn.volume.files import (
     data_digests,
     open_case,
     read_json,
-    read_volume,
+    read_written,
     whole,
     whole_case,
     write_arrays,
@@ -91,7 +91,7 @@ def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
             "case": folder.name,
             "split": "validation",
             "replicate": path.parent.name,
-            "dice": dice(nodule_mask(read_volume(path).data), open_case(folder).nodules != 0),
+            "dice": dice(nodule_mask(read_written(path).data), open_case(folder).nodules != 0),
         }
         for folder in validation
         for path in sorted(predictions.glob(f"*/{folder.name}.nii"))

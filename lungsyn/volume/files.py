@@ -39,6 +39,7 @@ CASE_FILES = (*(f"{name}.nii" for name in VOLUMES), "case.json")
 # A header may claim anything: more is not asked of the memory. 2,000 slices of 1,024 x 1,024 are less than either.
 LARGEST_VOXELS, LARGEST_BYTES = 2**31, 2**32
 REMAKE = "delete the folder and give the same command again"
+VOXELS = "lungsyn, voxels "  # and their digest: what a header says of a volume that this package wrote
 GZIP = b"\x1f\x8b"
 
 
@@ -108,11 +109,32 @@ def map_volume(path: Path) -> Volume:
         return Volume(np.asarray(values), np.asarray(image.affine, dtype=np.float64))
 
 
+def read_written(path: Path) -> Volume:
+    """A volume that `write_volume` wrote, by the digest in its header. Raises InputError if it is not as it was."""
+    volume = read_volume(path)
+    with refused(path, "not as it was written", "delete it and give the command again that made it"):
+        written, found = nib.load(path).header["descrip"].item().decode(), voxels_digest(volume.affine, volume.data)
+        if written != VOXELS + found:
+            raise ValueError(f"its header says {written!r}, its voxels have the digest {found}")
+    return volume
+
+
+def voxels_digest(affine: np.ndarray, *volumes: np.ndarray) -> str:
+    """Twelve hex digits over the shape, the affine and every voxel of volumes on one grid, in the precision and order
+    in which NIfTI keeps them: of a memory map nothing is copied."""
+    found = hashlib.sha256(np.array(volumes[0].shape, dtype="<i8").tobytes())
+    found.update(np.asarray(affine, dtype="<f4").tobytes())
+    for data in volumes:
+        found.update(np.asfortranarray(data).T)
+    return found.hexdigest()[:12]
+
+
 def write_volume(path: Path, volume: Volume) -> None:
     """Write ``volume`` as NIfTI-1 in its own dtype (int16 or uint8), whole or not at all."""
     image = nib.Nifti1Image(np.asarray(volume.data), volume.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(1, 0)
+    image.header["descrip"] = VOXELS + voxels_digest(volume.affine, image.dataobj)
     with whole_file(path) as temporary:
         nib.save(image, temporary)
 
@@ -217,13 +239,8 @@ class Case:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits over the shape, the affine and every voxel, in the precision and order in which NIfTI keeps
-        them: of a memory map nothing is copied."""
-        found = hashlib.sha256(np.array(self.ct.shape, dtype="<i8").tobytes())
-        found.update(np.asarray(self.affine, dtype="<f4").tobytes())
-        for data in (self.ct, self.nodules, self.lungs, self.body):
-            found.update(np.asfortranarray(data).T)
-        return found.hexdigest()[:12]
+        """Twelve hex digits over every voxel, the shape and the affine."""
+        return voxels_digest(self.affine, self.ct, self.nodules, self.lungs, self.body)
 
 
 def write_case(folder: Path, case: Case) -> None:

@@ -239,6 +239,21 @@ def test_a_longer_file_of_a_case_is_refused(tmp_path):
         files.open_case(tmp_path / "a")
 
 
+@pytest.mark.parametrize("at", [-1, 352 + 7, 300], ids=["last voxel", "a voxel", "the affine"])
+def test_a_prediction_that_was_changed_is_not_scored(tmp_path, at):
+    volume = Volume(np.random.default_rng(0).integers(0, 100, (7, 8, 9)).astype(np.uint8), np.diag([2.1, 2.1, 2.1, 1]))
+    files.write_volume(tmp_path / "a.nii", volume)
+    assert np.array_equal(files.read_written(tmp_path / "a.nii").data, volume.data)
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[at] ^= 4
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.nii: not as it was written .*delete it"):
+        files.read_written(tmp_path / "a.nii")
+    nib.save(nib.Nifti1Image(volume.data, volume.affine), tmp_path / "foreign.nii")
+    with pytest.raises(InputError, match="not as it was written"):
+        files.read_written(tmp_path / "foreign.nii")
+
+
 def test_json_nested_without_end_is_refused(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="not a readable JSON file"):
