@@ -17,7 +17,7 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     (folder / "raw").mkdir(exist_ok=True)
     command = [
         sys.executable, "-m", "snakemake", "--directory", folder, "--cores", "1", *arguments,
-        "--config", "study={name: ours}", f"cohort={{dataset: nifti, root: {folder}/raw}}", "--", "results/cohort.tsv",
+        "--config", "study={name: ours}", f"cohort={{dataset: nifti, root: {folder}/raw}}", "--", "results/listing.tsv",
     ]  # fmt: skip
     return subprocess.run(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, umask=0o022
@@ -50,14 +50,15 @@ def test_nothing_that_a_run_writes_is_for_everybody(ended):
     folder, _ = ended
     assert not (folder / ".snakemake").stat().st_mode & 0o007
     written = [*(folder / "results").rglob("*")]
-    assert any(path.name == "cohort.log" for path in written)
+    assert any(path.name == "listing.log" for path in written)
     assert [path for path in written if path.stat().st_mode & 0o007] == []
 
 
 @pytest.mark.parametrize(("part", "records", "refused"), [("generator", False, True), ("generator", True, False),
-                                                          ("logs", False, False)])  # fmt: skip
+                                                          ("cases", False, True), ("logs", False, False)])  # fmt: skip
 def test_results_without_their_records_are_not_taken_for_finished(tmp_path, part, records, refused):
-    (tmp_path / "results" / part / "patch_ddpm").mkdir(parents=True)
+    (tmp_path / "results" / part / "a").mkdir(parents=True)
+    (tmp_path / "results" / part / "a/ct.nii").write_bytes(b"voxels")
     if records:
         (tmp_path / ".snakemake/metadata").mkdir(parents=True)
         (tmp_path / ".snakemake/metadata/cmVzdWx0cw==").write_text("{}")
@@ -70,10 +71,12 @@ def test_results_without_their_records_are_not_taken_for_finished(tmp_path, part
         assert "has no record" not in start(tmp_path, "--touch", **os.environ).stdout
 
 
-def test_a_folder_of_raw_data_with_braces_is_one_sentence(tmp_path):
-    (tmp_path / "site {x}").mkdir()
+@pytest.mark.parametrize("dataset", ["nifti", "lidc"])
+@pytest.mark.parametrize("name", ["site {x}", "site <x>"])
+def test_a_folder_of_raw_data_with_braces_works_or_is_one_sentence(tmp_path, dataset, name):
+    (tmp_path / name / "images").mkdir(parents=True)
     (tmp_path / "study.yaml").write_text(
-        f"study: {{name: ours}}\ncohort: {{dataset: nifti, root: '{tmp_path}/site {{x}}'}}\n"
+        f"study: {{name: ours}}\ncohort: {{dataset: {dataset}, root: '{tmp_path}/{name}'}}\n"
     )
     command = [
         sys.executable,
@@ -86,4 +89,8 @@ def test_a_folder_of_raw_data_with_braces_is_one_sentence(tmp_path):
         "-n",
     ]
     run = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert "site {x}: Snakemake takes braces" in run.stdout and "Traceback" not in run.stdout
+    assert "Traceback" not in run.stdout
+    if dataset == "nifti":
+        assert run.returncode == 0, run.stdout
+    else:
+        assert f"{name}: Snakemake takes braces" in run.stdout

@@ -44,7 +44,7 @@ if STUDY.cohort.root and not Path(RAW).is_dir():
     raise WorkflowError(
         f"cohort.root is {RAW}, and there is no such folder (from {os.getcwd()}): set it to the folder of the raw data"
     )
-if "{" in str(RAW) or re.search("<[a-z][a-z0-9_]*>", str(RAW)):
+if STUDY.cohort.dataset == "lidc" and re.search("{|<[a-z][a-z0-9_]*>", str(RAW)):  # of which it is an input
     raise WorkflowError(
         f"cohort.root is {RAW}: Snakemake takes braces and <...> in the name of a folder for its own; rename it, or set "
         "cohort.root to a link to it"

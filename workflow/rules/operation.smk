@@ -66,7 +66,7 @@ def check_writable():
             raise WorkflowError(f"{folder} cannot be written: make it writable, or name another place with --directory")
 
 
-MADE = ("cases", "generator", "synthetic", "segmentation", "predictions", "scores")  # below results
+MADE = ("generator", "synthetic", "segmentation", "predictions", "scores")  # below results
 
 
 def check_records():
@@ -75,6 +75,8 @@ def check_records():
         os.scandir(folder) for folder in (".snakemake/metadata", ".snakemake/incomplete") if Path(folder).is_dir()
     )
     made = [part for part in MADE if Path("results", part).is_dir() and any(os.scandir(f"results/{part}"))]
+    if any(path.stat().st_size for path in Path("results/cases").glob("*/ct.nii")):  # empty: left out, or made up
+        made.insert(0, "cases")
     if made and not known and not {"--touch", "-t"} & set(sys.argv):
         raise WorkflowError(
             f"{Path('results').absolute()} holds results ({', '.join(made)}), but .snakemake beside it has no record of "
