@@ -1,6 +1,12 @@
-"""Small tab-separated tables: rows are dicts of strings, written whole, opened by anything."""
+"""Small tab-separated tables: rows are dicts of strings, written whole, opened by anything.
+
+One row is one line, whatever its cells hold, and what is written is read back equal. Two things are written otherwise
+than they are, and undone by ``read_table``: control characters and bytes that are no text, as ``\\u000a``; and a text
+that a spreadsheet would run (``=1+1``), with an apostrophe before it.
+"""
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -8,13 +14,17 @@ from lungsyn.errors import InputError
 from lungsyn.volume.files import whole_file
 
 JOIN = " | "  # of several texts in a cell
+# Line ends of any kind, what csv cannot read, and surrogates, which is what Python makes of odd bytes in names.
+NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+ESCAPED = r"u(?:00[0189][0-9a-f]|007f|005c|202[89]|d[89a-f][0-9a-f]{2})"
+FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a TSV with a header line. Raises InputError naming the file."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
-            return list(csv.DictReader(file, delimiter="\t"))
+            return [_read(row) for row in csv.DictReader(file, delimiter="\t")]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable tab-separated table ({error})") from error
 
@@ -31,4 +41,30 @@ def write_table(path: Path, rows: Iterable[Mapping], columns: list[str]) -> None
 def _cell(value) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else _as_line(str(value))
+
+
+def _as_line(text: str) -> str:
+    text = re.sub(rf"\\(?={ESCAPED})", r"\\u005c", text)  # what looks like one of ours and is none
+    text = NO_TEXT.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text)
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", text, re.ASCII | re.IGNORECASE) is not None
+
+
+def _read(row: dict) -> dict:
+    """A row's cells as they were before writing; cells beyond the header are a list."""
+    return {
+        key: [_as_text(part) for part in cell] if isinstance(cell, list) else _as_text(cell)
+        for key, cell in row.items()
+    }
+
+
+def _as_text(cell: str | None) -> str | None:
+    if not cell:
+        return cell
+    if cell[0] == "'" and FORMULA.match(cell):
+        cell = cell[1:]
+    return re.sub(rf"\\({ESCAPED})", lambda code: chr(int(code[1][1:], 16)), cell)
