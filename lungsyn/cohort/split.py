@@ -35,10 +35,14 @@ def _given(patients: Iterable[tuple[str, str]]) -> dict[str, str]:
     split = {}
     for patient, given in patients:
         if given not in ("", *SPLITS):
-            raise InputError(f"patient {patient}: split is {given!r}; it must be one of {', '.join(SPLITS)}, or empty")
+            raise InputError(
+                f"a patient's split is {given!r}: it must be one of {', '.join(SPLITS)}, or empty",
+                detail=f"patient {patient!a}",
+            )
         if given and split.get(patient, "") not in ("", given):
             raise InputError(
-                f"patient {patient} is in two splits ({split[patient]}, {given}): all cases of a patient must share one"
+                f"a patient is in two splits ({split[patient]}, {given}): all cases of a patient must share one",
+                detail=f"patient {patient!a}",
             )
         split[patient] = given or split.get(patient, "")
     return split
@@ -57,7 +61,7 @@ def within(rank: int, patients: int, percent: int) -> bool:
 
 def order(seed: int, patient: str, purpose: str = "split") -> bytes:
     """A key to sort by that shuffles: the same for the same seed, name and purpose, whoever else is there."""
-    return hashlib.sha256(f"{seed}/{purpose}/{patient}".encode()).digest()
+    return hashlib.sha256(f"{seed}/{purpose}/{patient}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _counts(n_patients: int, fractions: Split) -> dict[str, int]:

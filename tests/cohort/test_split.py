@@ -68,8 +68,8 @@ def test_a_split_of_fraction_zero_stays_empty():
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        ([("a", "train"), ("a", "test"), ("b", ""), ("c", "")], "patient a is in two splits"),
-        ([("a", "training"), ("b", ""), ("c", "")], "must be one of train, validation, test"),
+        ([("a", "train"), ("a", "test"), ("b", ""), ("c", "")], "a patient is in two splits"),
+        ([("a", "training"), ("b", ""), ("c", "")], "is 'training': it must be one of train, validation, test"),
         ([("a", ""), ("b", "")], "2 patients cannot fill 3 splits"),
         ([("a", "train"), ("b", "train"), ("c", "train")], "validation, test has no patient"),
     ],
