@@ -8,193 +8,305 @@ Layouts, told apart by the folders below the root (``.nii`` or ``.nii.gz``; name
 
 Without ``cases.tsv`` every case is its own patient. A nodule is a 26-connected component of the voxels
 whose label is one of ``cohort.lesion_labels``; its diameter is that of the sphere with its volume.
+
+Every image and every label has a row. Its ``reason`` and ``warnings`` may be read by all, so they name no file and no
+patient; its ``detail`` does.
 """
 
+import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from lungsyn.cohort import plausible
+from lungsyn.cohort.names import as_folder, name_digest, readable
+from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Reading
 from lungsyn.errors import InputError
 from lungsyn.volume.files import read_volume
 from lungsyn.volume.nodules import diameter_mm
 from lungsyn.volume.space import Volume
-from lungsyn.volume.tables import read_table
 
 GEOMETRY_TOLERANCE_MM = 0.05  # headers hold float32; a real mismatch is a voxel
 CHANNEL_ZERO = "0000"
-PADDING_HU = -1100  # below there is no tissue and no air: outside the scanner's field of view
-LUNG_HU, TISSUE_HU = -500, -200  # below: lung or air; above: tissue
+IMAGE_FILE = re.compile(
+    r"(.+?)(\.nii|\.(mha|mhd|nrrd|nhdr|hdr|img|mgh|mgz|dcm|npy|npz|tiff?|gipl|vti|h5)|(\.(nii|mha|nrrd|img|dcm))?"
+    r"\.(gz|bz2|xz|zst|zip|7z|tar|tgz))",
+    re.IGNORECASE | re.DOTALL,
+)
+UNITS = {1: "metres", 3: "micrometres"}  # of xyzt_units; 2 is mm, and 0, not said, is read as mm by everyone
 
 
 def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
-    """One row per case: see ``cohort.table``. Reads every voxel once. Raises InputError if no layout fits."""
-    pairs = find_pairs(Path(root))
+    """One row per case: see ``cohort.table``. Reads every voxel once. Raises InputError if no layout fits.
+
+    Besides: ``warnings`` (list of sentences), ``detail`` (names the file) and, of included rows, ``voxels``, a digest.
+    Patients that share an image are one.
+    """
+    if 0 in settings.lesion_labels:
+        raise InputError("cohort.lesion_labels holds 0, which is background: name the values that are nodule")
+    rows = find_pairs(Path(root), getattr(settings, "public_names", True))
     with mapping(workers) as map_over:
-        return list(map_over(_row_of, [(pair, Path(root), settings) for pair in pairs]))
+        rows = list(map_over(_row_of, [(row, Path(root), settings) for row in rows]))
+    return same_image(_if_shifted(rows))
 
 
-def find_pairs(root: Path) -> list[dict]:
-    """Every case of ``root``: case, patient, split, source and annotation (paths relative to the root, or empty)."""
-    nnunet = (root / "imagesTr").is_dir()
-    images, labels = ("imagesTr", "labelsTr") if nnunet else ("images", "labels")
+def find_pairs(root: Path, public_names: bool = True) -> list[dict]:
+    """Every case of ``root``, as a row: case, patient, split, source and annotation (paths relative to the root, or
+    empty), warnings, and the reason if the files alone say that it cannot be used.
+
+    Raises InputError if no layout fits, the list of patients cannot be meant, or, where names are public, two files
+    give a case of one name.
+    """
+    images, labels = _layout(root)
     image_of, label_of = _files(root, images), _files(root, labels)
-    if not image_of:
-        raise InputError(f"{root}: no .nii or .nii.gz in images/ (with labels/) or imagesTr/ (with labelsTr/)")
-    image_of = _first_channels(image_of, label_of)
-    for misplaced in (root / images / "cases.tsv", root / labels / "cases.tsv"):
-        if misplaced.exists():
-            raise InputError(f"{misplaced}: it belongs beside the folders, in {root}: move it there")
-    listed = _listed(root / "cases.tsv")
-    unlisted = sorted(image_of.keys() - listed.keys())
-    if listed and unlisted:  # a patient's cases would count as patients, and straddle the splits
-        unknown = sorted(listed.keys() - image_of.keys())
-        also = f", and there is no image for its case {unknown[0]!r}" if unknown else ""
+    if not any(_is_nifti(path) for paths in image_of.values() for path in paths):
         raise InputError(
-            f"{root / 'cases.tsv'}: image {unlisted[0]!r} is not listed{also}: list every case by the name of its "
-            "label, without .nii.gz; cohort.exclude leaves cases out"
+            "no .nii or .nii.gz in images/ (with labels/) or imagesTr/ (with labelsTr/): put the files themselves "
+            "there, not folders of them nor other formats",
+            detail=str(root),
         )
-    pairs = [
-        {
-            "case": as_folder(name),
-            "patient": listed.get(name, {}).get("patient") or name,
-            "split": listed.get(name, {}).get("split") or "",
-            "source": image_of.get(name, ""),
-            "annotation": label_of.get(name, ""),
-        }
-        for name in sorted({*image_of, *listed})
+    image_of, ignored = _first_channels(image_of, label_of)
+    listed = read_list(root, (images, labels))
+    _refuse_unlisted(image_of, listed)
+    rows = [
+        _pair(name, image_of.get(name, []), label_of.get(name, []), listed, ignored[name])
+        for name in sorted({*image_of, *label_of, *listed})
     ]
-    twice = [case for case, count in Counter(pair["case"] for pair in pairs).items() if count > 1]
-    if twice:
-        raise InputError(f"{root}: case {twice[0]} comes from two files: rename one; only [A-Za-z0-9_+-] count")
-    return pairs
+    refuse_alike([row["patient"] for row in rows if not row["reason"]], bool(listed))
+    return _told_apart(rows, public_names)
 
 
-def as_folder(name: str) -> str:
-    """The case's name, which becomes a folder, from that of its file."""
-    return re.sub(r"[^\w+-]", "-", name, flags=re.ASCII)
+def _layout(root: Path) -> tuple[str, str]:
+    """The folders of images and labels. Raises InputError if both layouts are there: one would be passed over."""
+    plain, nnunet = bool(_files(root, "images")), bool(_files(root, "imagesTr"))
+    if plain and nnunet:
+        raise InputError("both images/ and imagesTr/ hold images: only one can be read; move the other away")
+    return ("imagesTr", "labelsTr") if nnunet else ("images", "labels")
 
 
-def _first_channels(image_of: dict[str, str], label_of: dict[str, str]) -> dict[str, str]:
-    """Images by the name of their case. nnU-Net's are numbered by channel (``x_0000``), its labels are not (``x``); an
-    image whose label has the same name is one of a case with a number. Other channels than the first are no CT."""
-    channels = {name: re.fullmatch(r"(.+)_(\d{4})", name) for name in image_of if name not in label_of}
+def _files(root: Path, folder: str) -> dict[str, list[str]]:
+    """Images and folders in a folder: name without suffix -> paths relative to the root; those of folders end in /."""
+    found = defaultdict(list)
+    for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else ():
+        match = IMAGE_FILE.fullmatch(path.name)
+        if not path.name.startswith(".") and (match or path.is_dir()):
+            name = readable(match[1] if match else path.name)
+            found[name].append(str(path.relative_to(root)) + "/" * path.is_dir())
+    return dict(found)
+
+
+def _is_nifti(path: str) -> bool:
+    return path.lower().endswith((".nii", ".nii.gz"))
+
+
+def _first_channels(image_of: dict, label_of: dict) -> tuple[dict[str, list[str]], Counter]:
+    """Images by the name of their case, and how many of other channels each case has. nnU-Net's are numbered by channel
+    (``x_0000``), its labels are not (``x``); an image whose label has the same name is one of a case with a number.
+    Other channels than the first are no CT."""
+    channels = {name: re.fullmatch(r"(?s)(.+)_(\d{4})", name) for name in image_of if name not in label_of}
     of_channels = {match[1] for match in channels.values() if match and match[1] not in image_of}
+    cases, ignored = {}, Counter()
     if not of_channels & label_of.keys():
-        return image_of
-    cases = {}
-    for name, path in image_of.items():
+        return image_of, ignored
+    for name, paths in image_of.items():
         match = channels.get(name)
         if not match or match[1] not in of_channels:
-            cases[name] = path
+            cases[name] = paths
         elif match[2] == CHANNEL_ZERO:
-            cases[match[1]] = path
-    return cases
+            cases[match[1]] = paths
+        else:
+            cases.setdefault(match[1], [])
+            ignored[match[1]] += 1
+    return cases, ignored
 
 
-def _files(root: Path, folder: str) -> dict[str, str]:
-    """NIfTI files of a folder: name without suffix -> path relative to the root."""
-    paths = sorted((root / folder).glob("*.nii*")) if (root / folder).is_dir() else []
-    named = [(re.fullmatch(r"([^.].*?)\.nii(\.gz)?", path.name), path) for path in paths]
-    return {match[1]: str(path.relative_to(root)) for match, path in named if match}
-
-
-def _listed(path: Path) -> dict[str, dict]:
-    """``cases.tsv`` by case; empty if there is none. Raises InputError for a missing column or a case listed twice."""
-    if not path.exists():
-        return {}
-    rows = [{key: (cell or "").strip() for key, cell in row.items() if key} for row in read_table(path)]
-    for column in ("case", "patient"):
-        if rows and column not in rows[0]:
-            raise InputError(f"{path}: no column {column!r}; its columns are {', '.join(rows[0])}")
-    listed = {row["case"]: row for row in rows}
-    if nameless := [row["case"] for row in rows if not row["patient"]]:
+def _refuse_unlisted(image_of: dict, listed: dict) -> None:
+    """Raise InputError if there is a list and an image is not in it: a patient's cases would count as patients, and
+    straddle the splits."""
+    unlisted = sorted(name for name in image_of.keys() - listed.keys() if any(map(_is_nifti, image_of[name])))
+    if listed and unlisted:
+        unknown = sorted(listed.keys() - image_of.keys())
+        also = f"; and there is no image for its case {unknown[0]!r}" if unknown else ""
         raise InputError(
-            f"{path}: case {nameless[0]} has no patient; without one it would count as a patient of its own"
+            f"cases.tsv does not list {len(unlisted)} of the images: list every case by the name of its label, without "
+            ".nii.gz; cohort.exclude leaves cases out",
+            detail=f"image {unlisted[0]!r} is not listed{also}",
         )
-    if len(listed) < len(rows):
-        twice = Counter(row["case"] for row in rows).most_common(1)[0][0]
-        raise InputError(f"{path}: case {twice} is listed more than once")
-    return listed
+
+
+def _pair(name: str, images: list[str], labels: list[str], listed: dict, ignored: int) -> dict:
+    image, no_image = _one_file(images, "image")
+    label, no_label = _one_file(labels, "label")
+    warnings = [] if listed else [NO_LIST]
+    if ignored:
+        warnings.append(f"{ignored} {'image' if ignored == 1 else 'images'} of other channels than the first: ignored")
+    if (image and len(images) > 1) or (label and len(labels) > 1):
+        warnings.append("beside its .nii or .nii.gz lies another file of its name: ignored")
+    return {
+        "case": as_folder(name),
+        "patient": listed.get(name, {}).get("patient") or name,
+        "split": listed.get(name, {}).get("split") or "",
+        "source": image,
+        "annotation": label,
+        "reason": no_image or no_label,
+        "warnings": warnings,
+        "detail": ", ".join([*images, *labels]) if no_image or no_label else "",
+    }
+
+
+def _one_file(paths: list[str], what: str) -> tuple[str, str]:
+    """The one NIfTI file among those of a name, or why there is none."""
+    usable = [path for path in paths if _is_nifti(path)]
+    if len(usable) == 1:
+        return usable[0], ""
+    if usable:
+        return "", f"two files for one {what}: keep one of .nii and .nii.gz"
+    if paths and all(path.endswith("/") for path in paths):
+        return "", f"folder in place of the {what}: put the file itself there"
+    if paths:
+        return "", f"not NIfTI: convert the {what} to .nii.gz"
+    return "", f"missing {what}: none has the case's name"
+
+
+def _told_apart(rows: list[dict], public_names: bool) -> list[dict]:
+    """``rows`` with different names of their cases. Raises InputError for equal ones where names are public."""
+    count = Counter(row["case"] for row in rows)
+    twins = [row for row in rows if count[row["case"]] > 1]
+    if twins and public_names:
+        raise InputError(
+            "a case comes from two files: rename one; only [A-Za-z0-9_+-] count", detail=f"case {twins[0]['case']}"
+        )
+    for row in twins:
+        row["case"] += "-" + name_digest(row["source"] + row["annotation"])
+    return rows
 
 
 def _row_of(job: tuple[dict, Path, Listing]) -> dict:
-    pair, root, settings = job
-    row = pair | {"n_nodules": None, "spacing_mm": None, "status": "excluded"}
+    row, root, settings = job
+    row = row | {"n_nodules": None, "spacing_mm": None, "status": "excluded"}
+    if row["reason"]:
+        return row
     try:
-        ct, nodules = read_case(root, pair["source"], pair["annotation"], settings)
+        ct, nodules, warnings = inspect_case(root, row["source"], row["annotation"], settings)
     except InputError as error:
-        return row | {"reason": str(error)}
-    spacing = "x".join(f"{value:.4g}" for value in ct.space.spacing_mm)
-    return row | {"status": "included", "reason": "", "n_nodules": len(nodules), "spacing_mm": spacing}
+        return row | {"reason": str(error), "detail": error.detail}
+    return row | {
+        "status": "included",
+        "n_nodules": len(nodules),
+        "spacing_mm": "x".join(f"{value:.4g}" for value in ct.space.spacing_mm),
+        "warnings": row["warnings"] + warnings,
+        "voxels": plausible.voxel_digest(ct.data),
+        "typical_hu": plausible.typical_hu(ct.data),
+    }
+
+
+def _if_shifted(rows: list[dict]) -> list[dict]:
+    """``rows``, the included ones with a warning if the values of most of them seem to be shifted."""
+    included = [row for row in rows if row["status"] == "included"]
+    if plausible.shifted([row["typical_hu"] for row in included]):
+        for row in included:
+            row["warnings"].append(plausible.SHIFTED)
+    return rows
 
 
 def read_case(root: Path, image: str, label: str, settings: Reading) -> tuple[Volume, list[Volume]]:
     """The CT (HU ``[x y z]``) and its nodules' masks (bool, tight boxes). Raises InputError with the reason."""
-    if not image or not label:
-        raise InputError("missing image" if not image else "missing label: none has the image's name")
-    ct, mask = _read(root, image), _read(root, label)
-    if abs(np.linalg.det(ct.affine)) < 1e-9:
-        raise InputError(f"affine without a volume: {image}; write the file with a valid sform")
-    if not ct.space.same_as(mask.space, GEOMETRY_TOLERANCE_MM):
-        raise InputError(
-            f"geometry mismatch: image {ct.data.shape}, label {mask.data.shape}"
-            + (" with other affines" if ct.data.shape == mask.data.shape else "")
-        )
-    _check_hu(ct.data, image)
-    lesion = np.isin(np.rint(mask.data) if mask.data.dtype.kind == "f" else mask.data, settings.lesion_labels)
+    return inspect_case(root, image, label, settings)[:2]
+
+
+def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple[Volume, list[Volume], list[str]]:
+    """The same and what is odd about it, as warnings."""
+    ct, header = _read(root, image, "image")
+    mask, _ = _read(root, label, "label")
+    try:
+        if unit := UNITS.get(int(header["xyzt_units"]) & 7):
+            raise InputError(f"lengths in {unit}: write the image with its lengths, and its header's unit, in mm")
+        plausible.check_geometry(ct.space)
+        if not ct.space.same_as(mask.space, GEOMETRY_TOLERANCE_MM):
+            raise InputError(
+                f"geometry mismatch: image {ct.data.shape}, label {mask.data.shape}"
+                + (" with other affines" if ct.data.shape == mask.data.shape else "")
+            )
+        plausible.check_hu(ct.data)
+        names = _label_names(root)
+        lesion, warnings = _lesion(mask.data, settings.lesion_labels, names)
+        meaning = _meaning(settings.lesion_labels, names)
+        plausible.check_lesion(lesion, meaning)
+        nodules = components(Volume(lesion, ct.affine), settings.nodules.min_diameter_mm)
+        if not nodules:
+            raise InputError(f"no nodule left: none of at least {settings.nodules.min_diameter_mm:g} mm")
+        warnings += plausible.check_nodules(ct, nodules, meaning)
+    except InputError as error:
+        raise InputError(str(error), detail=f"{image}, {label}") from error
+    return ct, nodules, plausible.geometry_doubts(ct.space, header) + warnings
+
+
+def _lesion(values: np.ndarray, lesion_labels: list[int], names: dict[int, str]) -> tuple[np.ndarray, list[str]]:
+    """Which voxels of a label are lesion (bool), and warnings on its other values. Raises InputError if none is."""
+    warnings = []
+    if values.dtype.kind == "f":
+        whole = np.rint(values)
+        if not np.isfinite(whole).all():
+            raise InputError("non-finite values in the label: write whole numbers, 0 for background")
+        if np.abs(whole - values).max() > 0.01:
+            warnings.append(plausible.FRACTIONS)
+        values = whole
+    lesion = np.isin(values, lesion_labels)
+    others = [int(value) for value in np.unique(values[(values != 0) & ~lesion])]
+    told = ", ".join(str(value) + (f" ({names[value]})" if value in names else "") for value in others[:5])
+    told += " and more" if len(others) > 5 else ""
     if not lesion.any():
-        raise InputError(f"empty label: no voxel of {label} is one of {settings.lesion_labels} (cohort.lesion_labels)")
-    nodules = components(Volume(lesion, ct.affine), settings.nodules.min_diameter_mm)
-    if not nodules:
-        raise InputError(f"no nodule left: none of at least {settings.nodules.min_diameter_mm:g} mm")
-    return ct, nodules
+        also = f"; its values are {told}" if others else ""
+        raise InputError(f"empty label: no voxel is one of {lesion_labels} (cohort.lesion_labels){also}")
+    if others:
+        warnings.append(f"its label also holds {told}: no nodule, since cohort.lesion_labels is {lesion_labels}")
+    return lesion, warnings
 
 
-def _read(root: Path, name: str) -> Volume:
-    """A file's volume without trailing axes of one; anything else than three axes is refused."""
+def _label_names(root: Path) -> dict[int, str]:
+    """What ``dataset.json`` calls the values of labels: the Decathlon has {"1": "cancer"}, nnU-Net {"cancer": 1}."""
+    try:
+        labels = json.loads((root / "dataset.json").read_text(encoding="utf-8-sig"))["labels"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # nobody needs it
+    pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in labels]
+    return {int(value): str(name) for value, name in pairs if str(value).isdigit()}
+
+
+def _meaning(lesion_labels: list[int], names: dict[int, str]) -> str:
+    """What ``dataset.json`` says of the lesion's values, as a part of a message."""
+    told = [f"{value} is {names[value]!r}" for value in lesion_labels if value in names]
+    return f" (dataset.json: {', '.join(told)})" if told else ""
+
+
+def _read(root: Path, name: str, what: str) -> tuple[Volume, nib.Nifti1Header]:
+    """A file's volume without trailing axes of one, and its header; anything else than three axes is refused."""
     try:
         volume = read_volume(root / name)
-    except InputError:
-        raise InputError(f"unreadable file: {name} is not a whole NIfTI volume; get it again") from None
+    except InputError as error:
+        raise InputError(f"unreadable file: the {what} is not a whole NIfTI volume; get it again", str(error)) from None
     if volume.data.dtype.kind not in "iuf":
-        raise InputError(f"no number per voxel: {name} holds {volume.data.dtype}; write HU, or labels")
+        raise InputError(f"no number per voxel: the {what} holds {volume.data.dtype}; write HU, or labels", name)
     shape = volume.data.shape
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
-        raise InputError(f"not three axes: {name} has {len(shape)} axes {shape}")
-    return Volume(volume.data.reshape(shape[:3]), volume.affine)
-
-
-def _check_hu(values: np.ndarray, name: str) -> None:
-    """Refuse values that cannot be HU of a chest: there is lung or air, and tissue, and nothing exceeds int16.
-
-    Of each some voxels in a thousand, so that neither padding nor a few odd voxels pass for them."""
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and not np.isfinite([low, high]).all():
-        raise InputError(f"non-finite values: {name}; replace them by -1024 or leave the case out")
-    if low < -32768 or high > 32767:
-        raise InputError(f"values are not HU: {name} from {low:g} to {high:g}, beyond 16 bits")
-    some = values[::2, ::2, ::2]
-    some = some[some >= PADDING_HU]
-    if not some.size or np.mean(some < LUNG_HU) < 0.005 or np.mean(some > TISSUE_HU) < 0.005:
-        raise InputError(
-            f"values are not HU of a chest: {name} from {low:g} to {high:g}; air is -1000, soft tissue about 40: undo "
-            "the normalisation or offset"
-        )
+        raise InputError(f"not three axes: the {what} has {len(shape)} axes {shape}", name)
+    return Volume(volume.data.reshape(shape[:3]), volume.affine), nib.load(root / name).header
 
 
 def components(lesion: Volume, min_diameter_mm: float) -> list[Volume]:
     """Nodules of a lesion mask, in the order of labelling: masks in tight boxes, each at least ``min_diameter_mm``."""
     pieces, _ = ndimage.label(lesion.data, np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel())
     found = []
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        start, stop = [side.start for side in box], [side.stop for side in box]
-        piece = Volume(pieces, lesion.affine).crop(start, stop)
-        mask = Volume(piece.data == number, piece.affine)
-        if diameter_mm(float(mask.data.sum()) * mask.space.voxel_ml * 1000) >= min_diameter_mm:
-            found.append(mask)
+        if diameter_mm(float(sizes[number]) * lesion.space.voxel_ml * 1000) >= min_diameter_mm:
+            start, stop = [side.start for side in box], [side.stop for side in box]
+            piece = Volume(pieces, lesion.affine).crop(start, stop)
+            found.append(Volume(piece.data == number, piece.affine))
     return found

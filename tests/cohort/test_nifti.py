@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -28,7 +29,15 @@ def settings(root: Path, **changes) -> Cohort:
 
 
 def image(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-1000, 200, SHAPE).astype(np.int16)
+    """Noise of air to tissue, and the two nodules of ``label``."""
+    data = np.random.default_rng(seed).integers(-1000, 200, SHAPE).astype(np.int16)
+    data[label() > 0] = data[label() > 0] // 10 + 40
+    return data
+
+
+def name_seed(name: str) -> int:
+    """Another one for each name: equal images would be one patient."""
+    return int.from_bytes(name.encode("utf-8", "surrogateescape")[-6:], "big")
 
 
 def label() -> np.ndarray:
@@ -46,7 +55,7 @@ def write(path: Path, data: np.ndarray, affine=None) -> None:
 
 def write_cases(root: Path, names, images="images", labels="labels", channel="", suffix=".nii.gz") -> None:
     for name in names:
-        write(root / images / f"{name}{channel}{suffix}", image())
+        write(root / images / f"{name}{channel}{suffix}", image(name_seed(name)))
         write(root / labels / f"{name}{suffix}", label())
 
 
@@ -167,14 +176,14 @@ DEFECTS = [
         lambda r: write(r / "labels/b.nii.gz", label() * (np.arange(20) == 5).astype(np.uint8)),
         "no nodule left: none of at least 4 mm",
     ),
-    (lambda r: (r / "images/b.nii.gz").write_bytes(b"no image"), "unreadable file: images/b.nii.gz"),
+    (lambda r: (r / "images/b.nii.gz").write_bytes(b"no image"), "unreadable file: the image is not a whole NIfTI volume"),
     (
         lambda r: (r / "images/b.nii.gz").write_bytes((r / "images/b.nii.gz").read_bytes()[:900]),
-        "unreadable file: images/b.nii.gz",
+        "unreadable file: the image is not a whole NIfTI volume",
     ),
     (lambda r: flatten(r / "images/b.nii.gz"), "affine without a volume"),
-    (lambda r: garble(r / "images/b.nii.gz"), "unreadable file: images/b.nii.gz"),
-    (lambda r: write_bytes(r / "images/b.nii.gz", {70: b"\x07\x07"}), "unreadable file: images/b.nii.gz"),
+    (lambda r: garble(r / "images/b.nii.gz"), "unreadable file: the image is not a whole NIfTI volume"),
+    (lambda r: write_bytes(r / "images/b.nii.gz", {70: b"\x07\x07"}), "unreadable file: the image is not a whole NIfTI volume"),
     (lambda r: write(r / "images/b.nii.gz", coloured(image())), "no number per voxel"),
 ]
 
@@ -206,8 +215,8 @@ def test_where_no_case_can_be_used_a_whole_reason_of_each_kind_is_told(tmp_path)
     with pytest.raises(InputError) as told:
         table.index(settings(tmp_path), tmp_path, seed=1)
     assert "no case can be used, of 2\n" in str(told.value)
-    assert "  a: missing label: none has the image's name (so it is with 1)" in str(told.value)
-    assert "  b: empty label: no voxel of labels/b.nii.gz is one of [1] (cohort.lesion_labels)" in str(told.value)
+    assert "  a: missing label: none has the case's name (so it is with 1)" in str(told.value)
+    assert "  b: empty label: no voxel is one of [1] (cohort.lesion_labels); its values are 255" in str(told.value)
 
 
 def test_lesion_labels_choose_what_is_nodule(tmp_path):
@@ -242,27 +251,34 @@ def test_a_list_from_a_spreadsheet_is_read(tmp_path):
 def test_a_patient_in_two_splits_stops_the_run(tmp_path):
     write_cases(tmp_path, ["a", "b", "c"])
     (tmp_path / "cases.tsv").write_text("case\tpatient\tsplit\na\tp\ttrain\nb\tp\ttest\nc\tq\t\n")
-    with pytest.raises(InputError, match="patient p is in two splits"):
+    with pytest.raises(InputError, match="a patient is in two splits"):
         table.index(settings(tmp_path), tmp_path, seed=1)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "message", "detail"),
     [
-        ("name\na\n", "no column 'case'"),
-        ("case\tpatient_id\na\tp\n", "no column 'patient'; its columns are case, patient_id"),
-        ("case\tpatient\na\tp\na \tp\n", "case a is listed more than once"),
-        ("case\tpatient\na_0000\tp\n", "image 'a' is not listed, and there is no image for its case 'a_0000'"),
-        ("case\tpatient\na.nii.gz\tp\n", "image 'a' is not listed, and there is no image for its case 'a.nii.gz'"),
-        ("case\tpatient\nb\tp\n", "image 'a' is not listed: list every case"),
-        ("case\tpatient\na\tp\nb\t \n", "case b has no patient"),
+        ("name\na\n", "no column 'case'", "cases.tsv"),
+        ("case\tpatient_id\na\tp\n", "no column 'patient'; its columns are case, patient_id", "cases.tsv"),
+        ("case\tpatient\tPatient \na\tp\tq\n", "two columns are called 'patient'", ""),
+        ("case\tpatient\na\tp\na \tp\n", "a case is listed more than once", "case a"),
+        ("case\tpatient\na_0000\tp\n", "does not list 1 of the images", "'a' is not listed.* its case 'a_0000'"),
+        ("case\tpatient\na.nii.gz\tp\n", "does not list 1 of the images", "'a' is not listed.* its case 'a.nii.gz'"),
+        ("case\tpatient\nb\tp\n", "does not list 1 of the images: list every case", "image 'a'"),
+        ("case\tpatient\na\tp\nb\t \n", "a row has no patient", "case b"),
+        ("case\tpatient\na\tp\n\tq \n", "a row has no case", "q"),
+        ("case\tpatient\na\tMia\tK\n", "more cells than the header", "K"),
+        ("case\tpatient\n", "lists no case", "cases.tsv"),
+        ("", "lists no case", "cases.tsv"),
+        ("case\tpatient\n\t\n \t \n", "lists no case", "cases.tsv"),
     ],
 )
-def test_tables_that_cannot_be_meant_are_refused(tmp_path, text, message):
+def test_tables_that_cannot_be_meant_are_refused(tmp_path, text, message, detail):
     write_cases(tmp_path, ["a", "b"] if "b\t" in text else ["a"])
     (tmp_path / "cases.tsv").write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as told:
         nifti.index(tmp_path, settings(tmp_path))
+    assert re.search(detail, told.value.detail)
 
 
 @pytest.mark.parametrize("folder", ["images", "labels"])
@@ -270,7 +286,7 @@ def test_a_list_in_the_wrong_folder_is_not_passed_over(tmp_path, folder):
     """Patients would straddle the splits without a word."""
     write_cases(tmp_path, ["a", "b"])
     (tmp_path / folder / "cases.tsv").write_text("case\tpatient\na\tp\nb\tp\n")
-    with pytest.raises(InputError, match=r"cases.tsv: it belongs beside the folders, in .*: move it there"):
+    with pytest.raises(InputError, match=r"cases.tsv belongs beside the folders .* move it there"):
         nifti.index(tmp_path, settings(tmp_path))
 
 
@@ -330,7 +346,7 @@ def test_touching_corners_are_one_nodule_and_flips_keep_its_place(tmp_path):
 def test_no_text_of_a_header_leaves_the_reader(tmp_path, capfd):
     """NIfTI headers have room for names too: four fields and the extensions."""
     for name in ("a", "b", "c"):
-        for folder, data in (("images", image()), ("labels", label())):
+        for folder, data in (("images", image(name_seed(name))), ("labels", label())):
             volume = nib.Nifti1Image(data, np.eye(4))
             for field in ("descrip", "aux_file", "intent_name", "db_name"):
                 volume.header[field] = b"SECRET"

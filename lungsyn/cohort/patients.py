@@ -1,0 +1,145 @@
+"""Who is who in a cohort of files: the list of patients, its spellings, and images that stand there twice.
+
+``cases.tsv`` beside the folders has the columns case and patient, and split if one likes. A patient who counts as two
+can be trained on and tested on, which no result would show. So what looks like a list and is not read ends the run.
+"""
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from lungsyn.cohort.names import alike, readable
+from lungsyn.errors import InputError
+from lungsyn.volume.tables import read_table
+
+LIST = "cases.tsv"
+NO_LIST = "no list of patients (cases.tsv) was found: this case counts as a patient of its own"
+SAME_PATIENT = "has the same voxels as another case of its patient"
+SAME_VOXELS = "has the same voxels as a case of another patient: both count as one patient"
+# cases.csv, Cases.tsv, cases.tsv.txt, case.tsv, patients.xlsx, "cases (1).tsv", participants.tsv (BIDS)
+LIKE_A_LIST = re.compile(
+    r"(?s)[^.~].*\.(tsv|csv|tab|txt|xlsx?|xlsm|ods|numbers)(\.txt)?|(cases|patients)", re.IGNORECASE
+)
+LIST_WORDS = re.compile(
+    r"(?<![a-z])(case|patient|participant|subject|pat)(s|lists?|s?[ _-]?ids?)?(?![a-z])", re.IGNORECASE
+)
+
+
+def read_list(root: Path, folders: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """The rows of ``cases.tsv`` by case; empty if there is no list. Raises InputError for one that is not to be read:
+    of another name or in one of the ``folders``, without a column, a case or a patient, or with a case twice."""
+    if not (root / LIST).exists():
+        _refuse_other_lists(root, folders)
+        return {}
+    rows = _rows(root / LIST)
+    listed = {row["case"]: row for row in rows}
+    if len(listed) < len(rows):
+        twice = Counter(row["case"] for row in rows).most_common(1)[0][0]
+        raise InputError(f"{LIST}: a case is listed more than once: keep one of its rows", detail=f"case {twice}")
+    return listed
+
+
+def _refuse_other_lists(root: Path, folders: tuple[str, ...]) -> None:
+    for folder in (root, *(root / name for name in folders)):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if folder != root and path.name == LIST:
+                raise InputError(f"{LIST} belongs beside the folders of images and labels: move it there", str(path))
+            if LIKE_A_LIST.fullmatch(path.name) and LIST_WORDS.search(path.stem) and path.is_file():
+                raise InputError(
+                    f"a list of patients must be called {LIST} (columns case and patient, between them a tab), beside "
+                    "the folders of images and labels; a file looks like one and is not: rename it, or move it away "
+                    "if it is none",
+                    detail=str(path),
+                )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Rows with a case and a patient; headers in small letters without blanks, blank rows left out."""
+    rows = [_tidy(row) for row in read_table(path)]
+    rows = [row for row in rows if any(row.values())]
+    if not rows:
+        raise InputError(f"{LIST} lists no case: give each case a row, or move the file away", detail=str(path))
+    for column in ("case", "patient"):
+        if column not in rows[0]:
+            raise InputError(f"{LIST}: no column {column!r}; its columns are {', '.join(rows[0])}", detail=str(path))
+    for row in rows:
+        if not row["case"] or not row["patient"]:
+            what, so = ("case", "name one") if not row["case"] else ("patient", "it would count as one of its own")
+            raise InputError(f"{LIST}: a row has no {what}: {so}", detail=f"case {row['case'] or row['patient']}")
+    return [row | {"case": readable(row["case"])} for row in rows]
+
+
+def _tidy(row: dict) -> dict[str, str]:
+    beyond = [cell for cell in row.get(None) or [] if cell.strip()]
+    if beyond:
+        raise InputError(f"{LIST}: a row has more cells than the header: look for a tab too many", detail=beyond[0])
+    tidy: dict[str, str] = {}
+    for key, cell in row.items():
+        name = (key or "").strip().lower()
+        if name in ("case", "patient", "split") and name in tidy:
+            raise InputError(f"{LIST}: two columns are called {name!r}: keep one")
+        if key is not None:
+            tidy[name] = (cell or "").strip()
+    return tidy
+
+
+def refuse_alike(patients: list[str], listed: bool) -> None:
+    """Raise InputError if two of the patients' names differ in spelling only: they would count as two patients."""
+    if pair := alike(patients):
+        way = f"in {LIST}" if listed else f"or write a {LIST}"
+        raise InputError(
+            "two patients' names differ in their spelling only (letters, blanks, dashes, zeros in front), and would "
+            f"count as two patients: write one in one way {way}, or tell two apart by more",
+            detail=f"{pair[0]!a} and {pair[1]!a}",
+        )
+
+
+def same_image(rows: list[dict]) -> list[dict]:
+    """``rows`` with those patients made one (by the first of their names) whose cases have the same ``voxels``.
+
+    Both cases get a warning. Rows without ``voxels`` share nothing. Raises InputError if the list gives such patients
+    different splits.
+    """
+    shared = [group for group in _by(rows, "voxels").values() if len(group) > 1]
+    one = _joined([{row["patient"] for row in group} for group in shared])
+    warning = {}
+    for group in shared:
+        several = len({row["patient"] for row in group}) > 1
+        warning |= {id(row): SAME_VOXELS if several else SAME_PATIENT for row in group}
+    merged = [
+        row
+        | {"patient": one.get(row["patient"], row["patient"])}
+        | ({"warnings": [*row["warnings"], warning[id(row)]]} if id(row) in warning else {})
+        for row in rows
+    ]
+    for patient, group in _by(merged, "patient").items():
+        if patient in one.values():
+            _refuse_two_splits([row for row in group if row.get("voxels")])
+    return merged
+
+
+def _by(rows: list[dict], key: str) -> dict[str, list[dict]]:
+    groups = defaultdict(list)
+    for row in rows:
+        if row.get(key):
+            groups[row[key]].append(row)
+    return groups
+
+
+def _joined(groups: list[set[str]]) -> dict[str, str]:
+    """Each name of the groups -> the first name of all that it is joined with, be it through others."""
+    sets: list[set[str]] = []
+    for group in groups:
+        meeting = [one for one in sets if one & group]
+        sets = [one for one in sets if not one & group] + [group.union(*meeting)]
+    return {name: min(one) for one in sets for name in one if len(one) > 1}
+
+
+def _refuse_two_splits(rows: list[dict]) -> None:
+    given = {row["split"]: row["case"] for row in rows if row["split"]}
+    if len(given) > 1:
+        raise InputError(
+            f"the same image stands in two splits ({', '.join(sorted(given))}), under two patients: {LIST} must give "
+            "both the same split, or leave one out",
+            detail="cases " + ", ".join(given[name] for name in sorted(given)),
+        )
