@@ -265,7 +265,9 @@ def _lesion(values: np.ndarray, lesion_labels: list[int], names: dict[int, str])
         also = f"; its values are {told}" if others else ""
         raise InputError(f"empty label: no voxel is one of {lesion_labels} (cohort.lesion_labels){also}")
     if others:
-        warnings.append(f"its label also holds {told}: no nodule, since cohort.lesion_labels is {lesion_labels}")
+        warnings.append(
+            f"its label also holds {told}, which is not in cohort.lesion_labels: add it there if it is nodule"
+        )
     return lesion, warnings
 
 

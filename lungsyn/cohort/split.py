@@ -69,7 +69,9 @@ def _counts(n_patients: int, fractions: Split) -> dict[str, int]:
     weights = [getattr(fractions, name) for name in SPLITS]
     n_splits = sum(weight > 0 for weight in weights)
     if n_patients < n_splits:
-        raise InputError(f"{n_patients} patients cannot fill {n_splits} splits: add patients")
+        raise InputError(
+            f"{n_patients} patients cannot fill {n_splits} splits (those with the same image are one): add patients"
+        )
     counts = _at_least_one(_largest_remainder(n_patients, weights), [weight > 0 for weight in weights])
     return dict(zip(SPLITS, counts, strict=True))
 

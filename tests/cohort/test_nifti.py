@@ -9,13 +9,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lungsyn.cohort import nifti, table
+from lungsyn.cohort import nifti, plausible, table
+from lungsyn.cohort.patients import NO_LIST, SAME_VOXELS
 from lungsyn.config import Cohort
 from lungsyn.errors import InputError
 from lungsyn.volume.files import write_case
+from lungsyn.volume.tables import read_table, write_table
 
 SHAPE = (24, 22, 20)
-CUBES = Path(__file__).parents[2] / "../shared/data/lidc_cubes"
+DATA = Path(__file__).parents[2] / "../shared/data"
+CUBES = DATA / "lidc_cubes"
 
 
 def settings(root: Path, **changes) -> Cohort:
@@ -176,16 +179,60 @@ DEFECTS = [
         lambda r: write(r / "labels/b.nii.gz", label() * (np.arange(20) == 5).astype(np.uint8)),
         "no nodule left: none of at least 4 mm",
     ),
-    (lambda r: (r / "images/b.nii.gz").write_bytes(b"no image"), "unreadable file: the image is not a whole NIfTI volume"),
+    (
+        lambda r: (r / "images/b.nii.gz").write_bytes(b"no image"),
+        "unreadable file: the image is not a whole NIfTI volume",
+    ),
     (
         lambda r: (r / "images/b.nii.gz").write_bytes((r / "images/b.nii.gz").read_bytes()[:900]),
         "unreadable file: the image is not a whole NIfTI volume",
     ),
     (lambda r: flatten(r / "images/b.nii.gz"), "affine without a volume"),
     (lambda r: garble(r / "images/b.nii.gz"), "unreadable file: the image is not a whole NIfTI volume"),
-    (lambda r: write_bytes(r / "images/b.nii.gz", {70: b"\x07\x07"}), "unreadable file: the image is not a whole NIfTI volume"),
+    (
+        lambda r: write_bytes(r / "images/b.nii.gz", {70: b"\x07\x07"}),
+        "unreadable file: the image is not a whole NIfTI volume",
+    ),
     (lambda r: write(r / "images/b.nii.gz", coloured(image())), "no number per voxel"),
+    (lambda r: write(r / "images/b.nii", image()), "two files for one image"),
+    (lambda r: write(r / "images/b.NII.gz", image()), "two files for one image"),
+    (lambda r: write(r / "labels/b.nii", label()), "two files for one label"),
+    (lambda r: (r / "images/b.nii.gz").rename(r / "images/b.mha"), "not NIfTI: convert the image"),
+    (lambda r: (r / "images/b.nii.gz").rename(r / "images/b.gz"), "not NIfTI: convert the image"),
+    (lambda r: (r / "labels/b.nii.gz").rename(r / "labels/b.seg.nrrd"), "missing label"),
+    (lambda r: (r / "labels/b.nii.gz").rename(r / "labels/b.nrrd"), "not NIfTI: convert the label"),
+    (lambda r: in_folder(r / "images/b.nii.gz"), "folder in place of the image"),
+    (lambda r: (r / "images/b.nii.gz").write_bytes(b""), "unreadable file: the image"),
+    (lambda r: write_bytes(r / "images/b.nii.gz", {123: b"\x01"}), "lengths in metres"),
+    (lambda r: write_bytes(r / "images/b.nii.gz", {123: b"\x0b"}), "lengths in micrometres"),
+    (lambda r: rescale(r, 0.001), "voxels of 0.001 x 0.001 x 0.001 mm"),
+    (lambda r: rescale(r, 1000), "voxels of 1000 x 1000 x 1000 mm"),
+    (lambda r: rescale(r, 0.1), "image of 2.4 x 2.2 x 2 mm"),
+    (lambda r: write(r / "labels/b.nii.gz", 1 - label()), "label is no nodule: it covers 98% of the image"),
+    (lambda r: write(r / "labels/b.nii.gz", with_nan(label())), "non-finite values in the label"),
+    (lambda r: specks(r), "too many nodules: 294"),
 ]
+
+
+def in_folder(path: Path) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    (path.parent / "b").mkdir()
+    (path.parent / "b" / path.name).write_bytes(data)
+
+
+def rescale(root: Path, millimetres: float) -> None:
+    for folder, data in (("images", image()), ("labels", label())):
+        write(root / folder / "b.nii.gz", data, np.diag([millimetres] * 3 + [1.0]))
+
+
+def specks(root: Path) -> None:
+    """Single voxels, each large enough where voxels are of 4 mm."""
+    data = np.zeros((21, 21, 18), dtype=np.uint8)
+    data[::3, ::3, ::3] = 1
+    affine = np.diag([4.0, 4, 4, 1])
+    write(root / "images/b.nii.gz", image()[:21, :21, :18], affine)
+    write(root / "labels/b.nii.gz", data, affine)
 
 
 @pytest.mark.parametrize(("damage", "reason"), DEFECTS, ids=[f"{i}-{r}" for i, (_, r) in enumerate(DEFECTS)])
@@ -199,6 +246,7 @@ def test_each_defect_gives_its_reason_and_leaves_the_others_alone(tmp_path, dama
     rows = rows_of(tmp_path, cohort)
     assert rows["b"]["status"] == "excluded"
     assert reason in rows["b"]["reason"]
+    assert "b.n" not in rows["b"]["reason"] and "/b" in rows["b"]["detail"]
     assert rows["a"] == untouched
 
 
@@ -321,9 +369,146 @@ def test_a_folder_of_no_known_layout_is_refused(tmp_path):
 def test_names_become_folders(tmp_path):
     write_cases(tmp_path, ["scan 1.a"])
     assert list(rows_of(tmp_path)) == ["scan-1-a"]
-    write_cases(tmp_path, ["scan-1-a"])
+    write_cases(tmp_path, ["scan.1-a"])
     with pytest.raises(InputError, match="two files"):
         nifti.index(tmp_path, settings(tmp_path))
+    pairs = nifti.find_pairs(tmp_path, public_names=False)
+    assert len({pair["case"] for pair in pairs}) == len(pairs) == 2
+
+
+ODD_NAMES = [
+    "张三", "李四", "Иванов", "a{b}c", "<x>", "line\nend", "back\rto", "tab\tin", "x" * 240, "x" * 239 + "y", "=1+1",
+    "-2+3", "it's", 'say "x"', "$HOME", "*", b"M\xfcller".decode("utf-8", "surrogateescape"),
+]  # fmt: skip
+
+
+def test_any_name_of_a_file_has_its_row_and_its_files(tmp_path):
+    write_cases(tmp_path / "raw", ODD_NAMES)
+    cohort = settings(tmp_path)
+    rows = table.index(cohort, tmp_path / "raw", seed=1)
+    assert [row["status"] for row in rows] == ["included"] * len(ODD_NAMES)
+    assert all(row["case"].isascii() and len(row["case"]) <= 150 for row in rows)
+    write_table(tmp_path / "cohort.tsv", rows, table.COLUMNS)
+    back = read_table(tmp_path / "cohort.tsv")
+    for key in ("case", "patient", "source", "annotation"):
+        assert [row[key] for row in back] == [row[key] for row in rows]
+    for row in back:
+        again = json.loads(json.dumps(row))  # as the workflow passes it on
+        nifti.read_case(tmp_path / "raw", again["source"], again["annotation"], cohort)
+
+
+def test_a_list_may_spell_an_accent_in_another_way(tmp_path):
+    """macOS writes letter and accent apart, spreadsheets do not; to the eye they are the same."""
+    write_cases(tmp_path, ["Mu\u0308ller", "b"])
+    (tmp_path / "cases.tsv").write_text("case\tpatient\nM\u00fcller\tp\nb\tq\n", encoding="utf-8")
+    assert [row["patient"] for row in nifti.index(tmp_path, settings(tmp_path))] == ["p", "q"]
+
+
+def test_without_a_list_every_case_says_so(tmp_path):
+    write_cases(tmp_path, ["a", "b"])
+    assert [row["warnings"] for row in nifti.index(tmp_path, settings(tmp_path))] == [[NO_LIST]] * 2
+    (tmp_path / "cases.tsv").write_text("case\tpatient\na\tp\nb\tq\n")
+    assert [row["warnings"] for row in nifti.index(tmp_path, settings(tmp_path))] == [[]] * 2
+
+
+def test_look_alike_patients_end_the_run_with_or_without_a_list(tmp_path):
+    write_cases(tmp_path, ["p1", "P1"])
+    with pytest.raises(InputError, match="differ in their spelling only"):
+        nifti.index(tmp_path, settings(tmp_path))
+    (tmp_path / "cases.tsv").write_text("case\tpatient\np1\tq\nP1\tq\n")
+    assert {row["patient"] for row in nifti.index(tmp_path, settings(tmp_path))} == {"q"}
+
+
+def test_one_scan_under_two_patients_is_on_one_side_of_the_split(tmp_path):
+    """Once more under another name, turned, as other numbers: still the same scan."""
+    write_cases(tmp_path, ["a", "b", "c", "d"])
+    turned = np.diag([-1.0, 1, 1, 1])
+    write(tmp_path / "images/z.nii.gz", image(name_seed("b"))[::-1].astype(np.float32), turned)
+    write(tmp_path / "labels/z.nii.gz", label()[::-1], turned)
+    rows = rows_of(tmp_path)
+    assert (rows["z"]["patient"], rows["b"]["patient"]) == ("b", "b")
+    assert all((SAME_VOXELS in rows[case]["warnings"]) == (case in "bz") for case in rows)
+    for seed in range(8):
+        split = {row["case"]: row["split"] for row in table.index(settings(tmp_path), tmp_path, seed)}
+        assert split["b"] == split["z"] != ""
+
+
+def test_every_file_has_a_row_or_is_counted(tmp_path):
+    write_cases(tmp_path, ["a", "b", "c"], "imagesTr", "labelsTr", "_0000")
+    write(tmp_path / "imagesTr/a_0001.nii.gz", image(1))
+    write(tmp_path / "imagesTr/a_0002.nii.gz", image(2))
+    (tmp_path / "imagesTr/b_0000.nii.gz").rename(tmp_path / "imagesTr/b_0001.nii.gz")
+    write(tmp_path / "labelsTr/only.nii.gz", label())
+    (tmp_path / "imagesTr/d_0000.nrrd").touch()
+    (tmp_path / "imagesTr/patient 7").mkdir()
+    (tmp_path / "imagesTr/c_0000.mha").touch()
+    for junk in ("Thumbs.db", ".DS_Store", "._a_0000.nii.gz", "a_0000.json"):
+        (tmp_path / "imagesTr" / junk).touch()
+    rows = rows_of(tmp_path)
+    assert {case: row["reason"].split(":")[0] for case, row in rows.items()} == {
+        "a": "", "b": "missing image", "c": "", "d": "not NIfTI", "only": "missing image",
+        "patient-7": "folder in place of the image",
+    }  # fmt: skip
+    assert [rows[case]["warnings"][1:] for case in "abc"] == [
+        ["2 images of other channels than the first: ignored"],
+        ["1 image of other channels than the first: ignored"],
+        ["beside its .nii or .nii.gz lies another file of its name: ignored"],
+    ]
+
+
+def test_upper_case_suffixes_are_read(tmp_path):
+    write_cases(tmp_path, ["a", "b"], suffix=".NII.GZ")
+    write_cases(tmp_path, ["c"], suffix=".Nii")
+    assert {row["status"] for row in rows_of(tmp_path).values()} == {"included"}
+
+
+def test_of_two_layouts_none_is_passed_over(tmp_path):
+    write_cases(tmp_path, ["a"])
+    (tmp_path / "imagesTr").mkdir()
+    assert list(rows_of(tmp_path)) == ["a"]
+    write_cases(tmp_path, ["b"], "imagesTr", "labelsTr")
+    with pytest.raises(InputError, match="both images/ and imagesTr/"):
+        nifti.index(tmp_path, settings(tmp_path))
+
+
+def test_background_is_no_lesion(tmp_path):
+    write_cases(tmp_path, ["a"])
+    with pytest.raises(InputError, match="lesion_labels holds 0, which is background"):
+        nifti.index(tmp_path, settings(tmp_path, lesion_labels=[0, 1]))
+
+
+@pytest.mark.parametrize("labels", [{"1": "nodule", "2": "vessel"}, {"nodule": 1, "vessel": 2}, None, "broken"])
+def test_values_of_labels_that_do_not_count_are_told(tmp_path, labels):
+    """The second nodule is number 2, or a vessel: nobody knows but the one who reads this."""
+    write_cases(tmp_path, ["a", "b"])
+    numbered = label()
+    numbered[12:] *= 2
+    write(tmp_path / "labels/a.nii.gz", numbered)
+    if labels:
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    rows = rows_of(tmp_path)
+    told = "2 (vessel)" if isinstance(labels, dict) else "2"
+    assert rows["a"]["warnings"][1:] == [
+        f"its label also holds {told}, which is not in cohort.lesion_labels: add it there if it is nodule"
+    ]
+    assert (rows["a"]["n_nodules"], rows["b"]["n_nodules"], rows["b"]["warnings"][1:]) == (1, 2, [])
+    assert rows_of(tmp_path, settings(tmp_path, lesion_labels=[1, 2]))["a"]["warnings"] == [NO_LIST]
+
+
+def test_a_label_between_two_values_is_told(tmp_path):
+    write_cases(tmp_path, ["a", "b"])
+    write(tmp_path / "labels/a.nii.gz", label().astype(np.float32) * np.float32(0.8))
+    write(tmp_path / "labels/b.nii.gz", label().astype(np.float32) * np.float32(0.9999999))
+    rows = rows_of(tmp_path)
+    assert [rows[case]["warnings"][1:] for case in "ab"] == [[plausible.FRACTIONS], []]
+
+
+def test_an_image_without_a_position_is_told(tmp_path):
+    write_cases(tmp_path, ["a", "b"])
+    for folder in ("images", "labels"):
+        write_bytes(tmp_path / folder / "a.nii.gz", {252: b"\0\0\0\0"})  # codes of qform and sform
+    rows = rows_of(tmp_path)
+    assert [rows[case]["warnings"][1:] for case in "ab"] == [[plausible.NO_POSITION], []]
 
 
 def test_touching_corners_are_one_nodule_and_flips_keep_its_place(tmp_path):
@@ -371,3 +556,34 @@ def test_real_cut_outs_are_prepared_voxel_for_voxel():
         assert np.array_equal(case.ct, raw.clip(-1024, 3071))
         assert case.lungs[case.nodules > 0].all()
         assert 0.1 < case.lungs.mean() <= 1.0
+
+
+@pytest.mark.parametrize(("name", "usable"), [("lidc_cubes", 105), ("lidc_crops", 160), ("chests", 3)])
+def test_no_real_image_or_label_is_refused_or_odd(tmp_path, name, usable):
+    """Ground glass, masses, tight cut-outs of lung alone: whatever real data hold is plausible. (All 799 crops are; a
+    fifth of them is tried here.)"""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"the real images ({name}) are not on this machine")
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        for path in sorted((DATA / name / folder).iterdir())[:: 5 if name == "lidc_crops" else 1]:
+            (tmp_path / folder / path.name).symlink_to(path)
+    rows = nifti.index(tmp_path, settings(tmp_path))
+    assert {row["reason"] for row in rows if row["status"] == "excluded"} <= {"missing label: none has the case's name"}
+    assert sum(row["status"] == "included" for row in rows) == usable
+    assert not {text for row in rows for text in row["warnings"]} - {NO_LIST}
+
+
+@pytest.mark.skipif(not CUBES.is_dir(), reason="the LIDC-IDRI cut-outs are not on this machine")
+def test_real_cut_outs_with_another_label_are_refused(tmp_path):
+    """Lung as label 1, or background and nodule exchanged: 20 of 20 each."""
+    cases = sorted(path.name for path in (CUBES / "images").iterdir())[:20]
+    for kind in ("lung", "exchanged"):
+        for name in cases:
+            volume, nodule = nib.load(CUBES / "images" / name), nib.load(CUBES / "labels" / name)
+            hu, mask = np.asanyarray(volume.dataobj), np.asanyarray(nodule.dataobj) > 0
+            write(tmp_path / kind / "images" / name, hu, volume.affine)
+            data = (hu < -600) & ~mask if kind == "lung" else ~mask
+            write(tmp_path / kind / "labels" / name, data.astype(np.uint8), volume.affine)
+        reasons = {row["reason"].split(":")[0] for row in nifti.index(tmp_path / kind, settings(tmp_path))}
+        assert reasons <= {"label is no nodule", "label is not on nodules"}, kind
