@@ -258,7 +258,7 @@ def _lesion(values: np.ndarray, lesion_labels: list[int], names: dict[int, str])
             warnings.append(plausible.FRACTIONS)
         values = whole
     lesion = np.isin(values, lesion_labels)
-    others = [int(value) for value in np.unique(values[(values != 0) & ~lesion])]
+    others = sorted({int(value) for value in np.unique(values[values != 0])} - set(lesion_labels))
     told = ", ".join(str(value) + (f" ({names[value]})" if value in names else "") for value in others[:5])
     told += " and more" if len(others) > 5 else ""
     if not lesion.any():
@@ -304,11 +304,11 @@ def _read(root: Path, name: str, what: str) -> tuple[Volume, nib.Nifti1Header]:
 def components(lesion: Volume, min_diameter_mm: float) -> list[Volume]:
     """Nodules of a lesion mask, in the order of labelling: masks in tight boxes, each at least ``min_diameter_mm``."""
     pieces, _ = ndimage.label(lesion.data, np.ones((3, 3, 3)))
-    sizes = np.bincount(pieces.ravel())
     found = []
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        if diameter_mm(float(sizes[number]) * lesion.space.voxel_ml * 1000) >= min_diameter_mm:
-            start, stop = [side.start for side in box], [side.stop for side in box]
-            piece = Volume(pieces, lesion.affine).crop(start, stop)
-            found.append(Volume(piece.data == number, piece.affine))
+        start, stop = [side.start for side in box], [side.stop for side in box]
+        piece = Volume(pieces, lesion.affine).crop(start, stop)
+        mask = Volume(piece.data == number, piece.affine)
+        if diameter_mm(float(mask.data.sum()) * mask.space.voxel_ml * 1000) >= min_diameter_mm:
+            found.append(mask)
     return found
