@@ -55,10 +55,6 @@ def as_folder(name: str) -> str:
     folder = re.sub(r"[^\w+-]", "-", name, flags=re.ASCII)
     strange = any(letter.isalnum() and not letter.isascii() for letter in name)
     if strange or len(folder) > LONGEST_FOLDER:
-        return f"{folder[: LONGEST_FOLDER - 9]}-{name_digest(name)}"
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{folder[: LONGEST_FOLDER - 9]}-{digest[:8]}"
     return folder
-
-
-def name_digest(name: str) -> str:
-    """Eight hex digits of a name."""
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungsyn.cohort import plausible
-from lungsyn.cohort.names import as_folder, name_digest, readable
+from lungsyn.cohort.names import as_folder, readable
 from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Reading
@@ -50,15 +50,16 @@ def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """
     if 0 in settings.lesion_labels:
         raise InputError("cohort.lesion_labels holds 0, which is background: name the values that are nodule")
-    rows = find_pairs(Path(root), getattr(settings, "public_names", True))
+    rows = find_pairs(Path(root), settings.readable)
     with mapping(workers) as map_over:
         rows = list(map_over(_row_of, [(row, Path(root), settings) for row in rows]))
     return same_image(_if_shifted(rows))
 
 
 def find_pairs(root: Path, public_names: bool = True) -> list[dict]:
-    """Every case of ``root``, as a row: case, patient, split, source and annotation (paths relative to the root, or
-    empty), warnings, and the reason if the files alone say that it cannot be used.
+    """Every case of ``root``, as a row: case (its file's name; if ``public_names``, as a folder), patient, split,
+    source and annotation (paths relative to the root, or empty), warnings, and the reason if the files alone say that
+    it cannot be used.
 
     Raises InputError if no layout fits, the list of patients cannot be meant, or, where names are public, two files
     give a case of one name.
@@ -79,7 +80,7 @@ def find_pairs(root: Path, public_names: bool = True) -> list[dict]:
         for name in sorted({*image_of, *label_of, *listed})
     ]
     refuse_alike([row["patient"] for row in rows if not row["reason"]], bool(listed))
-    return _told_apart(rows, public_names)
+    return _as_folders(rows) if public_names else rows
 
 
 def _layout(root: Path) -> tuple[str, str]:
@@ -149,7 +150,7 @@ def _pair(name: str, images: list[str], labels: list[str], listed: dict, ignored
     if (image and len(images) > 1) or (label and len(labels) > 1):
         warnings.append("beside its .nii or .nii.gz lies another file of its name: ignored")
     return {
-        "case": as_folder(name),
+        "case": name,
         "patient": listed.get(name, {}).get("patient") or name,
         "split": listed.get(name, {}).get("split") or "",
         "source": image,
@@ -174,17 +175,13 @@ def _one_file(paths: list[str], what: str) -> tuple[str, str]:
     return "", f"missing {what}: none has the case's name"
 
 
-def _told_apart(rows: list[dict], public_names: bool) -> list[dict]:
-    """``rows`` with different names of their cases. Raises InputError for equal ones where names are public."""
-    count = Counter(row["case"] for row in rows)
-    twins = [row for row in rows if count[row["case"]] > 1]
-    if twins and public_names:
-        raise InputError(
-            "a case comes from two files: rename one; only [A-Za-z0-9_+-] count", detail=f"case {twins[0]['case']}"
-        )
-    for row in twins:
-        row["case"] += "-" + name_digest(row["source"] + row["annotation"])
-    return rows
+def _as_folders(rows: list[dict]) -> list[dict]:
+    """``rows`` with cases named as folders. Raises InputError if two of them would have one."""
+    named = [row | {"case": as_folder(row["case"])} for row in rows]
+    case, count = Counter(row["case"] for row in named).most_common(1)[0]
+    if count > 1:
+        raise InputError("a case comes from two files: rename one; only [A-Za-z0-9_+-] count", detail=f"case {case}")
+    return named
 
 
 def _row_of(job: tuple[dict, Path, Listing]) -> dict:
