@@ -26,7 +26,7 @@ from lungsyn.cohort import plausible
 from lungsyn.cohort.names import as_folder, readable
 from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.workers import mapping
-from lungsyn.config import Listing, Reading
+from lungsyn.config import Listing, Preparation, Reading
 from lungsyn.errors import InputError
 from lungsyn.volume.files import read_volume
 from lungsyn.volume.nodules import diameter_mm
@@ -225,6 +225,8 @@ def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple
         if unit := UNITS.get(int(header["xyzt_units"]) & 7):
             raise InputError(f"lengths in {unit}: write the image with its lengths, and its header's unit, in mm")
         plausible.check_geometry(ct.space)
+        if isinstance(settings, Preparation):
+            plausible.check_grid(ct.space, settings.preprocess.spacing_mm)
         if not ct.space.same_as(mask.space, GEOMETRY_TOLERANCE_MM):
             raise InputError(
                 f"geometry mismatch: image {ct.data.shape}, label {mask.data.shape}"
@@ -275,7 +277,7 @@ def _label_names(root: Path) -> dict[int, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # nobody needs it
     pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in labels]
-    return {int(value): str(name) for value, name in pairs if str(value).isdigit()}
+    return {int(value): " ".join(str(name).split())[:40] for value, name in pairs if str(value).isdigit()}
 
 
 def _meaning(lesion_labels: list[int], names: dict[int, str]) -> str:

@@ -61,7 +61,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{LIST} lists no case: give each case a row, or move the file away", detail=str(path))
     for column in ("case", "patient"):
         if column not in rows[0]:
-            raise InputError(f"{LIST}: no column {column!r}; its columns are {', '.join(rows[0])}", detail=str(path))
+            raise InputError(
+                f"{LIST}: no column {column!r} in its first line; cells are parted by tabs",
+                detail=f"its columns are {', '.join(rows[0])}",
+            )
     for row in rows:
         if not row["case"] or not row["patient"]:
             what, so = ("case", "name one") if not row["case"] else ("patient", "it would count as one of its own")

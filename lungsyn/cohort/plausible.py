@@ -34,6 +34,7 @@ VOXEL_MM = (0.05, 20)
 LEAST_SIDE_MM = 10  # of the longest side
 MOST_SIDES_MM = (1000, 2500)  # second longest and longest side: whole bodies are long, no scanner is wider
 WIDE_MM = 700
+MOST_VOXELS = 2**31  # 4 GiB as int16; a chest at 0.5 mm has some 3e8
 
 NO_POSITION = "its header has neither sform nor qform: left and right are not known for sure"
 TWO_POSITIONS = "its header has two different positions (sform and qform): the first is used"
@@ -118,6 +119,15 @@ def check_geometry(space: Space) -> None:
     if sides[2] < LEAST_SIDE_MM or sides[1] > MOST_SIDES_MM[0] or sides[2] > MOST_SIDES_MM[1]:
         told = " x ".join(f"{value:.4g}" for value in spacing * space.shape)
         raise InputError(f"image of {told} mm: no chest, nor a part of one; write the spacing in mm")
+
+
+def check_grid(space: Space, spacing_mm: float) -> None:
+    """Refuse an image that has more voxels than a machine holds once it has the cohort's spacing."""
+    if (voxels := np.prod(space.isotropic(spacing_mm).shape, dtype=float)) > MOST_VOXELS:
+        raise InputError(
+            f"too many voxels: {voxels:.2g} at {spacing_mm:g} mm, and {MOST_VOXELS:.2g} can be held; raise "
+            "cohort.preprocess.spacing_mm"
+        )
 
 
 def geometry_doubts(space: Space, header) -> list[str]:

@@ -306,8 +306,8 @@ def test_a_patient_in_two_splits_stops_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message", "detail"),
     [
-        ("name\na\n", "no column 'case'", "cases.tsv"),
-        ("case\tpatient_id\na\tp\n", "no column 'patient'; its columns are case, patient_id", "cases.tsv"),
+        ("name\na\n", "no column 'case' in its first line", "its columns are name"),
+        ("case\tpatient_id\na\tp\n", "no column 'patient'", "its columns are case, patient_id"),
         ("case\tpatient\tPatient \na\tp\tq\n", "two columns are called 'patient'", ""),
         ("case\tpatient\na\tp\na \tp\n", "a case is listed more than once", "case a"),
         ("case\tpatient\na_0000\tp\n", "does not list 1 of the images", "'a' is not listed.* its case 'a_0000'"),

@@ -169,6 +169,13 @@ def test_images_that_are_too_wide_or_flat_are_refused():
         check_geometry(Space(SHAPE, flat))
 
 
+def test_a_grid_that_no_machine_holds_is_refused():
+    chest = Space((512, 512, 400), np.diag([0.7, 0.7, 1, 1]))
+    plausible.check_grid(chest, 0.5)
+    with pytest.raises(InputError, match=r"too many voxels: 5.1e\+10 at 0.1 mm"):
+        plausible.check_grid(chest, 0.1)
+
+
 def header_of(affine, sform=1, qform=1):
     header = nib.Nifti1Image(np.zeros(SHAPE, dtype=np.uint8), affine).header
     header.set_sform(affine, code=sform)
