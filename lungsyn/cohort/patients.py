@@ -46,9 +46,8 @@ def _refuse_other_lists(root: Path, folders: tuple[str, ...]) -> None:
                 raise InputError(f"{LIST} belongs beside the folders of images and labels: move it there", str(path))
             if LIKE_A_LIST.fullmatch(path.name) and LIST_WORDS.search(path.stem) and path.is_file():
                 raise InputError(
-                    f"a list of patients must be called {LIST} (columns case and patient, between them a tab), beside "
-                    "the folders of images and labels; a file looks like one and is not: rename it, or move it away "
-                    "if it is none",
+                    f"a file looks like a list of patients, but only {LIST} is read, beside the folders of images and "
+                    "labels: rename it (columns case and patient, parted by tabs), or move it away if it is none",
                     detail=str(path),
                 )
 
@@ -89,10 +88,10 @@ def _tidy(row: dict) -> dict[str, str]:
 def refuse_alike(patients: list[str], listed: bool) -> None:
     """Raise InputError if two of the patients' names differ in spelling only: they would count as two patients."""
     if pair := alike(patients):
-        way = f"in {LIST}" if listed else f"or write a {LIST}"
+        where = f"in {LIST}" if listed else f"in a {LIST}"
         raise InputError(
-            "two patients' names differ in their spelling only (letters, blanks, dashes, zeros in front), and would "
-            f"count as two patients: write one in one way {way}, or tell two apart by more",
+            "two patients' names differ only in spelling (letters, blanks, dashes, zeros in front), and would count as "
+            f"two patients: spell one patient in one way {where}, or give two patients names that differ in more",
             detail=f"{pair[0]!a} and {pair[1]!a}",
         )
 
@@ -112,13 +111,19 @@ def same_image(rows: list[dict]) -> list[dict]:
     merged = [
         row
         | {"patient": one.get(row["patient"], row["patient"])}
-        | ({"warnings": [*row["warnings"], warning[id(row)]]} if id(row) in warning else {})
+        | {"warnings": _warned(row["warnings"], warning.get(id(row)))}
         for row in rows
     ]
     for patient, group in _by(merged, "patient").items():
         if patient in one.values():
             _refuse_two_splits([row for row in group if row.get("voxels")])
     return merged
+
+
+def _warned(warnings: list[str], another: str | None) -> list[str]:
+    """``warnings`` and another; one that counts as a patient with another no longer counts as one of its own."""
+    kept = [text for text in warnings if another != SAME_VOXELS or text != NO_LIST]
+    return [*kept, another] if another else kept
 
 
 def _by(rows: list[dict], key: str) -> dict[str, list[dict]]:

@@ -37,7 +37,7 @@ WIDE_MM = 700
 MOST_VOXELS = 2**31  # 4 GiB as int16; a chest at 0.5 mm has some 3e8
 
 NO_POSITION = "its header has neither sform nor qform: left and right are not known for sure"
-TWO_POSITIONS = "its header has two different positions (sform and qform): the first is used"
+TWO_POSITIONS = "its header has two different positions or voxel sizes (sform, qform, pixdim): the first is used"
 SHEARED = "its voxel axes are not at right angles, as of a tilted gantry: it is resampled along them"
 WIDE = "its image is wider than 700 mm, more than scanners see: are the voxel sizes right?"
 LARGE = "a nodule is larger than 80 mm: look at its label"
@@ -136,6 +136,7 @@ def geometry_doubts(space: Space, header) -> list[str]:
     sform, s_code = header.get_sform(coded=True)
     qform, q_code = header.get_qform(coded=True)
     two = s_code and q_code and not Space(space.shape, sform).same_as(Space(space.shape, qform), 1.0)
+    two = two or not np.allclose(header.get_zooms()[:3], space.spacing_mm, rtol=0.01)
     found = {
         NO_POSITION: not s_code and not q_code,
         TWO_POSITIONS: bool(two),

@@ -414,7 +414,7 @@ def test_without_a_list_every_case_says_so(tmp_path):
 
 def test_look_alike_patients_end_the_run_with_or_without_a_list(tmp_path):
     write_cases(tmp_path, ["p1", "P1"])
-    with pytest.raises(InputError, match="differ in their spelling only"):
+    with pytest.raises(InputError, match="differ only in spelling"):
         nifti.index(tmp_path, settings(tmp_path))
     (tmp_path / "cases.tsv").write_text("case\tpatient\np1\tq\nP1\tq\n")
     assert {row["patient"] for row in nifti.index(tmp_path, settings(tmp_path))} == {"q"}

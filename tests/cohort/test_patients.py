@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungsyn.cohort.patients import SAME_PATIENT, SAME_VOXELS, read_list, refuse_alike, same_image
+from lungsyn.cohort.patients import NO_LIST, SAME_PATIENT, SAME_VOXELS, read_list, refuse_alike, same_image
 from lungsyn.errors import InputError
 
 FOLDERS = ("images", "labels")
@@ -31,7 +31,7 @@ def root(tmp_path):
 @pytest.mark.parametrize("folder", ["", "images", "labels"])
 def test_a_list_of_another_name_is_not_passed_over(root, name, folder):
     (root / folder / name).write_text(GOOD)
-    with pytest.raises(InputError, match=r"must be called cases.tsv .* beside the folders") as told:
+    with pytest.raises(InputError, match=r"only cases.tsv is read, beside the folders") as told:
         read_list(root, FOLDERS)
     assert told.value.detail.endswith(name)
 
@@ -67,7 +67,7 @@ def test_lists_as_spreadsheets_leave_them_are_read(root, text):
 def test_two_spellings_of_a_patient_end_the_run_and_name_both():
     for names, listed, way in (
         (["Mia K", "x", "Mia  K"], True, "in cases.tsv"),
-        (["p1", "P1"], False, "write a cases"),
+        (["p1", "P1"], False, "in a cases"),
     ):
         with pytest.raises(InputError, match=way) as told:
             refuse_alike(names, listed)
@@ -86,9 +86,11 @@ def patients(rows) -> list[str]:
 
 def test_patients_who_share_an_image_are_one():
     rows = [row("a", "q", "1"), row("b", "p", "1"), row("c", "r", "2"), row("d", "q", "3")]
+    for one in rows[1:3]:
+        one["warnings"] = [NO_LIST]
     merged = same_image(rows)
     assert [row["patient"] for row in merged] == ["p", "p", "r", "p"]
-    assert [row["warnings"] for row in merged] == [[SAME_VOXELS], [SAME_VOXELS], [], []]
+    assert [row["warnings"] for row in merged] == [[SAME_VOXELS], [SAME_VOXELS], [NO_LIST], []]
     assert [row["patient"] for row in rows] == ["q", "p", "r", "q"]  # nothing changed in place
     assert patients(rows[::-1]) == ["p", "r", "p", "p"]
 

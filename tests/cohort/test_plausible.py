@@ -179,8 +179,16 @@ def test_a_grid_that_no_machine_holds_is_refused():
 def header_of(affine, sform=1, qform=1):
     header = nib.Nifti1Image(np.zeros(SHAPE, dtype=np.uint8), affine).header
     header.set_sform(affine, code=sform)
-    header.set_qform(np.diag([1, 1, 1, 1]), code=qform)
+    if qform:
+        header.set_qform(np.eye(4), code=qform)
+    header["qform_code"] = qform
     return header
+
+
+def test_voxel_sizes_in_two_ways_are_warned_of():
+    header = header_of(np.eye(4), 1, 0)
+    header.set_zooms((0.7, 0.7, 2.5))
+    assert plausible.geometry_doubts(Space(SHAPE, np.eye(4)), header) == [plausible.TWO_POSITIONS]
 
 
 def test_odd_headers_are_warned_of():
