@@ -222,28 +222,38 @@ def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple
     ct, header = _read(root, image, "image")
     mask, _ = _read(root, label, "label")
     try:
-        if unit := UNITS.get(int(header["xyzt_units"]) & 7):
-            raise InputError(f"lengths in {unit}: write the image with its lengths, and its header's unit, in mm")
-        plausible.check_geometry(ct.space)
-        if isinstance(settings, Preparation):
-            plausible.check_grid(ct.space, settings.preprocess.spacing_mm)
-        if not ct.space.same_as(mask.space, GEOMETRY_TOLERANCE_MM):
-            raise InputError(
-                f"geometry mismatch: image {ct.data.shape}, label {mask.data.shape}"
-                + (" with other affines" if ct.data.shape == mask.data.shape else "")
-            )
+        _check_grids(ct, mask, header, settings)
         plausible.check_hu(ct.data)
-        names = _label_names(root)
-        lesion, warnings = _lesion(mask.data, settings.lesion_labels, names)
-        meaning = _meaning(settings.lesion_labels, names)
-        plausible.check_lesion(lesion, meaning)
-        nodules = components(Volume(lesion, ct.affine), settings.nodules.min_diameter_mm)
-        if not nodules:
-            raise InputError(f"no nodule left: none of at least {settings.nodules.min_diameter_mm:g} mm")
-        warnings += plausible.check_nodules(ct, nodules, meaning)
+        nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
     except InputError as error:
         raise InputError(str(error), detail=f"{image}, {label}") from error
     return ct, nodules, plausible.geometry_doubts(ct.space, header) + warnings
+
+
+def _check_grids(ct: Volume, mask: Volume, header, settings: Reading) -> None:
+    if unit := UNITS.get(int(header["xyzt_units"]) & 7):
+        raise InputError(f"lengths in {unit}: write the image with its lengths, and its header's unit, in mm")
+    plausible.check_geometry(ct.space)
+    if isinstance(settings, Preparation):
+        plausible.check_grid(ct.space, settings.preprocess.spacing_mm)
+    if not ct.space.same_as(mask.space, GEOMETRY_TOLERANCE_MM):
+        raise InputError(
+            f"geometry mismatch: image {ct.data.shape}, label {mask.data.shape}"
+            + (" with other affines" if ct.data.shape == mask.data.shape else "")
+        )
+
+
+def _nodules(
+    ct: Volume, values: np.ndarray, names: dict[int, str], settings: Reading
+) -> tuple[list[Volume], list[str]]:
+    """The nodules of a label's ``values`` on the CT's grid, and warnings. Raises InputError if they cannot be some."""
+    lesion, warnings = _lesion(values, settings.lesion_labels, names)
+    meaning = _meaning(settings.lesion_labels, names)
+    plausible.check_lesion(lesion, meaning)
+    nodules = components(Volume(lesion, ct.affine), settings.nodules.min_diameter_mm)
+    if not nodules:
+        raise InputError(f"no nodule left: none of at least {settings.nodules.min_diameter_mm:g} mm")
+    return nodules, warnings + plausible.check_nodules(ct, nodules, meaning)
 
 
 def _lesion(values: np.ndarray, lesion_labels: list[int], names: dict[int, str]) -> tuple[np.ndarray, list[str]]:
