@@ -28,7 +28,7 @@ from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Preparation, Reading
 from lungsyn.errors import InputError
-from lungsyn.volume.files import read_volume
+from lungsyn.volume.files import read_image
 from lungsyn.volume.nodules import diameter_mm
 from lungsyn.volume.space import Volume
 
@@ -299,7 +299,7 @@ def _meaning(lesion_labels: list[int], names: dict[int, str]) -> str:
 def _read(root: Path, name: str, what: str) -> tuple[Volume, nib.Nifti1Header]:
     """A file's volume without trailing axes of one, and its header; anything else than three axes is refused."""
     try:
-        volume = read_volume(root / name)
+        volume, header = read_image(root / name)
     except InputError as error:
         raise InputError(f"unreadable file: the {what} is not a whole NIfTI volume; get it again", str(error)) from None
     if volume.data.dtype.kind not in "iuf":
@@ -307,7 +307,7 @@ def _read(root: Path, name: str, what: str) -> tuple[Volume, nib.Nifti1Header]:
     shape = volume.data.shape
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
         raise InputError(f"not three axes: the {what} has {len(shape)} axes {shape}", name)
-    return Volume(volume.data.reshape(shape[:3]), volume.affine), nib.load(root / name).header
+    return Volume(volume.data.reshape(shape[:3]), volume.affine), header
 
 
 def components(lesion: Volume, min_diameter_mm: float) -> list[Volume]:

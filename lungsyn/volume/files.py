@@ -44,7 +44,12 @@ GZIP = b"\x1f\x8b"
 
 
 def read_volume(path: Path) -> Volume:
-    """The whole volume, values scaled as its header says, plain or in gzip (whatever its suffix).
+    """The whole volume of `read_image`."""
+    return read_image(path)[0]
+
+
+def read_image(path: Path) -> tuple[Volume, nib.Nifti1Header]:
+    """The whole volume, values scaled as its header says, and that header; plain or in gzip, whatever its suffix.
 
     The file is read to its end, where gzip has its checksum. Raises InputError naming the file for one that is damaged,
     longer or shorter than its header says, or too large for any memory.
@@ -54,7 +59,7 @@ def read_volume(path: Path) -> Volume:
         data = np.asanyarray(image.dataobj)
         if stream.read(1):
             raise ValueError("it goes on after the voxels that its header tells of")
-        return Volume(data, np.asarray(image.affine, dtype=np.float64))
+        return Volume(data, np.asarray(image.affine, dtype=np.float64)), image.header
 
 
 @contextmanager
@@ -111,9 +116,9 @@ def map_volume(path: Path) -> Volume:
 
 def read_written(path: Path) -> Volume:
     """A volume that `write_volume` wrote, by the digest in its header. Raises InputError if it is not as it was."""
-    volume = read_volume(path)
+    volume, header = read_image(path)
     with refused(path, "not as it was written", "delete it and give the command again that made it"):
-        written, found = nib.load(path).header["descrip"].item().decode(), voxels_digest(volume.affine, volume.data)
+        written, found = header["descrip"].item().decode(), voxels_digest(volume.affine, volume.data)
         if written != VOXELS + found:
             raise ValueError(f"its header says {written!r}, its voxels have the digest {found}")
     return volume

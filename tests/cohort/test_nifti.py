@@ -66,6 +66,17 @@ def rows_of(root: Path, cohort: Cohort | None = None) -> dict[str, dict]:
     return {row["case"]: row for row in nifti.index(root, cohort or settings(root))}
 
 
+def test_a_file_is_what_it_holds_and_not_what_it_is_called(tmp_path):
+    """Packed without .gz in its name, and plain with it; one such file must not end the list of all."""
+    write_cases(tmp_path, ["a", "b"], suffix=".nii")
+    write_cases(tmp_path, ["c"])
+    for folder in ("images", "labels"):
+        plain, packed = tmp_path / folder / "a.nii", tmp_path / folder / "c.nii.gz"
+        plain.write_bytes(gzip.compress(plain.read_bytes()))
+        packed.write_bytes(gzip.decompress(packed.read_bytes()))
+    assert {row["status"] for row in rows_of(tmp_path).values()} == {"included"}
+
+
 @pytest.mark.parametrize("layout", ["plain", "plain_uncompressed", "decathlon", "nnunet"])
 def test_layouts(tmp_path, layout):
     names = ["lung_001", "lung_002", "lung_003"]
