@@ -8,20 +8,29 @@ warning of the DICOM library, since those quote the values that they complain ab
 Axes: ``[x y z]`` is DICOM's [column, row, slice], z ascending. LPS (DICOM) to RAS+ (here) flips the first two mm axes.
 """
 
+import hashlib
 import math
 import os
 import re
+import stat
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 from pydicom.pixels import get_decoder
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+    generate_uid,
+)
 
 from lungsyn.errors import InputError
 from lungsyn.volume.files import whole_file
@@ -31,22 +40,39 @@ GEOMETRY = {  # tags that a slice needs, and how many numbers each holds
     "PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3,
     "RescaleSlope": 1, "RescaleIntercept": 1,
 }  # fmt: skip
-PIXELS = {"Rows": 1, "Columns": 1, "BitsAllocated": 1, "SamplesPerPixel": 1}
-IDENTITY = ("SeriesInstanceUID", "Modality", "PatientID")
+PIXELS = {
+    "Rows": 1, "Columns": 1, "SamplesPerPixel": 1, "BitsAllocated": 1, "BitsStored": 1, "PixelRepresentation": 1,
+}  # fmt: skip
+OPTIONAL = {"NumberOfFrames": 1, "HighBit": 1, "GantryDetectorTilt": 1}
+IDENTITY = ("SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID", "SOPClassUID", "Modality", "PatientID")
+TERMS = ("PhotometricInterpretation", "RescaleType", "LossyImageCompression")
+MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+DECODING = ("HighBit", "PhotometricInterpretation", "PixelPaddingValue", "PixelData")
+AS_DRAWN = ((1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0))  # supine and prone: how scanners store rows and columns
+SHIFT_TOLERANCE_MM = 0.05  # of slices in their plane, against the first: headers have three decimals and more
 Z_TOLERANCE_MM = 0.05  # 1,014 of LIDC-IDRI's 1,018 series are even to 0.001 mm, the other 4 are off by 0.5 mm and more
-DECODING = ("BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation", "PixelData")
+LEAST_BITS = 12  # what scanners store; with fewer, gray values of a window
+LEAST_TILT = 0.5  # degrees
+HIGHEST_HU = 32767  # of int16
+HIGHEST_PADDING_HU = -900  # padding above it would be taken for lung or tissue
+GRAY = ("MONOCHROME1", "MONOCHROME2")
 
 
 class Header(NamedTuple):
-    """What the index needs of one file; ``flaw`` says what is wrong with it, in our words."""
+    """What the index needs of one file. ``flaw`` says why it cannot be used, ``odd`` what a reader should know: both in
+    our words, without a name. No identity leaves the process but LIDC-IDRI's own."""
 
     path: str  # relative to the root
     series_uid: str = ""
     modality: str = ""
     patient: str = ""  # only if it has the form of LIDC-IDRI's own identities
-    z_mm: float = 0.0
+    subject: str = ""  # digest of PatientID, to tell patients apart; never written
+    study_uid: str = ""
+    instance_uid: str = ""
+    position_mm: tuple[float, ...] = ()  # of the first pixel's centre: x, y, z
     in_plane: tuple[float, ...] = ()  # orientation, PixelSpacing, matrix: one per series
     flaw: str = ""
+    odd: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -72,38 +98,77 @@ def read_header(root: Path, path: str) -> Header | None:
             file.seek(128)
             if file.read(4) != b"DICM":
                 is_named_so = path.lower().endswith(".dcm")
-                return Header(path, flaw=f"unreadable file: {path}, not DICOM") if is_named_so else None
+                return Header(path, flaw="unreadable file: not DICOM") if is_named_so else None
             file.seek(0)
-            data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*IDENTITY, *GEOMETRY, *PIXELS])
+            tags = [*IDENTITY, *GEOMETRY, *PIXELS, *OPTIONAL, *TERMS]
+            data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags)
             pixel_bytes = os.fstat(file.fileno()).st_size - file.tell()
             return _header_of(path, data, pixel_bytes)
     except Exception as error:  # whatever a damaged file makes pydicom raise; its message may quote the file
-        return Header(path, flaw=f"unreadable file: {path}, {type(error).__name__}")
+        return Header(path, flaw=f"unreadable file: {type(error).__name__}")
 
 
 def _header_of(path: str, data: pydicom.Dataset, pixel_bytes: int) -> Header:
-    modality, uid = str(data.get("Modality", "")), str(data.get("SeriesInstanceUID", ""))
+    uid, patient = str(data.get("SeriesInstanceUID", "")), str(data.get("PatientID", ""))
     if not re.fullmatch(r"[\d.]{1,64}", uid):
-        return Header(path, flaw=f"unreadable file: {path}, no SeriesInstanceUID")
-    patient = str(data.get("PatientID", ""))
-    patient = patient if re.fullmatch(r"LIDC-IDRI-\d{4}", patient) else ""
-    header = Header(path, uid, modality, patient)
-    if modality != "CT":
+        return Header(path, flaw="unreadable file: no SeriesInstanceUID")
+    header = Header(
+        path, uid, str(data.get("Modality", "")), patient if re.fullmatch(r"LIDC-IDRI-\d{4}", patient) else "",
+        hashlib.sha256(patient.encode(errors="replace")).hexdigest(),
+        str(data.get("StudyInstanceUID", "")), str(data.get("SOPInstanceUID", "")),
+    )  # fmt: skip
+    if header.modality != "CT":
         return header
-    number = {tag: _numbers(data, tag, count) for tag, count in (GEOMETRY | PIXELS).items()}
-    missing = [tag for tag, values in number.items() if not values]
-    if missing:
-        return header._replace(flaw=f"tags missing, or no number: {', '.join(missing)} in {path}")
-    syntax = data.file_meta.get("TransferSyntaxUID", "")
-    flaw = _syntax_flaw(syntax, path)
-    if flaw:
+    number = {tag: _numbers(data, tag, count) for tag, count in (GEOMETRY | PIXELS | OPTIONAL).items()}
+    if flaw := _flaw(data, number, pixel_bytes):
         return header._replace(flaw=flaw)
-    tag_bytes = 8 if UID(syntax).is_implicit_VR else 12
-    needed = data.Rows * data.Columns * data.SamplesPerPixel * data.BitsAllocated // 8 + tag_bytes
-    if not UID(syntax).is_encapsulated and not UID(syntax).is_deflated and pixel_bytes < needed:
-        flaw = f"truncated file: {path}, {needed - pixel_bytes} bytes of its pixels are gone"
     in_plane = sum((number[tag] for tag in ("ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")), ())
-    return header._replace(z_mm=number["ImagePositionPatient"][2], in_plane=in_plane, flaw=flaw)
+    return header._replace(position_mm=number["ImagePositionPatient"], in_plane=in_plane, odd=_oddities(data, number))
+
+
+def _flaw(data: pydicom.Dataset, number: dict[str, tuple[float, ...]], pixel_bytes: int) -> str:
+    """Why a CT file cannot be read as one slice of HU; empty if it can."""
+    if (number["NumberOfFrames"] or (1,))[0] != 1 or data.get("SOPClassUID") in MULTI_FRAME:
+        return "multi-frame file: convert the series to one file per slice"
+    if missing := [tag for tag in (*GEOMETRY, *PIXELS) if not number[tag]]:
+        return f"tags missing, or no number: {', '.join(missing)}"
+    if number["SamplesPerPixel"] != (1,) or _term(data, "PhotometricInterpretation") not in GRAY:
+        return "pixels are not gray values: convert the series to MONOCHROME2"
+    if number["RescaleSlope"] == (0,):
+        return "RescaleSlope is 0: every voxel would have one value"
+    if _term(data, "RescaleType") not in ("", "HU", "US"):
+        return "values are not HU: RescaleType says something else"
+    if number["HighBit"] not in ((), (number["BitsStored"][0] - 1,)):
+        return "HighBit is not BitsStored - 1: where a value's bits lie is not known"
+    return _syntax_flaw(data.file_meta.get("TransferSyntaxUID", "")) or _truncation(data, pixel_bytes)
+
+
+def _term(data: pydicom.Dataset, tag: str) -> str:
+    return str(data.get(tag) or "").strip()
+
+
+def _truncation(data: pydicom.Dataset, pixel_bytes: int) -> str:
+    """How much is gone of pixels whose number of bytes the header tells; ``pixel_bytes``: from their tag to the end."""
+    syntax = UID(data.file_meta.TransferSyntaxUID)
+    if syntax.is_encapsulated or syntax.is_deflated:
+        return ""
+    needed = data.Rows * data.Columns * data.BitsAllocated // 8 + (8 if syntax.is_implicit_VR else 12)
+    return f"truncated file: {needed - pixel_bytes} bytes of its pixels are gone" if pixel_bytes < needed else ""
+
+
+def _oddities(data: pydicom.Dataset, number: dict[str, tuple[float, ...]]) -> tuple[str, ...]:
+    """What is no reason against a slice, but may be one against what is learned from it."""
+    tilt, bits = (number["GantryDetectorTilt"] or (0,))[0], number["BitsStored"][0]
+    found = {
+        "RescaleType says that the values have no unit: they are read as HU": _term(data, "RescaleType") == "US",
+        "pixels are meant to be shown inverted (MONOCHROME1): they are read as HU all the same": (
+            _term(data, "PhotometricInterpretation") == "MONOCHROME1"
+        ),
+        "pixels were compressed with loss": _term(data, "LossyImageCompression") == "01",
+        f"only {bits:g} bits per voxel: gray values of a window?": bits < LEAST_BITS,
+        f"gantry tilt of {tilt:g} degrees, but slices that are not tilted: resampled?": abs(tilt) >= LEAST_TILT,
+    }
+    return tuple(text for text, is_so in found.items() if is_so)
 
 
 def _numbers(data: pydicom.Dataset, tag: str, count: int) -> tuple[float, ...]:
@@ -121,16 +186,16 @@ def _numbers(data: pydicom.Dataset, tag: str, count: int) -> tuple[float, ...]:
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()
 
 
-def _syntax_flaw(syntax: str, path: str) -> str:
+def _syntax_flaw(syntax: str) -> str:
     """Why pixels in this transfer syntax cannot be read here, with the package to install; empty if they can."""
     if not UID(syntax).is_transfer_syntax:
-        return f"transfer syntax unknown: {path}"
+        return "transfer syntax unknown: convert the series"
     if not UID(syntax).is_encapsulated:
         return ""
     try:
         decoder = get_decoder(UID(syntax))
     except NotImplementedError:
-        return f"transfer syntax {UID(syntax).name} cannot be decoded ({path}): convert the series"
+        return f"transfer syntax {UID(syntax).name} cannot be decoded: convert the series"
     if decoder.is_available:
         return ""
     needs = [line for line in decoder.missing_dependencies if line.startswith("pylibjpeg")]
@@ -143,40 +208,95 @@ def _headers_in(job: tuple[Path, list[str]]) -> list[Header]:
     return [header for path in paths if (header := read_header(root, path)) is not None]
 
 
-def _unreadable(error: OSError) -> NoReturn:
-    raise InputError(f"{error.filename}: {error.strerror}: make the folder readable, or move it out of the data")
-
-
 def find_series(root: Path, map_over=map) -> tuple[dict[str, list[Header]], list[Header]]:
-    """Every series below ``root`` by its UID, and the files that are unreadable. ``map_over``: a pool's map, or map."""
-    paths = sorted(
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, names in os.walk(root, onerror=_unreadable, followlinks=True)
-        for name in names if not name.startswith(".")
-    )  # fmt: skip
+    """Every series below ``root`` by its UID, and what cannot be read: files, links to nothing, and folders (their path
+    ends in a slash). ``map_over``: a pool's map, or map. Raises InputError if ``root`` itself cannot be read."""
+    paths, unreadable = _files_below(Path(root))
     jobs = [(root, paths[first : first + 500]) for first in range(0, len(paths), 500)]
-    series, unreadable = defaultdict(list), []
+    series = defaultdict(list)
     for header in (header for headers in map_over(_headers_in, jobs) for header in headers):
         (series[header.series_uid] if header.series_uid else unreadable).append(header)
     return dict(series), unreadable
 
 
-def series_files(folder: Path, series_uid: str) -> list[Path]:
-    """The files of one series below its folder, unordered. Raises InputError if there is none."""
-    found = [path for path in folder.rglob("*") if path.is_file() and _series_uid(path) == series_uid]
-    if not found:
-        raise InputError(f"{folder}: no file of series {series_uid}; index the cohort again")
-    return found
+def _files_below(root: Path) -> tuple[list[str], list[Header]]:
+    """Files below ``root``, each once by whatever links it is reached, and what cannot be reached.
+
+    Paths are relative to the root. Real folders come before links, so that a link never hides a path without one. Files
+    whose names start with a dot are no data.
+    """
+    paths, unreachable, seen = [], [], set()
+    folders = deque([root])
+    while folders:
+        folder = folders.popleft()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name) if _is_new(folder, seen) else []
+        except OSError as error:
+            if folder == root:
+                raise InputError(f"the data's folder cannot be read: {error.strerror}", str(root)) from None
+            place = os.path.join(os.path.relpath(folder, root), "")
+            unreachable.append(Header(place, flaw=f"unreadable folder: {error.strerror}"))
+            continue
+        for entry in entries:
+            path = os.path.relpath(entry.path, root)
+            try:
+                mode = entry.stat().st_mode
+                if stat.S_ISDIR(mode):
+                    (folders.append if entry.is_symlink() else folders.appendleft)(Path(entry.path))
+                elif stat.S_ISREG(mode) and not entry.name.startswith(".") and _is_new(entry, seen):
+                    paths.append(path)
+            except OSError as error:
+                if not entry.name.startswith("."):
+                    unreachable.append(Header(path, flaw=f"unreadable file or link: {error.strerror}"))
+    return sorted(paths), unreachable
 
 
-def _series_uid(path: Path) -> str:
-    """The series that a file says it is of; empty for what is not DICOM or damaged."""
-    try:
-        with _quiet():
-            data = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
-            return str(data.get("SeriesInstanceUID", ""))
-    except Exception:  # whatever a damaged file makes pydicom raise
-        return ""
+def _is_new(place, seen: set[tuple[int, int]]) -> bool:
+    """Whether a file or folder is met for the first time, by whatever name; notes that it has been."""
+    status = place.stat()
+    is_new = (status.st_dev, status.st_ino) not in seen
+    seen.add((status.st_dev, status.st_ino))
+    return is_new
+
+
+def check_stack(headers: Sequence[Header]) -> None:
+    """Raises InputError unless files are slices of one stack: whole, of one patient and plane, above each other.
+
+    ``detail`` names files. Heights are checked by ``step_flaw``.
+    FrameOfReferenceUID says nothing here: TCIA's copy of LIDC-IDRI has another in every file.
+    """
+    if flawed := [header for header in headers if header.flaw]:
+        count, flaw = len(flawed), flawed[0].flaw
+        raise InputError(f"{flaw} (so it is with {count} of {len(headers)} files)", _named(flawed))
+    if others := _odd_ones(headers, lambda header: (header.subject, header.study_uid)):
+        raise InputError("files of several patients or studies in one series", _named(others))
+    if others := _odd_ones(headers, lambda header: header.in_plane):
+        raise InputError("orientation, pixel spacing or matrix differ between the files", _named(others))
+    if not np.allclose(np.abs(headers[0].in_plane[:6]), np.abs(AS_DRAWN[0]), atol=1e-3):
+        raise InputError("orientation is not axial with rows to the side and columns to the back")
+    if not any(np.allclose(headers[0].in_plane[:6], plane, atol=1e-3) for plane in AS_DRAWN):
+        raise InputError("orientation is mirrored: rows or columns run against the patient's other axis")
+    x_mm, y_mm, _ = np.ptp([header.position_mm for header in headers], axis=0)
+    if max(x_mm, y_mm) > SHIFT_TOLERANCE_MM:
+        raise InputError(f"slices do not lie above each other: shifted by {x_mm:.4g} mm in x, {y_mm:.4g} mm in y")
+
+
+def _odd_ones(headers: Sequence[Header], value: Callable[[Header], Hashable]) -> list[Header]:
+    """The files that differ from most in ``value``."""
+    usual = Counter(map(value, headers)).most_common(1)[0][0]
+    return [header for header in headers if value(header) != usual]
+
+
+def _named(headers: Sequence[Header]) -> str:
+    return ", ".join(header.path for header in headers[:3]) + (", ..." if len(headers) > 3 else "")
+
+
+def oddities(headers: Sequence[Header]) -> list[str]:
+    """What is odd with a series' files, each text once."""
+    counts = Counter(text for header in headers for text in header.odd)
+    repeated = len(headers) - len({header.instance_uid for header in headers})
+    counts |= {"SOPInstanceUID is another file's: copies under one identity?": repeated} if repeated else {}
+    return [f"{text} ({count} of {len(headers)} files)" for text, count in counts.items()]
 
 
 def step_flaw(z_mm: np.ndarray) -> str:
@@ -188,84 +308,98 @@ def step_flaw(z_mm: np.ndarray) -> str:
     return "" if is_even else f"uneven z: steps from {steps.min():g} to {steps.max():g} mm"
 
 
-def read_ct(files: list[Path]) -> Volume:
+def read_ct(root: Path, headers: Sequence[Header]) -> Volume:
     """A CT series as HU: int16 ``[x y z]``, z ascending, and its RAS+ affine. Memory: the result and one slice.
 
-    Each slice has its own rescale; the plane's geometry is that of the first file by name. Raises InputError naming the
-    file, or if the slices' steps are uneven, as where one is gone: then there is no such affine.
+    ``headers`` as ``find_series`` gives them. Each slice has its own rescale. Raises InputError as ``check_stack``, if
+    pixels cannot be read, or if the slices' steps are uneven, as where one is gone: then there is no such affine.
     """
-    files = sorted(files)  # by name: nearly always along z, so that nothing has to be moved
-    first = _read(files[0], (*GEOMETRY, *PIXELS))
-    slices = np.empty((len(files), first.Rows, first.Columns), dtype=np.int16)  # [z y x]
-    z_mm = np.array([_read_slice(path, data) for data, path in zip(slices, files, strict=True)])
-    order = np.argsort(z_mm, kind="stable")
-    if flaw := step_flaw(z_mm[order]):
-        raise InputError(f"{files[0].parent}: {flaw}; get the series again")
-    if (order[::-1] == np.arange(len(files))).all():
-        slices = slices[::-1]
-    elif (order != np.arange(len(files))).any():
-        slices = slices[order]
-    step_mm = np.ptp(z_mm) / (len(files) - 1)
-    row_mm, column_mm = (float(value) for value in first.PixelSpacing)  # distance of rows, of columns
+    check_stack(headers)
+    headers = sorted(headers, key=lambda header: header.position_mm[2])
+    z_mm = np.array([header.position_mm[2] for header in headers])
+    if flaw := step_flaw(z_mm):
+        raise InputError(f"{flaw}; get the series again")
+    *orientation, row_mm, column_mm, rows, columns = headers[0].in_plane  # distance of rows, of columns
+    slices = np.empty((len(headers), int(rows), int(columns)), dtype=np.int16)  # [z y x]
+    for hu, header in zip(slices, headers, strict=True):
+        hu[...] = read_slice(root, header)
     affine_lps = np.eye(4)
-    affine_lps[:3, 0] = np.array(first.ImageOrientationPatient[:3], dtype=float).round() * column_mm
-    affine_lps[:3, 1] = np.array(first.ImageOrientationPatient[3:], dtype=float).round() * row_mm
-    affine_lps[:3, 2] = 0.0, 0.0, step_mm
-    affine_lps[:3, 3] = [*(float(value) for value in first.ImagePositionPatient[:2]), z_mm.min()]
+    affine_lps[:3, 0] = np.round(orientation[:3]) * column_mm
+    affine_lps[:3, 1] = np.round(orientation[3:]) * row_mm
+    affine_lps[:3, 2] = 0.0, 0.0, np.ptp(z_mm) / (len(headers) - 1)
+    affine_lps[:3, 3] = headers[0].position_mm
     return Volume(slices.T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_lps)
 
 
-def _read(path: Path, tags: Iterable[str]) -> pydicom.Dataset:
+def read_slice(root: Path, header: Header) -> np.ndarray:
+    """One slice's HU, rounded to int16: ``[row column]``. Raises InputError; ``detail`` names the file."""
     try:
         with _quiet():
-            return pydicom.dcmread(path, specific_tags=list(tags), stop_before_pixels="PixelData" not in tags)
-    except Exception as error:
-        raise InputError(f"{path}: unreadable ({type(error).__name__}); get the file again") from None
-
-
-def _read_slice(path: Path, hu: np.ndarray) -> float:
-    """Read one slice's z, mm, and its HU, rounded and clipped to int16, into ``hu`` ``[row column]``."""
-    data = _read(path, (*GEOMETRY, *PIXELS, *DECODING))
-    try:
-        with _quiet():
+            data = pydicom.dcmread(Path(root) / header.path, specific_tags=[*GEOMETRY, *PIXELS, *DECODING])
             pixels = data.pixel_array
-            slope, intercept = float(data.RescaleSlope), float(data.RescaleIntercept)
-            z_mm = float(data.ImagePositionPatient[2])
-    except Exception as error:
-        raise InputError(f"{path}: pixels cannot be decoded ({type(error).__name__}); get the file again") from None
-    if pixels.shape != hu.shape:
-        raise InputError(f"{path}: {pixels.shape} voxels, but the series' first slice has {hu.shape}")
-    scaled = pixels * np.float32(slope) + np.float32(intercept)
-    hu[...] = np.rint(scaled, out=scaled).clip(-32768, 32767, out=scaled)
-    return z_mm
+            slope, intercept = np.float32(data.RescaleSlope), np.float32(data.RescaleIntercept)
+            padding = _padding(data)
+    except Exception as error:  # whatever damaged pixels make decoders raise; the message may quote the file
+        reason = f"pixels cannot be decoded ({type(error).__name__}); get the series again"
+        raise InputError(reason, header.path) from None
+    if pixels.shape != header.in_plane[8:]:
+        raise InputError(f"a slice of {pixels.shape} voxels, which its header does not say", header.path)
+    hu = np.rint(pixels * slope + intercept)
+    if hu.max() > HIGHEST_HU:
+        reason = f"values are not HU: up to {hu.max():g}, beyond 16 bits; are signed values said to be unsigned?"
+        raise InputError(reason, header.path)
+    if (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == padding).all() and hu[0, 0] > HIGHEST_PADDING_HU:
+        raise InputError(f"padding outside the field of view reads as {hu[0, 0]:g} HU: make it -2000 HU", header.path)
+    return hu.clip(-HIGHEST_HU - 1, HIGHEST_HU).astype(np.int16)  # lower than that is padding only
 
 
-def write_ct(folder: Path, ct: Volume, header: pydicom.Dataset) -> None:
-    """Write int16 HU as ``001.dcm`` (the highest slice) to ``NNN.dcm``: CT Image Storage, uncompressed.
+def _padding(data: pydicom.Dataset) -> int | None:
+    """PixelPaddingValue as the pixels hold it: some write a signed one's bits as an unsigned number."""
+    value = data.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return None
+    wraps = data.PixelRepresentation == 1 and value >= 2 ** (data.BitsAllocated - 1)
+    return value - 2**data.BitsAllocated if wraps else value
 
-    The axes of ``ct`` run to the patient's left, to the back and up, as read_ct returns them. ``header`` says whose
-    image it is and where it comes from (series and study UID, patient, equipment); the rest is filled in here.
+
+def slice_names(count: int) -> list[str]:
+    """File names of a series' slices, the lowest slice first: ``001.dcm`` is the highest. Sorting keeps their order."""
+    digits = max(3, len(str(count)))
+    return [f"{number:0{digits}d}.dcm" for number in range(count, 0, -1)]
+
+
+def write_ct(folder: Path, ct: Volume, header: pydicom.Dataset) -> list[Path]:
+    """Write int16 HU as CT Image Storage, uncompressed, and return the files: one per slice, by ``slice_names``.
+
+    The axes of ``ct`` run to the patient's left, to the back and up, at least nearly. ``header`` says whose image it is
+    and where it comes from (series and study UID, patient, equipment); the rest is filled in here. Raises InputError if
+    the axes are not at right angles, which a series cannot say.
     """
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.affine
+    directions = to_lps[:3, :3] / ct.space.spacing_mm
+    if not np.allclose(np.cross(*directions.T[:2]), directions[:, 2], atol=1e-4):
+        raise InputError("the volume's axes are not at right angles, as a DICOM series' are: resample it")
     header.file_meta = pydicom.dataset.FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
     first_hu = min(-1024, int(ct.data.min()))  # the value of a stored zero
     header.Modality, header.PatientPosition = "CT", "HFS"
-    header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    header.PixelSpacing = [round(float(-ct.affine[i, i]), 6) for i in (1, 0)]
+    header.ImageOrientationPatient = [round(float(part), 6) for part in directions[:, :2].T.ravel()]
+    header.PixelSpacing = [round(float(ct.space.spacing_mm[i]), 6) for i in (1, 0)]
     header.Columns, header.Rows = ct.data.shape[:2]
     header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
     header.BitsAllocated = header.BitsStored = 16
     header.HighBit, header.PixelRepresentation = 15, 0
     header.RescaleSlope, header.RescaleIntercept, header.RescaleType = 1, first_hu, "HU"
-    x_mm, y_mm, z_mm = ct.affine[:3, 3] * (-1, -1, 1)
-    for number in range(1, ct.data.shape[2] + 1):
-        k = ct.data.shape[2] - number
+    files = [folder / name for name in slice_names(ct.data.shape[2])]
+    for k, file in enumerate(files):
+        number = len(files) - k
         header.SOPInstanceUID = generate_uid(entropy_srcs=[header.SeriesInstanceUID, str(number)])
         header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
         header.InstanceNumber = number
-        header.ImagePositionPatient = [round(float(mm), 6) for mm in (x_mm, y_mm, z_mm + k * ct.affine[2, 2])]
+        header.ImagePositionPatient = [round(float(mm), 6) for mm in (to_lps @ (0, 0, k, 1))[:3]]
         header.SliceLocation = header.ImagePositionPatient[2]
         header.PixelData = (ct.data[:, :, k].T.astype(np.int32) - first_hu).astype("<u2").tobytes()
-        with whole_file(folder / f"{number:03d}.dcm") as temporary:
+        with whole_file(file) as temporary:
             header.save_as(temporary, enforce_file_format=True)
+    return files

