@@ -8,9 +8,11 @@ import pytest
 
 from lungsyn import cli
 from lungsyn.cohort import nifti
-from lungsyn.cohort.dicom import find_series, read_ct
+from lungsyn.cohort.dicom import find_series, read_ct, slice_names
+from lungsyn.cohort.export import refuse_unless_passed, write_dicom
 from lungsyn.cohort.preprocess import reoriented
-from lungsyn.volume.files import Case, open_case, write_case
+from lungsyn.errors import InputError
+from lungsyn.volume.files import Case, data_digests, open_case, read_volume, write_case, write_volume
 from lungsyn.volume.space import Volume
 from tests.cohort.test_nifti import settings
 from tests.conftest import make_case
@@ -93,6 +95,165 @@ def test_the_segmentation_lies_on_the_series(tmp_path, synthetic):
         read[heights.index(round(float(position[2]), 4))][pixels > 0] = number
     wanted = reoriented(Volume(synthetic.nodules, synthetic.affine), "LPS").data.T
     assert np.array_equal(read, wanted)
+
+
+def labelled(shape: tuple[int, int, int], affine: np.ndarray) -> Case:
+    """A synthetic case of noise, with two nodules in other voxels of each slice, or of each 50th if there are many."""
+    rng = np.random.default_rng(0)
+    nodules = (rng.random(shape) < 0.2).astype(np.uint8) * rng.integers(1, 3, shape, dtype=np.uint8)
+    nodules[:, :, np.arange(shape[2]) % max(1, shape[2] // 20) > 0] = 0
+    empty = np.zeros(shape, np.uint8)
+    return Case(rng.integers(-1000, 1000, shape, np.int16), nodules, empty, empty, affine, {"dataset": "synthetic"})
+
+
+def in_mm(image: pydicom.Dataset, position: list) -> np.ndarray:
+    """RAS mm of every pixel of a frame: ``[row column 3]``, by DICOM PS3.3 C.7.6.2.1.1."""
+    row, column = np.indices((image.Rows, image.Columns))
+    along, down = np.reshape([float(part) for part in image.ImageOrientationPatient], (2, 3))
+    row_mm, column_mm = (float(mm) for mm in image.PixelSpacing)
+    place = np.array([float(mm) for mm in position])
+    return (place + column[..., None] * column_mm * along + row[..., None] * row_mm * down) * (-1, -1, 1)
+
+
+def turned(degrees: float, axes: tuple[int, int]) -> np.ndarray:
+    turn, angle = np.eye(4), np.radians(degrees)
+    turn[np.ix_(axes, axes)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return turn
+
+
+GRID = np.diag([0.7, 0.9, 2.5, 1.0]) + np.array([[0, 0, 0, 11], [0, 0, 0, -7], [0, 0, 0, 3], [0, 0, 0, 0]])
+AFFINES = {
+    "anisotropic": GRID,
+    "flipped": GRID @ np.diag([-1.0, 1.0, -1.0, 1.0]),
+    "left-handed": GRID @ np.diag([1.0, -1.0, 1.0, 1.0]),
+    "axes swapped": GRID[:, [1, 2, 0, 3]],
+    "oblique": turned(20, (0, 2)) @ turned(-10, (1, 2)) @ GRID,
+}
+
+
+SPACES = {name: ((6, 5, 4), affine) for name, affine in AFFINES.items()} | {"1003 slices": ((8, 4, 1003), GRID)}
+
+
+@pytest.mark.parametrize(("shape", "affine"), SPACES.values(), ids=SPACES)
+def test_every_voxel_of_both_files_lies_where_the_case_has_it(tmp_path, shape, affine):
+    """CT and segmentation voxel by voxel, in mm; each frame refers to the slice at its place.
+
+    Files of more than 999 slices sorted otherwise by name than by height, and took nodules to other slices."""
+    pytest.importorskip("highdicom", reason="highdicom (pip install 'lungsyn[dicom]') is not here")
+    case = labelled(shape, affine)
+    write_dicom(tmp_path, [("c", case)])
+    images = [pydicom.dcmread(path) for path in sorted((tmp_path / "c/ct").iterdir())]
+    assert [image.InstanceNumber for image in images] == list(range(1, len(images) + 1))  # names as slices
+    seen = np.zeros(shape, int)
+    for image in images:
+        voxels = voxels_at(case, in_mm(image, image.ImagePositionPatient))
+        assert np.array_equal(case.ct[voxels], image.pixel_array.astype(int) + int(image.RescaleIntercept))
+        seen[voxels] += 1
+    assert (seen == 1).all()
+    made = pydicom.dcmread(tmp_path / "c/nodules.dcm")
+    by_uid, read = {image.SOPInstanceUID: image for image in images}, np.zeros(shape, np.uint8)
+    for pixels, frame in zip(made.pixel_array, made.PerFrameFunctionalGroupsSequence, strict=True):
+        position = frame.PlanePositionSequence[0].ImagePositionPatient
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert list(by_uid[source].ImagePositionPatient) == list(position)
+        number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        voxels = voxels_at(case, in_mm(by_uid[source], position))
+        read[voxels] += (number * pixels).astype(np.uint8)
+    assert np.array_equal(read, case.nodules)
+
+
+def voxels_at(case: Case, ras_mm: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Indices of the case's voxels at places ``[row column 3]``, which must be their centres (0.01 voxels)."""
+    to_voxel = np.linalg.inv(case.affine)
+    place = ras_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    np.testing.assert_allclose(place, place.round(), atol=0.01)
+    return tuple(np.moveaxis(place.round().astype(int), -1, 0))
+
+
+def test_names_sort_as_slices_lie_however_many():
+    for count in (2, 999, 1000, 10_003):
+        names = slice_names(count)
+        assert sorted(names, reverse=True) == names and len(set(names)) == count
+    assert slice_names(2) == ["002.dcm", "001.dcm"]
+
+
+def test_a_sheared_case_is_no_series(tmp_path):
+    sheared = GRID.copy()
+    sheared[1, 2] = 0.4
+    with pytest.raises(InputError, match="axes are not at right angles"):
+        write_dicom(tmp_path, [("c", labelled((6, 5, 4), sheared))])
+
+
+def passed(*folders) -> dict:
+    return {"set": "s", "cases": dict(data_digests(folders)), "result": "pass", "checks": []}
+
+
+@pytest.fixture
+def audited(tmp_path) -> tuple[list, dict]:
+    """The folders of a set of two cases, and its verdict."""
+    folders = [tmp_path / "s" / name for name in ("s-1", "s-2")]
+    for seed, folder in enumerate(folders):
+        write_case(folder, make_case(seed=seed, name=folder.name))
+    return folders, passed(*folders)
+
+
+def opened(folders) -> list:
+    return [(folder.name, open_case(folder)) for folder in folders]
+
+
+@pytest.mark.parametrize("name", ["ct", "nodules", "lungs", "body"])
+def test_voxels_that_were_never_audited_are_refused(audited, name):
+    """case.json may say what it likes: here it is as it was when the set was audited."""
+    folders, verdict = audited
+    refuse_unless_passed(verdict, opened(folders))
+    path = folders[0] / f"{name}.nii"
+    volume = read_volume(path)
+    volume.data[3, 4, 5] ^= 1
+    write_volume(path, volume)
+    with pytest.raises(InputError, match="s-1 is not what the verdict on set s is about"):
+        refuse_unless_passed(verdict, opened(folders))
+
+
+def test_another_place_or_shape_is_refused(audited):
+    folders, verdict = audited
+    whole = {name: read_volume(folders[0] / f"{name}.nii") for name in ("ct", "nodules")}
+    moved = whole["ct"].affine.copy()
+    moved[0, 3] += 1
+    for name, other in (
+        ("ct", Volume(whole["ct"].data, moved)),
+        ("nodules", Volume(whole["nodules"].data[:-1], whole["nodules"].affine)),
+    ):
+        write_volume(folders[0] / f"{name}.nii", other)
+        with pytest.raises(InputError, match="s-1 is not what the verdict on set s is about"):
+            refuse_unless_passed(verdict, opened(folders))
+        write_volume(folders[0] / f"{name}.nii", whole[name])
+    refuse_unless_passed(verdict, opened(folders))
+
+
+def test_a_verdict_holds_for_its_own_cases_all_of_them(audited, tmp_path):
+    folders, verdict = audited
+    with pytest.raises(InputError, match=r"about 2 cases together; 1 are not given \(s-2\)"):
+        refuse_unless_passed(verdict, opened(folders[:1]))
+    write_case(tmp_path / "s" / "s-3", make_case(seed=3, name="s-3"))
+    with pytest.raises(InputError, match="s-3 is not what the verdict"):
+        refuse_unless_passed(verdict, opened([*folders, tmp_path / "s" / "s-3"]))
+    write_case(tmp_path / "other" / "s-1", make_case(seed=4, name="s-1"))  # another size's, of the same name
+    with pytest.raises(InputError, match="s-1 is not what the verdict"):
+        refuse_unless_passed(passed(tmp_path / "other" / "s-1"), opened(folders[:1]))
+    with pytest.raises(InputError, match="is not a verdict"):
+        refuse_unless_passed({"checks": []}, opened(folders))
+
+
+def test_files_of_another_export_are_not_mixed_in(tmp_path, synthetic, capsys):
+    pytest.importorskip("highdicom", reason="highdicom (pip install 'lungsyn[dicom]') is not here")
+    for form, place in (("nnunet", "imagesTr/older_0000.nii.gz"), ("dicom", "untargeted-001/ct/999.dcm")):
+        assert export(tmp_path, form, "set") == 0
+        (tmp_path / "out" / place).write_bytes(b"of another export")
+        capsys.readouterr()
+        assert export(tmp_path, form, "set") == 2
+        assert "holds files of another export" in capsys.readouterr().err
+    assert export(tmp_path, "dicom", "set", "set") == 2
+    assert "untargeted-001 is given twice" in capsys.readouterr().err
 
 
 def test_every_file_says_that_it_is_synthetic(tmp_path, synthetic):

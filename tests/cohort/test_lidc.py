@@ -12,13 +12,16 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
 
 from lungsyn import cli
-from lungsyn.cohort import annotations, dicom, lidc, table
+from lungsyn.cohort import annotations, dicom, lidc, phantom, table
 from lungsyn.config import Cohort, Listing, Preparation, as_json, part
 from lungsyn.errors import InputError
+from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
+from tests.conftest import ROOT
 
 WHOLE, BROKEN, THICK, UNEVEN = "LIDC-IDRI-0078", "LIDC-IDRI-0611", "LIDC-IDRI-0957", "LIDC-IDRI-0267"
 MATRIX = 32
+REAL = ROOT / "../shared/data/lidc_idri_0001_dicom"
 SECRET, DATE, TIME = "SECRET", "19570131", "113459.761"  # planted in texts, in dates, in times
 
 
@@ -416,6 +419,65 @@ def test_both_series_are_included_when_whole(root):
     rows = rows_of(root)
     assert [row["status"] for row in rows.values()] == ["included"] * 2
     assert rows[WHOLE]["n_nodules"] == len(annotations.nodules(scans_of(WHOLE)[0], settings(root).nodules))
+
+
+def painted(scan, matrix: int = 256) -> Volume:
+    """A scan of lung between two walls, and the readers' marks as they lie in it, solid: HU ``[x y z]``."""
+    pixel_mm = scan.pixel_spacing * 512 / matrix
+    hu = np.full((matrix, matrix, len(scan.slice_zvals)), -850, dtype=np.int16)
+    hu[:, : matrix // 8] = hu[:, -matrix // 8 :] = 40
+    z_mm = annotations.slice_z_mm(scan)
+    affine = np.diag([-pixel_mm, -pixel_mm, z_mm[1] - z_mm[0], 1.0])
+    affine[:3, 3] = *([scan.pixel_spacing * 256 - pixel_mm / 2] * 2), z_mm[0]
+    for nodule in annotations.nodules(scan, settings(Path()).nodules):
+        mask = annotations.mask_volume(nodule, scan, [-scan.pixel_spacing * 256] * 2)
+        to_voxel = np.linalg.inv(affine) @ mask.affine
+        hu[tuple(np.rint(np.argwhere(mask.data) @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(int).T)] = 40
+    return Volume(hu, affine)
+
+
+@pytest.mark.parametrize(
+    ("change", "warnings"),
+    [
+        (lambda hu: hu, 0),
+        (lambda hu: np.roll(hu, 20, axis=0), 1),
+        (lambda hu: np.roll(hu, -20, axis=1), 1),
+        (lambda hu: hu.transpose(1, 0, 2), 1),
+        (lambda hu: hu[::-1], 1),
+        (lambda hu: hu[:, ::-1], 1),
+        (lambda hu: hu[:, :, ::-1], 1),
+    ],
+    ids=["as it is", "to the side", "to the front", "transposed", "left for right", "front for back", "upside down"],
+)
+def test_pixels_that_lie_elsewhere_than_the_header_says_are_told(tmp_path, change, warnings):
+    """No tag tells of them: there is nothing where the readers saw nodules."""
+    scan = scans_of(WHOLE)[0]
+    whole = painted(scan)
+    phantom.write_series(tmp_path / "series", scan, change(whole.data), whole.affine)
+    (row,) = lidc.index(tmp_path, settings(tmp_path))
+    assert row["status"] == "included"
+    assert ["readers' marks lie on nothing" in text for text in row["warnings"]] == [True] * warnings
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="a whole scan as TCIA gives it (shared/data) is not here")
+def test_a_real_scan_is_included_and_its_mask_lies_where_the_readers_drew(tmp_path):
+    """The place by hand: contours count pixels from the first one's centre, ImagePositionPatient, slices in z."""
+    cohort = settings(REAL)
+    (row,) = lidc.index(REAL, cohort)
+    assert (row["case"], row["status"], row["reason"], row["warnings"]) == ("LIDC-IDRI-0001", "included", "", [])
+    ct, (nodule,), (mask,) = lidc.read_case(REAL / row["source"], row["annotation"], cohort.nodules)
+    first = pydicom.dcmread(next((REAL / row["source"]).iterdir()), stop_before_pixels=True)
+    voxels = np.argwhere(nodule.mask) + nodule.start
+    x_mm, y_mm = (float(first.ImagePositionPatient[i]) + voxels[:, i] * float(first.PixelSpacing[i]) for i in (0, 1))
+    z_mm = annotations.slice_z_mm(annotations.find_scan(row["annotation"]))[voxels[:, 2]]
+    placed = np.argwhere(mask.data) @ mask.affine[:3, :3].T + mask.affine[:3, 3]
+    np.testing.assert_allclose(placed, np.stack([-x_mm, -y_mm, z_mm], axis=1), atol=0.1)
+    assert np.median(ct.data[tuple(voxels.T)]) > -100  # a solid nodule
+    shutil.copytree(REAL, tmp_path / "shifted")
+    for path in (tmp_path / "shifted" / row["source"]).iterdir():
+        edit(path, RescaleIntercept=-524)
+    (row,) = lidc.index(tmp_path / "shifted", cohort)
+    assert "values are not HU of a chest" in row["reason"]
 
 
 def test_a_compressed_series_names_the_package(root, monkeypatch):
