@@ -53,12 +53,13 @@ def place_of(label: np.ndarray, clusters: list) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=PATIENTS)
 def scan_with_crops(request, tmp_path_factory):
-    """A series on disk, air but for the real cut-outs; the cut-outs and their places."""
+    """A series on disk, air and a wall but for the real cut-outs; the cut-outs and their places."""
     uid, crops = crops_of(request.param)
     scan = annotations.find_scan(uid)
     clusters = annotations._clusters(scan)
     places = [place_of(label, clusters) for _, label in crops]
     hu = np.full((len(scan.slice_zvals), 512, 512), -1000, dtype=np.int16).T
+    hu[:, -60:] = 40  # a back: slices without tissue are no chest
     for (crop, _), place in zip(crops, places, strict=True):
         hu[tuple(slice(a, a + n) for a, n in zip(place, crop.data.shape, strict=True))] = crop.data
     first = crops[0][0].space.crop(
