@@ -219,12 +219,12 @@ def test_another_place_or_shape_is_refused(audited):
     whole = {name: read_volume(folders[0] / f"{name}.nii") for name in ("ct", "nodules")}
     moved = whole["ct"].affine.copy()
     moved[0, 3] += 1
-    for name, other in (
-        ("ct", Volume(whole["ct"].data, moved)),
-        ("nodules", Volume(whole["nodules"].data[:-1], whole["nodules"].affine)),
+    for name, other, reason in (
+        ("ct", Volume(whole["ct"].data, moved), "s-1 is not what the verdict on set s is about"),
+        ("nodules", Volume(whole["nodules"].data[:-1], whole["nodules"].affine), "s-1: not a case"),
     ):
         write_volume(folders[0] / f"{name}.nii", other)
-        with pytest.raises(InputError, match="s-1 is not what the verdict on set s is about"):
+        with pytest.raises(InputError, match=reason):
             refuse_unless_passed(verdict, opened(folders))
         write_volume(folders[0] / f"{name}.nii", whole[name])
     refuse_unless_passed(verdict, opened(folders))
