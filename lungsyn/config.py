@@ -452,7 +452,7 @@ class Arm(Section):
 
 
 class Evaluation(Section):
-    bootstrap: int = Field(ge=100, le=1_000_000, description="Bootstrap samples over patients")
+    bootstrap: int = Field(ge=100, le=1_000_000, description="Bootstrap samples over patients, for the FROC")
     confidence: float = Field(gt=0.5, lt=1.0, description="Level of the intervals")
 
 

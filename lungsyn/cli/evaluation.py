@@ -76,15 +76,20 @@ def evaluation_compare(args) -> None:
     worst = _worst(args.benchmark_scores, args.benchmark)
     rows = []
     for size, arms in _by_size(args.scores).items():
-        rows += comparison.compare(arms, args.benchmark.arm, worst[size], args.evaluation, args.seed, size)
+        rows += comparison.compare(arms, args.benchmark.arm, worst[size], args.evaluation, size)
     write_table(args.out, rows, comparison.COMPARISON_COLUMNS)
-    settings = args.benchmark.arm, args.evaluation.bootstrap, args.evaluation.confidence, args.seed
-    for out, paths, columns, rows_of, made in (
-        (args.froc, args.points, froc.POINT_COLUMNS, froc.froc_rows, froc.FROC_COLUMNS),
-        (args.strata, args.nodules, scores.NODULE_COLUMNS, strata.strata_rows, strata.STRATA_COLUMNS),
+    benchmark, confidence = args.benchmark.arm, args.evaluation.confidence
+    drawn = args.evaluation.bootstrap, confidence, args.seed
+    for out, paths, columns, rows_of, settings, made in (
+        (args.froc, args.points, froc.POINT_COLUMNS, froc.froc_rows, drawn, froc.FROC_COLUMNS),
+        (args.strata, args.nodules, scores.NODULE_COLUMNS, strata.strata_rows, [confidence], strata.STRATA_COLUMNS),
     ):
         tables = _by_size(paths, columns)
-        rows = [{"size": size, **row} for size, arms in tables.items() for row in rows_of(_tested(arms), *settings)]
+        rows = [
+            {"size": size, **row}
+            for size, arms in tables.items()
+            for row in rows_of(_tested(arms), benchmark, *settings)
+        ]
         write_table(out, rows, ["size", *made])
 
 

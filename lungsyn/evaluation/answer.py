@@ -1,8 +1,10 @@
 """The study's answer in plain sentences, from the test group's rows and nothing else.
 
 An arm *differs* when its p over patients and trainings, corrected for the number of arms, is below 1 - confidence:
-where no arm differs so many studies claim one, whatever the number of arms; each segmenter and training-set size is a
-study of its own. Anything less is reported as no difference shown, with the smallest one that could have been seen.
+where no arm differs so many studies at most claim one, whatever the number of arms; each segmenter and training-set
+size is a study of its own. That is about other patients and other trainings of the segmenter, from the same generator
+and the same synthetic set: these are drawn once, and another draw may move an arm by more. Anything less is reported
+as no difference shown, with the smallest one that could have been seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from lungsyn.config import null_arms
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import TEST
+from lungsyn.evaluation.paired import FEWEST_TO_CLAIM
 
 
 def differs(row: Mapping, confidence: float) -> bool:
@@ -66,8 +69,8 @@ def sentences(rows: Sequence[Mapping], config: Mapping) -> list[str]:
 
 def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: float, null: float) -> str:
     change = f"{signed(row['mean_difference'])} Dice"
-    if row["ci_low"] is not None:
-        change += f" ({100 * confidence:g} % interval {interval_text(row)}, p {p_text(row['p_holm'])} after Holm)"
+    if interval := _interval(row):
+        change += f" ({100 * confidence:g} % interval {interval}, p {p_text(row['p_holm'])} after Holm)"
     if _is_null(config, row["arm"]):
         return f"“{row['arm']}”, the null arm (same data, other random seeds): {change}: what chance alone does."
     text = f"“{row['arm']}”: {change}: "
@@ -78,17 +81,32 @@ def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: flo
     else:
         text += "no difference could be shown"
         if row["p_holm"] is None:
-            text += ": there is one training of each arm" if row["ci_low"] is not None else ": there is one patient"
+            text += (
+                ": there are too few patients"
+                if row["n_patients"] < FEWEST_TO_CLAIM
+                else ": there is one training of each arm"
+            )
         elif not row["trainings_low"] <= 0 <= row["trainings_high"]:
             text += ": of so many arms one may come out like this by chance"
-        elif not row["ci_low"] <= 0 <= row["ci_high"]:
-            text += f": other trainings may undo it (interval {ends_text(row['trainings_low'], row['trainings_high'])})"
+        elif row["ci_low"] is not None and not row["ci_low"] <= 0 <= row["ci_high"]:
+            text += f": other trainings may undo it (interval {_with_trainings(row)})"
         if row["smallest_resolvable"] is not None:
             text += f"; one of {row['smallest_resolvable']:.3f} or more would have been seen with 80 % power"
     if not config["arms"][row["arm"]]["real"] and benchmark["mean_dice"] > 0:
         share = row["mean_dice"] / benchmark["mean_dice"]
         text += f". Without any real case it reaches {share:.0%} of the benchmark's Dice"
     return text + "."
+
+
+def _interval(row: Mapping) -> str:
+    """Over patients; where none of these can be given, over patients and trainings."""
+    if row["ci_low"] is not None:
+        return interval_text(row)
+    return "" if row["trainings_low"] is None else f"over patients and trainings {_with_trainings(row)}"
+
+
+def _with_trainings(row: Mapping) -> str:
+    return ends_text(row["mean_difference"], row["trainings_low"], row["trainings_high"])
 
 
 def _test_rows(rows: Sequence[Mapping]) -> list[Mapping]:

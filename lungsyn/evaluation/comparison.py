@@ -10,7 +10,14 @@ import numpy as np
 from lungsyn.config import Evaluation
 from lungsyn.errors import InputError
 from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_of
-from lungsyn.evaluation.paired import bootstrap_interval, by_patient, holm, paired_difference, spread_of
+from lungsyn.evaluation.paired import (
+    NO_INTERVAL,
+    by_patient,
+    holm,
+    interval_over_patients,
+    paired_difference,
+    spread_of,
+)
 
 _DIFFERENCE = [
     "mean_difference", "ci_low", "ci_high", "p_wilcoxon", "p_wilcoxon_holm", "trainings_low", "trainings_high", "p",
@@ -22,11 +29,13 @@ COMPARISON_COLUMNS = [
     "false_positives", "lesion_dice",
 ]  # fmt: skip
 
+NONE = "-"  # an interval that cannot be given
+
 Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its score table
 
 
 def compare(
-    scores: Scores, benchmark_arm: str, worst: Collection[str], settings: Evaluation, seed: int, size: int = 100
+    scores: Scores, benchmark_arm: str, worst: Collection[str], settings: Evaluation, size: int = 100
 ) -> list[dict]:
     """Every arm against ``benchmark_arm`` in each group that has cases: rows of `COMPARISON_COLUMNS`.
 
@@ -41,23 +50,22 @@ def compare(
         members = {arm: _members(scores[arm], group, worst) for arm in scores}
         if not members[benchmark_arm]:
             continue
-        patient = {row["case"]: row["patient"] for row in members[benchmark_arm]}
         benchmark = case_means(members[benchmark_arm], "dice")
-        trainings = {arm: training_means(members[arm]) for arm in scores}
-        spread = spread_of(trainings.values())
+        patient_of = {row["case"]: row["patient"] for row in members[benchmark_arm]}
+        patient = {case: patient_of[case] for case in benchmark}
+        spread = spread_of(*trainings_by_patient(members, patient))
+        trainings = dict(zip(scores, spread, strict=True)) if spread else {}
         group_rows = []
         for arm in scores:
             means = case_means(members[arm], "dice")
             row = {"size": size, "arm": arm, "group": group, **_summary(members[arm])} | dict.fromkeys(_DIFFERENCE)
-            row["dice_low"], row["dice_high"] = bootstrap_interval(
-                *by_patient(list(means.values()), [patient[case] for case in means]),
-                settings.bootstrap, settings.confidence, seed,
-            )  # fmt: skip
+            row["dice_low"], row["dice_high"] = interval_over_patients(
+                *by_patient(list(means.values()), list(patient.values())), settings.confidence
+            )
             if arm != benchmark_arm:
                 result = paired_difference(
-                    list(means.values()), list(benchmark.values()), [patient[case] for case in benchmark],
-                    settings.bootstrap, settings.confidence, seed, len(scores) - 1, spread,
-                    (len(trainings[arm]), len(trainings[benchmark_arm])),
+                    list(means.values()), list(benchmark.values()), list(patient.values()), settings.confidence,
+                    len(scores) - 1, (trainings[arm], trainings[benchmark_arm]) if trainings else None,
                 )  # fmt: skip
                 row |= {
                     "mean_difference": result.mean, "ci_low": result.low, "ci_high": result.high,
@@ -113,6 +121,20 @@ def _summary(rows: Sequence[Mapping]) -> dict:
     }  # fmt: skip
 
 
+def trainings_by_patient(
+    members: Mapping[str, Sequence[Mapping]], patient: Mapping[str, str]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Mean Dice of each patient in each training, of each arm ``[r p]``; and each patient's number of cases ``[p]``."""
+    found, cases = [], np.zeros(0)
+    for rows in members.values():
+        dice = {(row["replicate"], row["case"]): row["dice"] for row in rows if row["replicate"] != ENSEMBLE}
+        replicates = sorted({replicate for replicate, _ in dice})
+        values = [[dice[replicate, case] for case in patient] for replicate in replicates]
+        means, cases = by_patient(values, list(patient.values()))
+        found.append(means)
+    return found, cases
+
+
 def training_means(rows: Sequence[Mapping]) -> list[float]:
     """The mean Dice over the cases of each training of one arm; the ensemble is none."""
     by_training: dict[str, list[float]] = {}
@@ -139,9 +161,10 @@ def as_text(rows: Sequence[Mapping], title: str = "") -> str:
         blocks += ["  " + "   ".join(_align(line, widths)) for line in table]
     blocks.append(
         "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"
-        "interval is a bootstrap over patients, and beside it one over patients and trainings. Claims rest on\n"
-        "p, which is over both as well, corrected for the number of arms. Could have seen: the smallest true\n"
-        "difference that would have been claimed with 80 % power."
+        "interval is over patients, and beside it one over patients and trainings. Claims rest on p, which is\n"
+        "over both as well, corrected for the number of arms. Trainings are the segmenter's; the generator and\n"
+        "its set stay. Could have seen: the smallest true difference that would have been claimed with 80 %\n"
+        f"power. '{NONE}': {NO_INTERVAL}."
     )
     return "\n".join(blocks)
 
@@ -150,7 +173,7 @@ def _text_cells(row: Mapping) -> list[str]:
     seen = row["smallest_resolvable"]
     return [
         row["arm"], f"{row['mean_dice']:.3f}", signed(row["mean_difference"]), interval_text(row),
-        ends_text(row["trainings_low"], row["trainings_high"]), p_text(row["p_holm"]),
+        ends_text(row["mean_difference"], row["trainings_low"], row["trainings_high"]), p_text(row["p_holm"]),
         "" if seen is None else f"{seen:.3f}",
     ]  # fmt: skip
 
@@ -168,12 +191,14 @@ def signed(value: float | None) -> str:
 
 
 def interval_text(row: Mapping) -> str:
-    return ends_text(row["ci_low"], row["ci_high"])
+    return ends_text(row["mean_difference"], row["ci_low"], row["ci_high"])
 
 
-def ends_text(low: float | None, high: float | None) -> str:
-    """Both ends of an interval, or nothing."""
-    return "" if low is None else f"{low:+.3f} to {high:+.3f}"
+def ends_text(middle: float | None, low: float | None, high: float | None) -> str:
+    """Both ends of an interval, a dash where there is none, or nothing where there is nothing in its ``middle``."""
+    if low is None:
+        return "" if middle is None else NONE
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def p_text(p: float | None) -> str:

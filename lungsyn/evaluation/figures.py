@@ -74,8 +74,8 @@ def plot_dice_difference(
     rows = {(row["group"], row["arm"]): row for row in comparison}
     groups = [group for group in GROUPS if (group, benchmark_arm) in rows]
     key = [
-        "Dot: one case, mean over replicates.  Diamond: mean over cases.  Line: its interval over patients; thin: over "
-        "patients and trainings.",
+        "Dot: one case, mean over replicates.  Diamond: mean over cases.  Line: its interval over patients, if there "
+        "are enough; thin: over patients and trainings.",
         *(
             f"Grey: “{arm}”, the data of “{benchmark_arm}”, other random seeds: chance alone.  Band: how far they move "
             "the mean."

@@ -13,7 +13,7 @@ import numpy as np
 
 from lungsyn.evaluation.groups import ENSEMBLE
 from lungsyn.evaluation.lesions import contingency, judge, label
-from lungsyn.evaluation.paired import draw_patients, expanded_quantiles
+from lungsyn.evaluation.paired import FEWEST_PATIENTS, draw_patients, expanded_quantiles
 
 CANDIDATE_PERCENT = 10
 NONE_KEPT = 101  # a threshold above every confidence
@@ -131,8 +131,9 @@ def froc_rows(
 
 
 def _interval(drawn: np.ndarray, n_patients: int, confidence: float) -> tuple:
-    """Both ends of each column's interval; None for a single patient."""
+    """Both ends of each column's interval; None for fewer than `FEWEST_PATIENTS`, or where all samples are alike."""
     usable = drawn[np.isfinite(drawn).all(axis=1)]
-    if n_patients < 2 or not len(usable):
+    if n_patients < FEWEST_PATIENTS or not len(usable):
         return ([None] * drawn.shape[1],) * 2
-    return tuple(expanded_quantiles(usable, n_patients, confidence))
+    ends, sure = expanded_quantiles(usable, n_patients, confidence), np.ptp(usable, axis=0) > 0
+    return tuple([float(end) if told else None for end, told in zip(side, sure, strict=True)] for side in ends)

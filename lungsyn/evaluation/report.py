@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from lungsyn.evaluation.answer import headline, sentences
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
+from lungsyn.evaluation.paired import NO_INTERVAL
 from lungsyn.volume.tables import JOIN
 
 WARNED_CASES = 10  # that are named beside a warning
@@ -115,10 +116,11 @@ held-out against {{ control.train }} train; halves of the held-out patients diff
 
 <h2>Comparison of the arms</h2>
 <p class="quiet">Dice is a mean over cases and replicates. Differences are to “{{ config.benchmark.arm }}”,
-paired by case, with a bootstrap interval over patients ({{ config.evaluation.bootstrap }} samples) and
-Wilcoxon's signed-rank test. Both are about other patients, for these trainings; “and trainings” is the interval over
-other patients and other trainings, and so is p, by t, on which claims rest. Both p are corrected for the number of
-arms (Holm); the generator and its sets are the same in every training. “Could have seen” is the smallest true
+paired by case, with an interval over patients and Wilcoxon's signed-rank test. Both are about other patients, for
+these trainings; “and trainings” is the interval over other patients and other trainings of the segmenter, and so is p,
+by t, on which claims rest. Both p are corrected for the number of arms (Holm). The generator and its sets are the same
+in every training: what other ones would do is not in any of this. “-”: no interval, since there are {{ no_interval }}:
+what is rare may not have been seen. “Could have seen” is the smallest true
 difference that would have been claimed with 80 % power. “Replicate SD”
 is how far the mean Dice of one training lies from that of another. No case is left out: where reference and
 prediction are both empty they agree (Dice and NSD 1, HD95 0 mm), where one of them is they do not (Dice and NSD 0,
@@ -137,7 +139,7 @@ HD95 the diagonal of the volume); the number of cases without a nodule stands ab
 {% for row in members %}<tr><td>{{ row.arm }}</td><td>{{ row.mean_dice|number(3) }}</td>
 <td>{{ row.median_dice|number(3) }}</td><td>{{ signed(row.mean_difference) }}</td><td>{{ interval(row) }}</td>
 <td>{{ p_text(row.p_wilcoxon_holm) }}</td>
-<td>{{ ends(row.trainings_low, row.trainings_high) }}</td><td>{{ p_text(row.p_holm) }}</td>
+<td>{{ ends(row.mean_difference, row.trainings_low, row.trainings_high) }}</td><td>{{ p_text(row.p_holm) }}</td>
 <td>{{ row.smallest_resolvable|number(3) }}</td>
 <td>{{ row.replicate_sd|number(3) }}</td><td>{{ row.ensemble_dice|number(3) }}</td>
 <td>{{ row.nsd_2mm|number(3) }}</td><td>{{ row.hd95_mm|number(1) }}</td>
@@ -148,7 +150,8 @@ HD95 the diagonal of the volume); the number of cases without a nodule stands ab
 
 <h2>Kinds of nodules</h2>
 <p class="quiet">Nodules of the test cases. Differences are to “{{ config.benchmark.arm }}”, paired by nodule, with
-a bootstrap interval over patients; they are many and nothing is corrected for that, so no claim rests on them.
+an interval over patients (“-”: {{ no_interval }}); they are many and nothing is corrected for that, so no claim rests
+on them.
 Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, below 3.5 part solid.</p>
 {% for segmenter, rows in strata.items() %}{% for size, members in rows|groupby("size") %}
 <details><summary>{{ segmenter }}, {{ size }} % of the train patients</summary><div class="scroll"><table>
@@ -157,8 +160,9 @@ Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, be
 {% for row in members %}{% set first = loop.first or row.stratum != loop.previtem.stratum %}
 <tr><td>{{ row.stratum if first }}</td><td>{{ row.n_nodules if first }}</td><td>{{ row.n_patients if first }}</td>
 <td>{{ row.arm }}</td><td>{{ row.sensitivity|number(2) }}</td><td>{{ signed(row.sensitivity_difference) }}</td>
-<td>{{ ends(row.sensitivity_ci_low, row.sensitivity_ci_high) }}</td><td>{{ row.lesion_dice|number(3) }}</td>
-<td>{{ signed(row.dice_difference) }}</td><td>{{ ends(row.dice_ci_low, row.dice_ci_high) }}</td></tr>
+<td>{{ ends(row.sensitivity_difference, row.sensitivity_ci_low, row.sensitivity_ci_high) }}</td>
+<td>{{ row.lesion_dice|number(3) }}</td><td>{{ signed(row.dice_difference) }}</td>
+<td>{{ ends(row.dice_difference, row.dice_ci_low, row.dice_ci_high) }}</td></tr>
 {% endfor %}</table></div></details>
 {% endfor %}{% endfor %}
 
@@ -239,7 +243,8 @@ def build(
         pictures=[{"data": _base64(path), "caption": caption} for path, caption in figures],
         provenance={"versions": {}, "cost": []} | dict(provenance),
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
-        sentences=sentences, signed=signed, interval=interval_text, ends=ends_text, p_text=p_text, pretty=_pretty,
+        sentences=sentences, signed=signed, interval=interval_text, ends=ends_text, no_interval=NO_INTERVAL,
+        p_text=p_text, pretty=_pretty,
     )  # fmt: skip
 
 

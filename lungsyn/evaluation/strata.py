@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lungsyn.evaluation.groups import ENSEMBLE
-from lungsyn.evaluation.paired import bootstrap_interval, by_patient
+from lungsyn.evaluation.paired import by_patient, interval_over_patients
 
 DIAMETER_MM = {"< 6 mm": 6, "6-10 mm": 10, "10-20 mm": 20, "> 20 mm": np.inf}  # upper ends, not included
 TEXTURE = {"ground glass": 2.5, "part solid": 3.5, "solid": np.inf}  # of the readers' mean, 1 to 5 (3: part solid)
@@ -38,14 +38,12 @@ def strata_of(nodule: Mapping) -> tuple[str, ...]:
     )
 
 
-def strata_rows(
-    nodules: Mapping[str, Sequence[Mapping]], benchmark_arm: str, samples: int, confidence: float, seed: int
-) -> list[dict]:
+def strata_rows(nodules: Mapping[str, Sequence[Mapping]], benchmark_arm: str, confidence: float) -> list[dict]:
     """Rows of ``STRATA_COLUMNS``: every arm in every stratum that has nodules.
 
     ``nodules``: rows of each arm's nodule table, of one group of cases. The unit is a nodule, its values are
-    means over the replicates, patients are drawn in the bootstrap. Differences are to ``benchmark_arm``, paired
-    by nodule; its own are None.
+    means over the replicates, intervals are over patients. Differences are to ``benchmark_arm``, paired by nodule; its
+    own are None.
     """
     facts = {_key(row): row for row in nodules[benchmark_arm]}
     means = {
@@ -63,7 +61,7 @@ def strata_rows(
             }  # fmt: skip
             for name, measure in (("sensitivity", "found"), ("dice", "dice")) if arm != benchmark_arm else ():
                 change = values[measure] - [means[benchmark_arm][measure][key] for key in members]
-                low, high = bootstrap_interval(*by_patient(change, patients), samples, confidence, seed)
+                low, high = interval_over_patients(*by_patient(change, patients), confidence)
                 row |= {f"{name}_difference": float(change.mean()), f"{name}_ci_low": low, f"{name}_ci_high": high}
             rows.append(row)
     return rows

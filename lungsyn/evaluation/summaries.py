@@ -90,8 +90,8 @@ def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, confidence: f
 
 def _ladder_key(confidence: float) -> str:
     return (
-        f"Thick line: {100 * confidence:g} % interval over patients; thin: over patients and trainings.  "
-        "Filled: shown to differ; hollow: not.\n"
+        f"Thick line: {100 * confidence:g} % interval over patients, if there are enough; thin: over patients and "
+        "trainings.  Filled: shown to differ; hollow: not.\n"
         f"Grey band: what other seeds alone do, {100 * confidence:g} % of it."
     )
 
@@ -136,7 +136,7 @@ def plot_learning(
                       frameon=False, fontsize=10.5)  # fmt: skip
         figure.supxlabel("patients in the training set (logarithmic)\n", fontsize=11)
         key = (
-            f"Left: the band is the interval of “{benchmark_arm}”, over patients.  "
+            f"Left: the band is the interval of “{benchmark_arm}”, over patients, if there are enough.  "
             "Right: bars are intervals of the paired difference, over patients and trainings."
         )
         figure.text(0.5, 0.005, key, ha="center", va="bottom", fontsize=9.5, color=QUIET)
@@ -198,7 +198,8 @@ def plot_froc(
         figure.supxlabel(
             "false positives per case, at most\n"
             f"Black: “{benchmark_arm}”.  Line: mean over replicates, with its band over patients.  Dotted: ensemble.\n"
-            "CPM: mean of the seven points; given is its change and the interval of that change, over patients alone.",
+            "CPM: mean of the seven points; given is its change and the interval of that change, over patients alone.\n"
+            "No band and no interval: too few patients for one.",
             fontsize=9.5, color=QUIET,
         )  # fmt: skip
         headline(figure, "How many nodules are found, at what cost in false alarms?", study_name)
@@ -221,7 +222,7 @@ def _froc_title(curves: Mapping, size: int, arm: str, benchmark_arm: str) -> str
     cpm = next(row for row in curves[size, arm, MEAN] if row["rate"] is None)
     if arm == benchmark_arm:
         return f"{arm}\nCPM {cpm['sensitivity']:.3f}"
-    interval = ends_text(cpm["difference_low"], cpm["difference_high"])
+    interval = ends_text(None, cpm["difference_low"], cpm["difference_high"])
     return f"{arm}\nCPM {signed(cpm['difference'])}{interval and f' ({interval})'}".replace("-0", "−0")
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from lungsyn.compute import choose_precision, describe, name_of, set_up
 from lungsyn.config import Inference, Segmenter, check, part
-from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter
+from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter, studies
 from tests.benchmarks.claims import CLOCKS, HEADER, Bench
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +29,7 @@ BENCHMARKS = {
     "index": cohort.index,
     "audit": audit.audit,
     "segmenter": segmenter.segmenter,
+    "claims": studies.claims,
 }
 
 
@@ -72,7 +73,7 @@ def bench_of(told: argparse.Namespace) -> Bench:
     return Bench(
         generator, study.synthesis, compute,
         part(trial, Segmenter).model_copy(update={"steps": 5 if told.quick else 30}), part(trial, Inference),
-        volume_voxels=told.voxels, rounds=told.rounds,
+        studies=500 if told.quick else 4000, volume_voxels=told.voxels, rounds=told.rounds,
         images=told.images, cases=told.cases, step_counts=tuple(told.step_counts), results=told.results,
         work=told.work or told.results / "benchmarks",
         clock=CLOCKS[told.clock],

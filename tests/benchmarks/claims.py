@@ -65,6 +65,7 @@ class Bench:
     segmenter: Segmenter
     inference: Inference
     volume_voxels: int = 128  # edge of the timed volume
+    studies: int = 4000  # that are simulated
     rounds: int = 3  # turns of ours and the peer
     peer_steps: int = 2  # sampling steps of the peer that are timed; the rest is multiplied
     memory_shapes: tuple[tuple[int, int, int], ...] = ((128, 128, 128), (512, 512, 320))

@@ -28,7 +28,7 @@ def bench(generator_settings, study) -> Bench:
         ),
         Inference(overlap=0.25),
         volume_voxels=24, rounds=1, peer_steps=1, memory_shapes=((24, 24, 24), (48, 48, 48)),
-        whole_forward_voxels=(16,), step_counts=(2, 3), audit_cubes=(3, 2),
+        whole_forward_voxels=(16,), studies=20, step_counts=(2, 3), audit_cubes=(3, 2),
     )  # fmt: skip
 
 

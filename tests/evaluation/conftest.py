@@ -65,7 +65,7 @@ def evaluation() -> Evaluation:
 
 @pytest.fixture(scope="session")
 def comparison(scores, worst, evaluation) -> list[dict]:
-    return compare(scores, "real", worst, evaluation, seed=1)
+    return compare(scores, "real", worst, evaluation)
 
 
 @pytest.fixture
@@ -146,9 +146,9 @@ def big_study(evaluation) -> dict[str, list[dict]]:
         }  # fmt: skip
         nodules = simulated_nodules(size, rng)
         settings = (evaluation.bootstrap, evaluation.confidence, 1)
-        rows = compare(scores, "real", worst_cases(scores["real"], 4), evaluation, seed=1)
+        rows = compare(scores, "real", worst_cases(scores["real"], 4), evaluation)
         found["comparison"] += [row | {"size": size} for row in rows]
         points = froc_rows(simulated_points(nodules, rng), "real", *settings)
         found["froc"] += [row | {"size": size} for row in points]
-        found["strata"] += [row | {"size": size} for row in strata_rows(nodules, "real", *settings)]
+        found["strata"] += [row | {"size": size} for row in strata_rows(nodules, "real", evaluation.confidence)]
     return found

@@ -35,7 +35,7 @@ def test_dice_difference(scores, comparison, worst, tmp_path):
 @pytest.mark.parametrize("n_arms", [5, 8, 11])
 def test_numbers_of_many_arms_do_not_lie_on_each_other(n_arms, scores, evaluation, worst, tmp_path, monkeypatch):
     many = {"real": scores["real"]} | {f"real+arm {i}": scores["synthetic"] for i in range(1, n_arms)}
-    rows = compare(many, "real", worst, evaluation, seed=1)
+    rows = compare(many, "real", worst, evaluation)
     drawn = []
     monkeypatch.setattr(figures, "save", lambda width, height, dpi, out, draw: drawn.append((width, height, draw)))
     figures.plot_dice_difference(many, rows, worst, "real", [], "many", 60, tmp_path / "a.png")
@@ -52,14 +52,27 @@ def test_numbers_of_many_arms_do_not_lie_on_each_other(n_arms, scores, evaluatio
 def test_dice_difference_of_a_tiny_study(scores, evaluation, tmp_path):
     """One case per group and no null arm: nothing to bootstrap, still a figure."""
     tiny = {arm: [row for row in scores[arm] if row["case"] in ("case00", "case20")] for arm in ("real", "synthetic")}
-    rows = compare(tiny, "real", ["case00"], evaluation, seed=1)
+    rows = compare(tiny, "real", ["case00"], evaluation)
     figures.plot_dice_difference(tiny, rows, ["case00"], "real", [], "tiny", 60, tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
 
 
+def test_a_study_of_few_patients_is_drawn_without_intervals(scores, evaluation, tmp_path):
+    """Ten test patients: thin lines over patients and trainings, no thick ones; learning curves without a band."""
+    few = {arm: [row for row in rows if row["case"] < "case22"] for arm, rows in scores.items()}
+    rows = compare(few, "real", [], evaluation)
+    assert all(row["ci_low"] is None and row["dice_low"] is None for row in rows)
+    figures.plot_dice_difference(few, rows, [], "real", ["real-reseeded"], "few", 60, tmp_path / "a.png")
+    summaries.plot_ladder(rows, {100: 53}, "real", ["real-reseeded"], 0.95, "few", 60, tmp_path / "b.png")
+    both = [row | {"size": size} for size in (25, 100) for row in rows]
+    summaries.plot_learning(both, {25: 13, 100: 53}, "real", ["real-reseeded"], "few", 60, tmp_path / "c.png")
+    for name in "abc":
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
 def test_a_segmenter_that_is_trained_in_the_benchmark_arm_only(scores, evaluation, tmp_path):
     alone, worst = {"real": scores["real"]}, worst_cases(scores["real"], 4)
-    rows = compare(alone, "real", worst, evaluation, seed=1)
+    rows = compare(alone, "real", worst, evaluation)
     figures.plot_dice_difference(alone, rows, worst, "real", [], "alone", 60, tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
 
@@ -171,7 +184,7 @@ def test_froc(big_study, tmp_path):
 def test_summaries_of_a_tiny_study(scores, evaluation, tmp_path):
     """Two arms, one patient, no null arm: no intervals, still figures."""
     tiny = {arm: [row for row in scores[arm] if row["case"] in ("case00", "case20")] for arm in ("real", "synthetic")}
-    rows = [row | {"size": 100} for row in compare(tiny, "real", ["case00"], evaluation, seed=1)]
+    rows = [row | {"size": 100} for row in compare(tiny, "real", ["case00"], evaluation)]
     summaries.plot_ladder(rows, {100: 3}, "real", [], 0.95, "tiny", 60, tmp_path / "a.png")
     point = {"case": "a", "patient": "a", "replicate": "0", "n_nodules": 1, "threshold": 101, "found_nodules": 0,
              "false_positives": 0}  # fmt: skip

@@ -125,6 +125,20 @@ def test_one_patient_has_a_curve_and_no_band():
     assert len(rows) == 8 and all(row["sensitivity"] == 1 and row["ci_low"] is None for row in rows)
 
 
+@pytest.mark.parametrize(("n", "given"), [(2, False), (10, False), (19, False), (20, True)])
+def test_few_patients_have_no_band(n, given):
+    """Ten patients of whom one in seven has what was found: a fifth of studies see none of it, and are sure."""
+    rows = froc_rows({"real": rows_of(simulated(np.random.default_rng(1), n, 0.5))}, "real", 50, 0.95, seed=0)
+    assert all((row["ci_low"] is not None) == given for row in rows)
+
+
+def test_where_nothing_varies_nothing_is_sure():
+    """All nodules found by both arms: no band of no width."""
+    points = rows_of({f"p{k:02}": [NOTHING, SURE] for k in range(30)})
+    rows = froc_rows({"real": points, "more": points}, "real", 50, 0.95, seed=0)
+    assert all(row["sensitivity"] == 1 and row["ci_low"] is None and row["difference_low"] is None for row in rows)
+
+
 def test_from_volumes_to_the_curve():
     """The ensemble is sure of what both replicates see, and half as sure of what one does."""
     case = case_of(line("11....."))

@@ -177,6 +177,23 @@ def test_the_validation_groups_cannot_make_a_claim(comparison):
     assert answer.sentences(only_validation, CONFIG) == ["The test group is empty, so nothing can be claimed."]
 
 
+def test_few_patients_are_named_as_such(comparison):
+    """No interval over patients: the one over both stands in the sentence; two patients have none at all."""
+    few = {
+        "ci_low": None,
+        "ci_high": None,
+        "p_holm": 0.4,
+        "trainings_low": -0.1,
+        "trainings_high": 0.3,
+        "n_patients": 9,
+    }
+    none = few | {"trainings_low": None, "trainings_high": None, "p_holm": None, "n_patients": 2}
+    none |= {"smallest_resolvable": None}
+    for change, words in ((few, "interval over patients and trainings -0.100 to +0.300"), (none, "too few patients")):
+        rows = [row | change if row["arm"] == "real+synthetic" else row for row in comparison]
+        assert words in answer.sentences(rows, CONFIG)[2]
+
+
 @pytest.mark.parametrize(("p_holm", "expected"), [(0.04, True), (0.06, False), (None, False)])
 def test_a_claim_needs_corrected_p(p_holm, expected):
     assert answer.differs({"p_holm": p_holm}, 0.95) is expected

@@ -32,13 +32,13 @@ def test_a_table_by_hand():
     """Two patients, one with two nodules; the other arm finds one more and outlines the rest 0.1 better."""
     real = [nodule(), nodule(index=2, found=0, dice=0.0, diameter_mm=4), nodule("b", dice=0.6)]
     more = [nodule(dice=0.9), nodule(index=2, dice=0.5, diameter_mm=4), nodule("b", dice=0.7)]
-    rows = {(r["arm"], r["stratum"]): r for r in strata_rows({"real": real, "more": more}, "real", 500, 0.95, seed=0)}
+    rows = {(r["arm"], r["stratum"]): r for r in strata_rows({"real": real, "more": more}, "real", 0.95)}
     everything = rows["more", ALL]
     assert (everything["n_nodules"], everything["n_patients"]) == (3, 2)
     assert (everything["sensitivity"], everything["lesion_dice"]) == (1.0, pytest.approx(0.7))
     assert everything["sensitivity_difference"] == pytest.approx(1 / 3)
     assert everything["dice_difference"] == pytest.approx((0.1 + 0.5 + 0.1) / 3)
-    assert everything["dice_ci_low"] <= everything["dice_difference"] <= everything["dice_ci_high"]
+    assert everything["dice_ci_low"] is None  # of two patients
     small = rows["more", "< 6 mm"]
     assert (small["n_nodules"], small["dice_difference"], small["dice_ci_low"]) == (1, 0.5, None)
     assert rows["real", ALL]["dice_difference"] is None and rows["real", ALL]["sensitivity"] == pytest.approx(2 / 3)
@@ -48,8 +48,8 @@ def test_a_table_by_hand():
 def test_the_order_of_rows_changes_nothing():
     real = [nodule(case, dice=0.1 * k) for k, case in enumerate("abcd")]
     more = [nodule(case, dice=0.1 * k + 0.05) for k, case in enumerate("abcd")]
-    straight = strata_rows({"real": real, "more": more}, "real", 100, 0.95, seed=0)
-    assert straight == strata_rows({"real": real[::-1], "more": more[::-1]}, "real", 100, 0.95, seed=0)
+    straight = strata_rows({"real": real, "more": more}, "real", 0.95)
+    assert straight == strata_rows({"real": real[::-1], "more": more[::-1]}, "real", 0.95)
 
 
 def several(case, finds, **facts):
