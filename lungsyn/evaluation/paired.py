@@ -30,8 +30,8 @@ FEWEST_TO_CLAIM = 3  # patients: two that happen to be alike would show anything
 FEWEST_PATIENTS = 20  # below, no interval over patients is sure to cover: what is rare was perhaps not seen at all
 FEWEST_UNLIKE = 3  # patients that differ from the commonest value, for the same reason
 NO_INTERVAL = f"fewer than {FEWEST_PATIENTS} patients by their weight, or fewer than {FEWEST_UNLIKE} unlike the others"
-LUCK = 0.25  # share of studies whose error comes out smaller than what is reckoned with for the power
-SURE = 0.85  # how sure it is that a variance is no larger than it is taken to be, when degrees of freedom are counted
+LUCK = 0.22  # share of studies whose error comes out smaller than what is reckoned with for the power
+SURE_OF_PATIENTS, SURE_OF_SEEDS = 0.9, 0.82  # that a variance is no larger than degrees of freedom are counted for
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def error_with_trainings(means, cases, trainings: tuple[Trainings, Trainings]) -
 
     ``means``: of the difference, patient by patient ``[... p]``. What comes training by training and patient by patient
     is in the variances of both, and taken off once. Degrees of freedom: Satterthwaite 1946, the fewest that are
-    possible if one of both variances is larger than it came out by chance (`SURE`); otherwise few patients who happen
+    possible if one of both variances is larger than it came out by chance; otherwise few patients who happen
     to be alike would leave the trainings' many degrees of freedom to a variance that was missed."""
     patients, freedom = variance_over_patients(means, cases), len(cases) - 1
     by_seeds, seeds_freedom = welch(trainings)
@@ -160,8 +160,8 @@ def error_with_trainings(means, cases, trainings: tuple[Trainings, Trainings]) -
         return total, satterthwaite(patients + by_seeds, (patients, freedom), (by_seeds, seeds_freedom))
 
     total, as_found = together(patients, by_seeds)
-    _, if_patients_differ_more = together(at_most(patients, freedom), by_seeds)
-    _, if_seeds_do_more = together(patients, at_most(by_seeds, seeds_freedom))
+    _, if_patients_differ_more = together(at_most(patients, freedom, SURE_OF_PATIENTS), by_seeds)
+    _, if_seeds_do_more = together(patients, at_most(by_seeds, seeds_freedom, SURE_OF_SEEDS))
     return np.sqrt(total), np.minimum.reduce([as_found, if_patients_differ_more, if_seeds_do_more])
 
 
@@ -179,9 +179,9 @@ def satterthwaite(total, *parts) -> np.ndarray:
     return np.where(spread > 0, np.square(total) / np.where(spread > 0, spread, 1.0), 1.0)
 
 
-def at_most(variance, freedom) -> np.ndarray:
-    """The variance that the true one exceeds in 1 - `SURE` of samples."""
-    return variance * freedom / special.chdtri(freedom, SURE)
+def at_most(variance, freedom, sure: float) -> np.ndarray:
+    """What the true variance does not exceed in a share ``sure`` of samples."""
+    return variance * freedom / special.chdtri(freedom, sure)
 
 
 def skewness_of_mean(means, cases, error) -> np.ndarray:
