@@ -109,7 +109,8 @@ def test_what_could_have_been_seen_is_seen_with_80_percent_power(freedom):
     errors = np.sqrt(rng.chisquare(freedom, 200_000) / freedom)
     effect = smallest_resolvable(np.median(errors), freedom, 0.95, arms)
     claimed = p_of_mean(effect + rng.normal(size=len(errors)), errors, freedom) * arms < 0.05
-    assert 0.8 <= claimed.mean() <= 0.995
+    assert claimed.mean() >= 0.8
+    assert freedom < 30 or claimed.mean() <= 0.9
 
 
 def test_a_difference_that_dice_cannot_have_is_not_said():
