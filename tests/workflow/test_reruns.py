@@ -629,6 +629,13 @@ def test_one_changed_slice_is_noticed(study):
     assert cases_of(follow(study)) == {"b"}
 
 
+def test_a_slice_in_a_folder_below_is_noticed(study):
+    """A series may lie in several folders; its source is the one that holds them."""
+    (study / RAW / "b/series/part").mkdir()
+    (study / RAW / "b/series/part/2.dcm").write_text("one more slice")
+    assert cases_of(follow(study)) == {"b"}
+
+
 def test_a_changed_case_reruns_its_dependants_only(study):
     """case.json stands for the case: it is written last and holds a digest of the voxels."""
     path = study / "results/cases/f/case.json"

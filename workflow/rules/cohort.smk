@@ -30,22 +30,20 @@ def raw_data(_):
     return [] if STUDY.cohort.dataset == "nifti" else ancient(RAW) if STUDY.cohort.root else RAW
 
 
-def files_below(folder, parts):
-    """A digest over names, sizes and time stamps of the files in ``parts`` of ``folder``: it tells that one is new,
-    gone or another one, also one that is older than the one before."""
-    found = []
-    for part in parts:
-        path = Path(folder, part)
-        found += [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
-    stats = [(os.fsencode(path), path.stat()) for path in sorted(found) if path.exists()]
-    facts = b"\n".join(b"%s %d %d %d" % (name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in stats)
-    return hashlib.sha256(facts).hexdigest()[:12]
+def files_below(paths, times):
+    """A digest over names, sizes and ``times`` of all files at or below ``paths``: it tells that one is new, gone or
+    another one, also one that is older than the one before."""
+    found = [file for path in map(Path, paths) for file in ([path] if path.is_file() else path.rglob("*"))]
+    stats = [(os.fsencode(path), path.stat()) for path in sorted(found) if path.is_file()]
+    facts = [(name, stat.st_size, *(getattr(stat, time) for time in times)) for name, stat in stats]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 def raw_files(_):
-    """Which NIfTI files there are."""
+    """Which NIfTI files there are, by the time of their last change in any way: what is copied may bring an old one."""
     parts = ("cases.tsv", "dataset.json", "images", "labels", "imagesTr", "labelsTr")
-    return files_below(RAW, parts) if STUDY.cohort.dataset == "nifti" else ""
+    paths = [Path(RAW, part) for part in parts]
+    return files_below(paths, ("st_mtime_ns", "st_ctime_ns")) if STUDY.cohort.dataset == "nifti" else ""
 
 
 checkpoint listing:
@@ -86,10 +84,7 @@ def raw_of_case(wildcards):
         raise WorkflowError(f"results/listing.tsv includes no case {wildcards.case}")
     if STUDY.cohort.dataset == "nifti":
         return row["raw"]
-    series = row_of(Path(NAMES), wildcards.case)["source"]
-    stats = [(file.name, file.stat()) for file in os.scandir(Path(RAW, series)) if file.is_file()]
-    facts = sorted((name, found.st_size, found.st_mtime_ns) for name, found in stats)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+    return files_below([Path(RAW, row_of(Path(NAMES), wildcards.case)["source"])], ("st_mtime_ns",))
 
 
 rule prepare:
