@@ -20,7 +20,10 @@ from lungsyn.volume.space import Space, Volume, bounding_box
 
 RIGHT, LEFT = 1, 2
 WORKING_MM = 2.0  # shapes of lungs need no finer grid
+FILL_HU = -1024  # the value of a stored zero; what is as dark or darker is no air, but no image
 GAS_HU = -960  # a cavity whose median is below holds no lung tissue: bowel, outside air
+SHEET_MM = 4.0  # half of what an aerated layer outside the body must be thick to be lung
+OPEN_LUNG_ML = 200  # lung without a neighbour in the body is at least so large
 CLOSING_MM = 8.0  # bridges vessels at the hilum and dents of nodules at the pleura
 AIRWAY_HU = -880  # a trachea's median is below, a lung's top above
 AIRWAY_MM2 = 800  # largest section of a trachea (normal up to 25 mm wide), in the axial plane
@@ -89,12 +92,93 @@ def _any_in_block(mask: np.ndarray, factor: int, shape) -> np.ndarray:
 def body_mask(hu: np.ndarray, space: Space) -> np.ndarray:
     """Everything inside the skin (bool ``[x y z]``): the largest piece of tissue, in each axial slice filled.
 
-    Tissue is opened by 3 mm first, so that the table and clothes that touch the skin come off.
+    Tissue is opened by 3 mm first, so that the table and clothes that touch the skin come off. Lung that this leaves
+    open, since the image ends in it or the wall has a gap, is told from the room by its HU (``open_lung``).
     """
+    hu = without_padding(hu)
     radius = max(1.0, 3.0 / space.spacing_mm[0])
     dense = hu > AERATED_HU
     core = _largest(~within(~dense, radius))
-    return ndimage.binary_fill_holes(within(core, radius + 1) & dense, IN_PLANE)
+    tissue = within(core, radius + 1) & dense
+    body = ndimage.binary_fill_holes(tissue, IN_PLANE)
+    gas = is_gas(hu)
+    lung = open_lung(body, tissue, dense, gas, space) & (hu > FILL_HU)
+    if not lung.any():
+        return body
+    wall = within(lung, radius + 1) & dense  # a wall thinner than the opening is no core
+    return _filled_to_the_border(body | lung | wall, gas)
+
+
+def without_padding(hu: np.ndarray) -> np.ndarray:
+    """``hu`` with air where the image was padded with zeros (registration, circles): exactly 0 in whole blocks that
+    meet the image's border. Noise and resampling leave no such block of the patient."""
+    zero = hu == 0
+    blocks = ndimage.binary_erosion(zero, np.ones((3, 3, 3)), border_value=1)
+    if not blocks.any():
+        return hu
+    pieces, _ = ndimage.label(zero)
+    padding = np.isin(pieces, np.setdiff1d(pieces[blocks & _border(hu.shape)], 0))
+    return np.where(within(padding, 1), np.float32(FILL_HU), hu)
+
+
+def _border(shape: tuple[int, ...]) -> np.ndarray:
+    """The outermost voxels of an array (bool)."""
+    border = np.ones(shape, dtype=bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    return border
+
+
+def is_gas(hu: np.ndarray) -> np.ndarray:
+    """Where the mean of 3^3 voxels is gas, as in the room, and not lung: bool. The mean, since a sharp kernel's noise is
+    as large as what parts them. Fill values darker than air count as air."""
+    return ndimage.uniform_filter(np.maximum(hu, FILL_HU), 3) <= GAS_HU
+
+
+def open_lung(
+    body: np.ndarray, tissue: np.ndarray, dense: np.ndarray, gas: np.ndarray, space: Space
+) -> np.ndarray:
+    """Lung that ``body`` does not hold (bool): as aerated as lung, between tissue by a third, and large or a continuation
+    of the air inside.
+
+    A mattress is as dark as lung, and larger, but lies beside all tissue (in seven real chests at most a sixth of it
+    does not; of lung cut on all four sides two fifths).
+    """
+    aerated = ~dense & ~gas
+    beyond = aerated & ~body
+    pieces, count = ndimage.label(thick(beyond, space))
+    if not count:
+        return np.zeros_like(body)
+    sizes = np.bincount(pieces.ravel())
+    enclosed = np.bincount(pieces.ravel(), weights=between(tissue).ravel()) > sizes / 3
+    known = sizes * space.voxel_ml >= OPEN_LUNG_ML
+    known[np.unique(pieces[within(aerated & body, 1)])] = True
+    enclosed[0] = False
+    return within((known & enclosed)[pieces], 2) & beyond
+
+
+def thick(mask: np.ndarray, space: Space) -> np.ndarray:
+    """``mask`` opened by ``SHEET_MM`` in each axial plane: without the skin's edge, sheets and clothes."""
+    radius = SHEET_MM / space.spacing_mm[0]
+    return within(~within(~mask, radius, (0, 1)), radius, (0, 1)) & mask
+
+
+def between(tissue: np.ndarray) -> np.ndarray:
+    """What has tissue on both sides, right and left or front and back (bool)."""
+    found = np.zeros(tissue.shape, dtype=bool)
+    for axis in (0, 1):
+        before = np.logical_or.accumulate(tissue, axis)
+        after = np.flip(np.logical_or.accumulate(np.flip(tissue, axis), axis), axis)
+        found |= before & after
+    return found
+
+
+def _filled_to_the_border(body: np.ndarray, gas: np.ndarray) -> np.ndarray:
+    """``body`` and, in each axial slice, what it parts from the room: vessels and nodules that the image's border cuts."""
+    pieces, count = ndimage.label(~body, IN_PLANE)
+    sizes = np.maximum(np.bincount(pieces.ravel(), minlength=count + 1), 1)
+    closed_off = np.bincount(pieces.ravel(), weights=gas.ravel(), minlength=count + 1) < 0.1 * sizes
+    closed_off[0] = True
+    return closed_off[pieces]
 
 
 def lung_mask(hu: np.ndarray, body: np.ndarray, space: Space, nodules: np.ndarray | None = None) -> np.ndarray:
