@@ -1,14 +1,17 @@
 """Body and lungs from HU alone, no trained weights: thresholds, connected components, closing.
 
-In a chest: the *body* is what the skin encloses. The *lungs* are the air in it, less the airway that leads to them and
-less bowel gas, closed by a ball so that vessels and nodules at the pleura are inside; each nodule known is inside by
-rule. Coarse grids do: shapes are found at ``WORKING_MM`` or coarser and interpolated, which keeps a case at seconds.
+In a chest: the *body* is what the skin encloses, up to the image's border where that cuts the chest. The *lungs* are
+the air in it, less the airway that leads to them and less bowel gas, closed by a ball so that vessels and nodules at
+the pleura are inside; each nodule known is inside by rule. Coarse grids do: shapes are found at ``WORKING_MM`` or
+coarser and interpolated, which keeps a case at seconds.
 
 In a cut-out (``part_mask``) no skin is to be seen, so there is no telling sides or airways: lung is what is aerated.
 
 Arrays are ``[x y z]``, RAS+ (x to the patient's right, z up), isotropic. The order of steps follows Hu, Hoffman and
 Reinhardt 2001 (IEEE TMI 20:490): threshold, components, airway by following its sections down, separation, smoothing.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -23,7 +26,11 @@ WORKING_MM = 2.0  # shapes of lungs need no finer grid
 FILL_HU = -1024  # the value of a stored zero; what is as dark or darker is no air, but no image
 GAS_HU = -960  # a cavity whose median is below holds no lung tissue: bowel, outside air
 SHEET_MM = 4.0  # half of what an aerated layer outside the body must be thick to be lung
+ENCLOSED = (
+    1 / 3
+)  # of such a layer: 0.4 of a lung cut on all four sides; of mattresses in seven real chests at most 0.16
 OPEN_LUNG_ML = 200  # lung without a neighbour in the body is at least so large
+GAS_LUNG_ML = 400  # a lung of gas is so large, or a quarter of the other one
 CLOSING_MM = 8.0  # bridges vessels at the hilum and dents of nodules at the pleura
 AIRWAY_HU = -880  # a trachea's median is below, a lung's top above
 AIRWAY_MM2 = 800  # largest section of a trachea (normal up to 25 mm wide), in the axial plane
@@ -32,32 +39,51 @@ MIDLINE_MM = 35  # how far a trachea's top may lie from the middle of the body
 IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None] & np.array([False, True, False])
 
 
+@dataclass(frozen=True, eq=False)
+class Coarse:
+    """A chest where its shapes are found: HU, body (bool) and lungs (0, 1 right, 2 left; marked nodules in them)."""
+
+    hu: np.ndarray
+    body: np.ndarray
+    lung: np.ndarray
+    marked: np.ndarray
+    space: Space
+    factor: int  # of its voxels to the case's
+
+
+def find_chest(ct: Volume, space: Space, nodules: np.ndarray) -> Coarse:
+    """Body and lungs of ``ct`` (HU, on any grid) for the case's grid ``space``, coarsely.
+
+    ``nodules`` (bool ``[x y z]``, on ``space``, isotropic) are in the lungs always.
+    """
+    factor = max(1, int(WORKING_MM / space.spacing_mm[0] + 0.01))
+    coarse = _coarser(space, factor)
+    hu = without_padding(resample(ct, coarse, fill=-1000.0))
+    marked = _any_in_block(nodules, factor, coarse.shape)
+    body = body_mask(hu, coarse)
+    return Coarse(hu, body, lung_mask(hu, body, coarse, marked), marked, coarse, factor)
+
+
 def chest_masks(
-    ct: Volume, space: Space, nodules: np.ndarray, margin_mm: float
+    chest: Coarse, space: Space, nodules: np.ndarray, margin_mm: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The box of ``space`` around lungs and nodules, its first and past-last index, and in it body (bool) and lungs
     (uint8: 0, 1 right, 2 left), both ``[x y z]``.
 
-    ``ct`` (HU) lies on any grid; ``nodules`` (bool, on ``space``, isotropic) are in the lungs always. At least
-    ``margin_mm`` are kept around the lungs, as far as there is image; without any lung the box is the whole image.
+    Every marked nodule (bool, on ``space``) is lung by rule, not body. At least ``margin_mm`` are kept around the
+    lungs, as far as there is image; without any lung the box is the whole image.
     """
-    factor = max(1, int(WORKING_MM / space.spacing_mm[0] + 0.01))
-    coarse = _coarser(space, factor)
-    hu = resample(ct, coarse, fill=-1000.0)
-    marked = _any_in_block(nodules, factor, coarse.shape)
-    body = body_mask(hu, coarse)
-    lung = lung_mask(hu, body, coarse, marked)
+    factor, lung = chest.factor, chest.lung
     start, stop = np.zeros(3, dtype=int), np.array(space.shape)
     if lung.any():
         margin = np.ceil(margin_mm / space.spacing_mm).astype(int)
         first, last = bounding_box(lung)  # half of a coarse voxel's lung never reaches beyond it
         start, stop = np.maximum(first * factor - margin, 0), np.minimum(last * factor + margin, space.shape)
     box = space.crop(start, stop)
-    inside, lung = _refined(body, lung, coarse, box)
-    here = nodules[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-    lost = here & (lung == 0)
+    inside, lung = _refined(chest.body, lung, chest.space, box)
+    lost = nodules[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] & (lung == 0)
     lung[lost] = sides(lung > 0, box)[lost] if lost.any() and lung.any() else RIGHT
-    return start, stop, inside | here, lung
+    return start, stop, inside, lung
 
 
 def _coarser(space: Space, factor: int) -> Space:
@@ -95,7 +121,6 @@ def body_mask(hu: np.ndarray, space: Space) -> np.ndarray:
     Tissue is opened by 3 mm first, so that the table and clothes that touch the skin come off. Lung that this leaves
     open, since the image ends in it or the wall has a gap, is told from the room by its HU (``open_lung``).
     """
-    hu = without_padding(hu)
     radius = max(1.0, 3.0 / space.spacing_mm[0])
     dense = hu > AERATED_HU
     core = _largest(~within(~dense, radius))
@@ -106,19 +131,19 @@ def body_mask(hu: np.ndarray, space: Space) -> np.ndarray:
     if not lung.any():
         return body
     wall = within(lung, radius + 1) & dense  # a wall thinner than the opening is no core
-    return _filled_to_the_border(body | lung | wall, gas)
+    return _filled_to_the_border(body | lung | wall, dense)
 
 
 def without_padding(hu: np.ndarray) -> np.ndarray:
     """``hu`` with air where the image was padded with zeros (registration, circles): exactly 0 in whole blocks that
-    meet the image's border. Noise and resampling leave no such block of the patient."""
+    meet the image's border, and what resampling mixed of it. Noise leaves no such block of the patient."""
     zero = hu == 0
     blocks = ndimage.binary_erosion(zero, np.ones((3, 3, 3)), border_value=1)
     if not blocks.any():
         return hu
     pieces, _ = ndimage.label(zero)
     padding = np.isin(pieces, np.setdiff1d(pieces[blocks & _border(hu.shape)], 0))
-    return np.where(within(padding, 1), np.float32(FILL_HU), hu)
+    return np.where(within(padding, 1) & (hu > AERATED_HU), np.float32(FILL_HU), hu)
 
 
 def _border(shape: tuple[int, ...]) -> np.ndarray:
@@ -129,31 +154,48 @@ def _border(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def is_gas(hu: np.ndarray) -> np.ndarray:
-    """Where the mean of 3^3 voxels is gas, as in the room, and not lung: bool. The mean, since a sharp kernel's noise is
-    as large as what parts them. Fill values darker than air count as air."""
+    """Where the mean of 3^3 voxels is gas, as in the room, and not lung: bool.
+
+    The mean, since a sharp kernel's noise is as large as what parts them. Fill values darker than air count as air.
+    """
     return ndimage.uniform_filter(np.maximum(hu, FILL_HU), 3) <= GAS_HU
 
 
-def open_lung(
-    body: np.ndarray, tissue: np.ndarray, dense: np.ndarray, gas: np.ndarray, space: Space
-) -> np.ndarray:
-    """Lung that ``body`` does not hold (bool): as aerated as lung, between tissue by a third, and large or a continuation
-    of the air inside.
-
-    A mattress is as dark as lung, and larger, but lies beside all tissue (in seven real chests at most a sixth of it
-    does not; of lung cut on all four sides two fifths).
-    """
+def open_lung(body: np.ndarray, tissue: np.ndarray, dense: np.ndarray, gas: np.ndarray, space: Space) -> np.ndarray:
+    """Lung that ``body`` does not hold (bool): as aerated as lung, between tissue, and large or a continuation of the
+    air inside."""
     aerated = ~dense & ~gas
-    beyond = aerated & ~body
-    pieces, count = ndimage.label(thick(beyond, space))
-    if not count:
+    pieces, sizes, enclosed = pieces_beyond(aerated & ~body, tissue, space)
+    if len(sizes) == 1:
         return np.zeros_like(body)
-    sizes = np.bincount(pieces.ravel())
-    enclosed = np.bincount(pieces.ravel(), weights=between(tissue).ravel()) > sizes / 3
     known = sizes * space.voxel_ml >= OPEN_LUNG_ML
     known[np.unique(pieces[within(aerated & body, 1)])] = True
-    enclosed[0] = False
-    return within((known & enclosed)[pieces], 2) & beyond
+    chosen = known & (enclosed > ENCLOSED)
+    return within(chosen[pieces], 2) & aerated & ~body if chosen.any() else np.zeros_like(body)
+
+
+def pieces_beyond(beyond: np.ndarray, tissue: np.ndarray, space: Space) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The thick pieces of the air ``beyond`` the body, numbered; by number their voxels, and the share of each that has
+    ``tissue`` on both sides. Number 0 is the rest, and its share 0."""
+    flanked = between(tissue)
+    if not _any_thick(beyond & flanked, space):  # the usual case, and much faster
+        return np.zeros(beyond.shape, dtype=np.int32), np.array([beyond.size]), np.zeros(1)
+    pieces, count = ndimage.label(thick(beyond, space))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    enclosed = np.bincount(pieces[flanked], minlength=count + 1) / np.maximum(sizes, 1)
+    enclosed[0] = 0
+    return pieces, sizes, enclosed
+
+
+def _any_thick(mask: np.ndarray, space: Space) -> bool:
+    """Whether ``thick`` may find anything: a voxel of ``mask`` with others of it as far away along x and y."""
+    far = max(1, int(SHEET_MM / space.spacing_mm[0]))
+    inner = mask.copy()
+    for axis in (0, 1):
+        line, inside = np.moveaxis(mask, axis, 0), np.moveaxis(inner, axis, 0)
+        inside[far:] &= line[:-far]
+        inside[:-far] &= line[far:]
+    return bool(inner.any())
 
 
 def thick(mask: np.ndarray, space: Space) -> np.ndarray:
@@ -172,11 +214,13 @@ def between(tissue: np.ndarray) -> np.ndarray:
     return found
 
 
-def _filled_to_the_border(body: np.ndarray, gas: np.ndarray) -> np.ndarray:
-    """``body`` and, in each axial slice, what it parts from the room: vessels and nodules that the image's border cuts."""
+def _filled_to_the_border(body: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """``body`` filled in each axial slice, and what it parts from the room that is mostly tissue: vessels and nodules
+    that the image's border cuts."""
+    body = ndimage.binary_fill_holes(body, IN_PLANE)
     pieces, count = ndimage.label(~body, IN_PLANE)
-    sizes = np.maximum(np.bincount(pieces.ravel(), minlength=count + 1), 1)
-    closed_off = np.bincount(pieces.ravel(), weights=gas.ravel(), minlength=count + 1) < 0.1 * sizes
+    tissue = np.bincount(pieces.ravel(), weights=dense.ravel(), minlength=count + 1)
+    closed_off = tissue > 0.7 * np.bincount(pieces.ravel(), minlength=count + 1)
     closed_off[0] = True
     return closed_off[pieces]
 
@@ -185,7 +229,7 @@ def lung_mask(hu: np.ndarray, body: np.ndarray, space: Space, nodules: np.ndarra
     """Lungs in a chest: uint8 ``[x y z]``, 0, 1 right, 2 left; all zero if there is no aerated lung in the body."""
     air = (hu < AERATED_HU) & body
     air &= ~airway(air, hu, body, space)
-    lung = _lung_components(air, hu)
+    lung = _lung_components(air, hu, space)
     result = np.zeros(hu.shape, dtype=np.uint8)
     if not lung.any():
         return result
@@ -241,26 +285,37 @@ def _trachea_section(plane, hu, candidates, middle: float, space: Space) -> np.n
     return np.array(best, dtype=int)
 
 
-def _lung_components(air: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """The pieces of ``air`` that are lung: at least a tenth of the largest, and not pure gas."""
+def _lung_components(air: np.ndarray, hu: np.ndarray, space: Space) -> np.ndarray:
+    """The pieces of ``air`` that are lung: at least a tenth of the largest; of pure gas only a lung of gas."""
     pieces, count = ndimage.label(air)
     if not count:
         return air
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     large = np.flatnonzero(sizes >= 0.1 * sizes.max())
-    return _without_gas(pieces, large, hu)
+    gas = [n for n in large if np.median(hu[pieces == n]) <= GAS_HU]
+    aerated = np.setdiff1d(large, gas)
+    return np.isin(pieces, [*aerated, *_gas_lungs(pieces, sizes * space.voxel_ml, gas, aerated)])
 
 
-def _without_gas(pieces: np.ndarray, numbers: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """The voxels of the ``pieces`` with these ``numbers`` that are not pure gas (``ndimage.median`` would sort all)."""
-    return np.isin(pieces, [n for n in numbers if np.median(hu[pieces == n]) > GAS_HU])
+def _gas_lungs(pieces: np.ndarray, sizes_ml: np.ndarray, gas: list[int], aerated: np.ndarray) -> list[int]:
+    """Which pieces of ``gas`` are lungs (pneumothorax, emphysema) and not bowel: large, and reaching into the upper
+    half of the lungs' height, where neither stomach nor colon does. Without aerated lung the large ones tell it."""
+    least_ml = min([GAS_LUNG_ML, *sizes_ml[aerated] / 4])
+    gas = [n for n in gas if sizes_ml[n] >= least_ml]
+    if not gas:
+        return []
+    height = {n: np.flatnonzero((pieces == n).any(axis=(0, 1))) for n in [*aerated, *gas]}
+    known = [height[n] for n in (aerated if len(aerated) else gas)]
+    middle = (min(z[0] for z in known) + max(z[-1] for z in known)) / 2
+    return [n for n in gas if height[n][-1] > middle]
 
 
 def sides(lung: np.ndarray, space: Space) -> np.ndarray:
     """Which lung every voxel is nearest to: uint8 ``[x y z]`` of 1 (right) and 2 (left), also outside the lungs.
 
     Lungs that touch are parted by shrinking them until they fall apart (at most 12 mm). Every second voxel will do.
+    One lung alone, which may fall into its lobes, is told by the midline.
     """
     sparse = lung[::2, ::2, ::2]
     depth_mm = ndimage.distance_transform_edt(sparse) * space.spacing_mm[0] * 2
@@ -271,10 +326,17 @@ def sides(lung: np.ndarray, space: Space) -> np.ndarray:
         if len(sizes) < 3:
             continue
         first, second = np.argsort(sizes)[-2:][::-1]
-        if sizes[second] >= 0.2 * sizes[first]:
+        if sizes[second] >= 0.2 * sizes[first] and _side_by_side(pieces, first, second):
             side = _nearest_side(pieces, first, second)
             return side.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(n) for n in lung.shape)]
     return np.broadcast_to(_by_midline(lung)[:, None, None], lung.shape)
+
+
+def _side_by_side(pieces: np.ndarray, first: int, second: int) -> bool:
+    """Whether two pieces are two lungs, and not two lobes of one: their middles lie apart along x by a third of what
+    both span (of lungs it is half)."""
+    x = [np.nonzero(pieces == n)[0] for n in (first, second)]
+    return abs(x[0].mean() - x[1].mean()) > np.ptp(np.concatenate(x)) / 3
 
 
 def _nearest_side(pieces: np.ndarray, first: int, second: int) -> np.ndarray:
@@ -312,7 +374,7 @@ def part_mask(ct: Volume, nodules: np.ndarray) -> np.ndarray:
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
     large = np.flatnonzero(sizes * ct.space.voxel_ml >= 0.5)
-    lung = _without_gas(pieces, large, ct.data) | nodules
+    lung = np.isin(pieces, [n for n in large if np.median(ct.data[pieces == n]) > GAS_HU]) | nodules
     return (closed(lung, 3.0, ct.space) if lung.any() else lung).astype(np.uint8)
 
 

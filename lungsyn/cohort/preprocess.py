@@ -8,9 +8,10 @@ table and clothes that a generator would otherwise have to learn, and the volume
 import nibabel as nib
 import numpy as np
 
-from lungsyn.cohort import lungs
+from lungsyn.cohort import lungs, recognised
 from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
+from lungsyn.segmentation.near import told_of_predictions
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU
 from lungsyn.volume.nodules import fullest
@@ -19,37 +20,49 @@ from lungsyn.volume.space import Space, Volume
 
 HU_RANGE = (-1024, 3071)  # 12 bits, what scanners store; metal beyond it is clipped
 SAME_SPACING = 0.01  # relative
-LEAST_LUNG_ML = 100  # a child's lungs have more, a cut-out of 5 cm has not
+LENGTHS_MM = (5, 3000)  # no image of a patient is shorter or longer
 
 
 def prepare(ct: Volume, nodules: list[Volume], settings: Preprocess) -> Case:
-    """The case on its final grid; ``about`` is empty, for the caller to fill.
+    """The case on its final grid; ``about`` holds ``warnings``, sentences on what is odd, for the caller to fill.
 
     ``ct`` is HU ``[x y z]`` in any orientation; ``nodules`` are binary masks in the order of their index, each on a
-    grid of its own (a local box is enough). Raises InputError if a nodule lies outside the image, the case has more
-    than 255 nodules, or a chest has no lungs.
+    grid of its own (a local box is enough). Raises InputError if a nodule lies outside the image or the body, the case
+    has more than 255 nodules, or a chest cannot be one: see ``recognised``.
     """
     space = target_space(ct, settings.spacing_mm)
     index = nodule_index(nodules, space)
-    if settings.field_of_view == "part":
-        hu = on_grid(ct, space)
-        body = np.ones(space.shape, dtype=np.uint8)
-        return Case(hu.data, index, lungs.part_mask(hu, index > 0), body, hu.affine, {})
-    start, stop, body, lung = lungs.chest_masks(ct, space, index > 0, settings.margin_mm)
+    case = _part(ct, space, index) if settings.field_of_view == "part" else _chest(ct, space, index, settings.margin_mm)
+    case.about["warnings"] += told_of_predictions(case)
+    return case
+
+
+def _part(ct: Volume, space: Space, index: np.ndarray) -> Case:
+    hu = on_grid(ct, space)
+    body = np.ones(space.shape, dtype=np.uint8)
+    return Case(hu.data, index, lungs.part_mask(hu, index > 0), body, hu.affine, {"warnings": []})
+
+
+def _chest(ct: Volume, space: Space, index: np.ndarray, margin_mm: float) -> Case:
+    chest = lungs.find_chest(ct, space, index > 0)
+    told = recognised.doubts(chest)
+    start, stop, body, lung = lungs.chest_masks(chest, space, index > 0, margin_mm)
     hu = on_grid(ct, space.crop(start, stop))
-    hu.data[~body] = AIR_HU
     index = Volume(index, space.affine).crop(start, stop).data
-    lung_ml = float(((lung > 0) & (index == 0)).sum()) * space.voxel_ml
-    if lung_ml < LEAST_LUNG_ML:
-        raise InputError(
-            f"no lungs found, {lung_ml:.0f} ml: set cohort.preprocess.field_of_view to part if it is a cut-out, in "
-            "which no skin is seen"
-        )
-    return Case(hu.data, index, lung, body.astype(np.uint8), hu.affine, {})
+    told += recognised.nodules_in_body(index, body, hu.data)
+    body |= index > 0
+    hu.data[~body] = AIR_HU
+    return Case(hu.data, index, lung, body.astype(np.uint8), hu.affine, {"warnings": told})
 
 
 def target_space(ct: Volume, spacing_mm: float) -> Space:
-    """The isotropic RAS+ grid of a case: the scan's own where that is one (within ``SAME_SPACING``)."""
+    """The isotropic RAS+ grid of a case: the scan's own where that is one (within ``SAME_SPACING``).
+
+    Raises InputError for an image whose length is not within ``LENGTHS_MM``."""
+    low, high = ct.space.bounds_mm()
+    longest = float((high - low).max())
+    if not LENGTHS_MM[0] <= longest <= LENGTHS_MM[1]:
+        raise InputError(f"the image is {longest:.3g} mm long: its spacing, or the unit in its header, is wrong")
     if _is_aligned(ct.affine) and np.allclose(ct.space.spacing_mm, spacing_mm, rtol=SAME_SPACING):
         return reoriented(ct, "RAS").space
     return ct.space.isotropic(spacing_mm)

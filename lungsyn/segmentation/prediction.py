@@ -6,21 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
-from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, set_up
 from lungsyn.config import Compute, Inference, Segmenter
-from lungsyn.errors import InputError
+from lungsyn.segmentation.near import near_lungs as near_lungs  # what ``predict`` is given
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
-from lungsyn.volume.intensity import AERATED_HU, AIR_HU, to_model_range
-from lungsyn.volume.morphology import within
+from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import MIRRORS
-
-WORKING_MM = 2.0  # where predictions may be is found on a grid as coarse as that
-CLOSING_MM = 10.0  # vessels and nodules up to twice as thick are inside the lung
-LUNG_MARGIN_MM = 5.0  # a prediction may reach this far beyond it
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,24 +64,3 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference, near: 
     if near is not None:
         percent[~near] = 0
     return percent
-
-
-def near_lungs(case: Case) -> np.ndarray:
-    """What is aerated in the lungs, closed over solid parts, and ``LUNG_MARGIN_MM`` around that: bool ``[x y z]``.
-
-    Not the case's mask of the lungs, in which every marked nodule is by rule: it would tell where to look. Raises
-    InputError where there is none: no prediction would be left of the case, in any arm.
-    """
-    every = max(1, int(WORKING_MM / case.space.spacing_mm[0] + 0.01))
-    thin, spacing_mm = (slice(None, None, every),) * 3, case.space.spacing_mm[0] * every
-    aerated = (np.asarray(case.lungs[thin]) > 0) & (np.asarray(case.ct[thin]) < AERATED_HU)
-    if not aerated.any():
-        raise InputError(
-            f"case {case.about['case']} has no aerated lung to be recognised, and segmenters.*.keep_lungs keeps "
-            "nothing outside: set it to false, or leave the case out with cohort.exclude"
-        )
-    beyond = ~within(aerated, (CLOSING_MM + LUNG_MARGIN_MM) / spacing_mm)
-    near = ndimage.binary_fill_holes(~within(beyond, CLOSING_MM / spacing_mm))
-    for axis in range(3):
-        near = near.repeat(every, axis)
-    return near[tuple(slice(n) for n in case.ct.shape)]
