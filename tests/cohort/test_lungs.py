@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort import annotations, phantom
-from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, part_mask, sides
+from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, find_chest, part_mask, sides
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Nodules, Phantom, Preprocess
 from lungsyn.volume.resample import resample_mask
@@ -53,7 +53,7 @@ def geometric():
 
 def whole_masks(ct: Volume, nodules: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Body and lungs on the grid of ``ct``, nothing cropped."""
-    return chest_masks(ct, ct.space, nodules, margin_mm=1000)[2:]
+    return chest_masks(find_chest(ct, ct.space, nodules), ct.space, nodules, margin_mm=1000)[2:]
 
 
 def test_lungs_match_the_truth_on_each_side(geometric):

@@ -55,6 +55,19 @@ def test_a_nodule_smaller_than_a_voxel_keeps_one():
     assert (nodule_index([mask], space.isotropic(3.0)) == 1).sum() == 1
 
 
+def test_a_finer_grid_moves_no_nodule():
+    """Voxels filled alike are taken from both ends: over many balls the middle stays (it went -0.06 along x)."""
+    rng, moved = np.random.default_rng(0), []
+    space = Space((24, 24, 24), np.diag([2.0, 2.0, 2.0, 1.0]))
+    grid = space.isotropic(1.0)
+    for radius_mm in rng.uniform(3, 9, 150):
+        mask = ball(space, 23 + rng.uniform(-1, 1, 3), radius_mm)
+        index = nodule_index([mask], grid)
+        moved.append(points_mm(grid)[index == 1].mean(axis=0) - points_mm(space)[mask.data].mean(axis=0))
+    error = np.std(moved, axis=0) / np.sqrt(len(moved))
+    assert (np.abs(np.mean(moved, axis=0)) < np.maximum(4 * error, 0.01)).all()
+
+
 def test_a_tight_box_and_a_whole_mask_give_the_same_index():
     space = Space((40, 40, 12), LPS)
     mask = ball(space, points_mm(space)[20, 18, 6], 4.0)
@@ -93,9 +106,19 @@ def test_a_cut_out_is_no_chest():
     hu = np.full(space.shape, -850, np.int16)
     hu[:, 30:] = 40
     mask = ball(space, points_mm(space)[25, 20, 25], 5.0)
-    with pytest.raises(InputError, match=r"no lungs found, \d+ ml: set cohort.preprocess.field_of_view to part if"):
+    with pytest.raises(
+        InputError,
+        match=r"no lungs found, \d+ ml: the image is 50 mm wide: set cohort.preprocess.field_of_view to part if",
+    ):
         prepare(Volume(hu, space.affine), [mask], Preprocess(spacing_mm=1.0, margin_mm=10, field_of_view="chest"))
     assert prepare(Volume(hu, space.affine), [mask], part(1.0)).lungs.any()
+
+
+@pytest.mark.parametrize(("unit", "length"), [(1e-3, "0.05"), (1e3, "5e\\+04")])
+def test_a_wrong_unit_of_length_is_refused_before_memory_is_asked_for(unit, length):
+    ct = Volume(np.full((50, 50, 50), -850, np.int16), np.diag([unit] * 3 + [1.0]))
+    with pytest.raises(InputError, match=f"the image is {length} mm long: its spacing"):
+        prepare(ct, [], part(1.0))
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

@@ -9,6 +9,7 @@ from lungsyn import checkpoint
 from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
+from lungsyn.segmentation.near import near_lungs, outside_share, told_of_predictions
 from lungsyn.segmentation.patches import TrainingPatches, augment, blur, change_grey_values
 from lungsyn.volume.files import open_case, write_case
 from tests.conftest import killed_at, make_case
@@ -63,7 +64,7 @@ def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
     checkpoint.save(tmp_path / "model.safetensors", weights, {"segmenter": long.model_dump(mode="json")})
     segmenter = prediction.load_segmenter(tmp_path / "model.safetensors", CPU)
     case = open_case(case_folders[4])
-    mask = prediction.predict(segmenter, case, Inference(overlap=0.25), prediction.near_lungs(case)) >= 50
+    mask = prediction.predict(segmenter, case, Inference(overlap=0.25), near_lungs(case)) >= 50
     truth = np.asarray(case.nodules) > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
     assert records[-1]["loss"] < records[0]["loss"]
@@ -139,7 +140,7 @@ class Constant(torch.nn.Module):
 def test_predictions_are_whole_percent_rounded_down(case_folders, settings, probability, percent):
     case = open_case(case_folders[0])
     network = prediction.LoadedSegmenter(Constant(probability), settings, torch.device("cpu"), torch.float32)
-    near = prediction.near_lungs(case)
+    near = near_lungs(case)
     found = prediction.predict(network, case, Inference(overlap=0.25), near)
     assert found.dtype == np.uint8 and found.shape == case.ct.shape
     assert (found[near] == percent).all() and (found[~near] == 0).all()
@@ -165,7 +166,7 @@ def test_mirrored_predictions_have_no_side(settings):
 
 def test_predictions_stay_near_the_lungs(case_folders):
     case = open_case(case_folders[0])
-    near = prediction.near_lungs(case)
+    near = near_lungs(case)
     assert near[(np.asarray(case.lungs) > 0) & (np.asarray(case.ct) < -400)].all()
     assert near[np.asarray(case.nodules) > 0].all()  # solid, but in the lung
     assert not near.all()
@@ -180,15 +181,50 @@ def test_where_predictions_stay_knows_nothing_of_the_marks():
     marked = dataclasses.replace(
         case, nodules=np.where(wall, 3, case.nodules), lungs=np.where(wall, 1, case.lungs).astype(np.uint8)
     )
-    near = prediction.near_lungs(marked)
-    assert np.array_equal(near, prediction.near_lungs(case))
+    near = near_lungs(marked)
+    assert np.array_equal(near, near_lungs(case))
     assert not near[wall].any()
 
 
-def test_without_aerated_lung_nothing_would_be_kept_and_that_is_told():
+def test_without_aerated_lung_predictions_count_everywhere():
+    """One such case must not stop the others, nor lose its nodules in every arm."""
     case = make_case((20, 20, 20), seed=0, name="a")
-    with pytest.raises(InputError, match=r"case a has no aerated lung to be recognised.*keep_lungs"):
-        prediction.near_lungs(dataclasses.replace(case, ct=np.zeros_like(case.ct)))
+    solid = dataclasses.replace(case, ct=np.zeros_like(case.ct))
+    assert near_lungs(solid).all()
+    assert outside_share(solid) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("filled", [1, 2])
+def test_predictions_count_in_a_lung_that_is_filled(filled):
+    """Effusion or collapse: where the other lung's mirror image lies. Of two aerated lungs nothing is mirrored."""
+    case = make_case((60, 40, 30), seed=0, name="a", spacing_mm=4.0)
+    white = (case.lungs == filled) & (np.arange(30) < 26)
+    sick = dataclasses.replace(
+        case, ct=np.where(white, 15, case.ct).astype(np.int16),
+        lungs=np.where(white & (case.nodules == 0), 0, case.lungs).astype(np.uint8),
+    )  # fmt: skip
+    assert near_lungs(sick)[white].mean() > 0.95
+    assert max(outside_share(sick)) < 0.02
+    assert not near_lungs(sick)[case.body == 0].any() or near_lungs(case)[case.body == 0].any()
+    assert near_lungs(sick).mean() < 1.15 * near_lungs(case).mean()
+
+
+def test_a_nodule_out_of_reach_is_told_with_its_share():
+    case = make_case((40, 40, 20), seed=0, name="a", spacing_mm=4.0)
+    wall = np.zeros(case.ct.shape, bool)
+    wall[19:22, 2:5, 9:11] = True
+    marked = dataclasses.replace(case, nodules=np.where(wall, 3, case.nodules))
+    assert outside_share(marked) == [0.0, 0.0, 1.0]
+    told = "nodule 3: 100% of it lies where no prediction counts (segmenters.*.keep_lungs)"
+    assert told_of_predictions(marked) == [told]
+
+
+@pytest.mark.parametrize("spacing_mm", [0.8, 1.0, 3.0])
+def test_the_share_out_of_reach_is_that_of_near_lungs(spacing_mm):
+    case = make_case((41, 37, 29), seed=1, name="a", spacing_mm=spacing_mm)
+    rolled = dataclasses.replace(case, nodules=np.roll(case.nodules, 9, axis=1))
+    near = near_lungs(rolled)
+    assert outside_share(rolled) == [(~near[rolled.nodules == n]).mean() for n in (1, 2)]
 
 
 def test_changed_data_under_the_same_names_start_afresh(settings, tmp_path):
