@@ -11,9 +11,9 @@ import numpy as np
 from lungsyn.cohort import lungs, recognised
 from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
-from lungsyn.segmentation.near import told_of_predictions
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU
+from lungsyn.volume.near import told_of_predictions
 from lungsyn.volume.nodules import fullest
 from lungsyn.volume.resample import empty, resample, slabs
 from lungsyn.volume.space import Space, Volume
@@ -62,7 +62,9 @@ def target_space(ct: Volume, spacing_mm: float) -> Space:
     low, high = ct.space.bounds_mm()
     longest = float((high - low).max())
     if not LENGTHS_MM[0] <= longest <= LENGTHS_MM[1]:
-        raise InputError(f"the image is {longest:.3g} mm long: its spacing, or the unit in its header, is wrong")
+        raise InputError(
+            f"an image of a length that none has: {longest:.3g} mm, its spacing or the unit in its header is wrong"
+        )
     if _is_aligned(ct.affine) and np.allclose(ct.space.spacing_mm, spacing_mm, rtol=SAME_SPACING):
         return reoriented(ct, "RAS").space
     return ct.space.isotropic(spacing_mm)

@@ -39,9 +39,9 @@ def doubts(chest: Coarse) -> list[str]:
     if sum(sizes_ml.values()) < LEAST_LUNG_ML:
         if (marked_ml := float(chest.marked.sum()) * space.voxel_ml) > LEAST_LUNG_ML:
             raise InputError(
-                f"no lungs beside {marked_ml:.0f} ml of marked nodules: is the label inverted, or a lung's?"
+                f"no lungs beside the nodules: {marked_ml:.0f} ml are marked, is the label inverted, or a lung's?"
             )
-        raise InputError(no_lungs(hu, body, sum(sizes_ml.values()), space))
+        raise InputError(no_lungs(hu, body, space))
     told = unseen_lung(hu, body, lung, space)
     return [*told, *odd_sizes(sizes_ml, body, space), *lungs_of_gas(hu, lung, sizes_ml), *cut_lungs(body, lung, space)]
 
@@ -56,10 +56,10 @@ def _check_tissue(hu: np.ndarray, body: np.ndarray) -> None:
         )
 
 
-def no_lungs(hu: np.ndarray, body: np.ndarray, found_ml: float, space: Space) -> str:
+def no_lungs(hu: np.ndarray, body: np.ndarray, space: Space) -> str:
     """What to say of a chest without lungs, from its values."""
     image, width_mm = hu[hu > FILL_HU], hu.shape[0] * space.spacing_mm[0]
-    said = f"no lungs found, {found_ml:.0f} ml: "
+    said = "no lungs found: "
     if width_mm < CUT_OUT_MM:
         return said + (
             f"the image is {width_mm:.0f} mm wide: set cohort.preprocess.field_of_view to part if it is a cut-out, in "
@@ -108,9 +108,9 @@ def unseen_lung(hu: np.ndarray, body: np.ndarray, lung: np.ndarray, space: Space
         )
     told = []
     if outside > UNSEEN[0]:
-        told.append(f"air as dark as lung beside the body, {outside:.0%} of the lungs, was overwritten")
+        told.append(f"air as dark as lung beside the body was overwritten: {outside:.0%} of the lungs")
     if inside > UNUSED[0]:
-        told.append(f"air as dark as lung in the body, {inside:.0%} of the lungs, was not taken for lung")
+        told.append(f"air as dark as lung in the body was not taken for lung: {inside:.0%} of the lungs")
     return told
 
 
@@ -119,17 +119,21 @@ def odd_sizes(sizes_ml: dict[int, float], body: np.ndarray, space: Space) -> lis
     total_ml, width_mm = sum(sizes_ml.values()), float(np.ptp(np.flatnonzero(body.any(axis=(1, 2))))) + 1
     width_mm *= space.spacing_mm[0]
     if total_ml > MOST_LUNGS_ML:
-        raise InputError(f"lungs of {total_ml / 1000:.1f} litres, which nobody has: the spacing or its unit is wrong")
+        raise InputError(
+            f"lungs of a size that nobody has: {total_ml / 1000:.1f} litres, the spacing or its unit is wrong"
+        )
     told = []
     if not SMALL_LUNGS_ML <= total_ml <= LARGE_LUNGS_ML:
-        told.append(f"lungs of {total_ml / 1000:.2g} litres (adults: 2 to 9): is the spacing right?")
+        told.append(
+            f"lungs of a size that few have: {total_ml / 1000:.2g} litres (adults: 2 to 9), is the spacing right?"
+        )
     if width_mm > WIDE_MM:
-        told.append(f"a chest {width_mm:.0f} mm wide: is the spacing right?")
+        told.append(f"a chest of a width that few have: {width_mm:.0f} mm, is the spacing right?")
     small, large = sorted(SIDE, key=sizes_ml.get)
     if sizes_ml[small] < LEAST_OF_OTHER * sizes_ml[large]:
         told.append(
-            f"of the {SIDE[small]} lung {sizes_ml[small]:.0f} ml were found, of the {SIDE[large]} one "
-            f"{sizes_ml[large]:.0f}: collapsed, filled, taken out, or not recognised"
+            f"one lung is much smaller: {SIDE[small]} {sizes_ml[small]:.0f} ml, {SIDE[large]} "
+            f"{sizes_ml[large]:.0f} ml, so collapsed, filled, taken out, or not recognised"
         )
     return told
 
@@ -154,7 +158,7 @@ def cut_lungs(body: np.ndarray, lung: np.ndarray, space: Space) -> list[str]:
     if cut:
         return [f"lung reaches the image's border ({', '.join(cut)}): what lies beyond is not in the image"]
     bare_mm2 = float((any_lung & within(~body, 1)).sum()) * mm2
-    return [f"{bare_mm2 / 100:.0f} cm2 of lung have no wall: cut, or open"] if bare_mm2 >= CUT_MM2 else []
+    return [f"lung without a wall: {bare_mm2 / 100:.0f} cm2, cut or open"] if bare_mm2 >= CUT_MM2 else []
 
 
 def nodules_in_body(nodules: np.ndarray, body: np.ndarray, hu: np.ndarray) -> list[str]:
@@ -163,12 +167,12 @@ def nodules_in_body(nodules: np.ndarray, body: np.ndarray, hu: np.ndarray) -> li
     for number, outside in enumerate(share_of_each(index, ~body[at]), start=1):
         if outside > NODULE_OUTSIDE[1]:
             raise InputError(
-                f"nodule {number} lies outside the body, {outside:.0%} of it: image and label do not belong together, "
-                "or one of them is mirrored or shifted"
+                f"a nodule lies outside the body: {outside:.0%} of nodule {number}, so image and label do not belong "
+                "together, or one of them is mirrored or shifted"
             )
         if outside > NODULE_OUTSIDE[0]:
-            told.append(f"nodule {number}: {outside:.0%} of it lies outside the body")
+            told.append(f"a nodule reaches out of the body: {outside:.0%} of nodule {number}")
     for number, gas in enumerate(share_of_each(index, hu[at] <= GAS_HU), start=1):
         if gas > 0.5:
-            told.append(f"nodule {number}: {gas:.0%} of it is gas, no tissue (at most {GAS_HU} HU)")
+            told.append(f"a nodule is gas, no tissue: {gas:.0%} of nodule {number} has at most {GAS_HU} HU")
     return told

@@ -10,10 +10,10 @@ from monai.inferers import sliding_window_inference
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, set_up
 from lungsyn.config import Compute, Inference, Segmenter
-from lungsyn.segmentation.near import near_lungs as near_lungs  # what ``predict`` is given
 from lungsyn.segmentation.networks import build
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
+from lungsyn.volume.near import near_lungs as near_lungs  # what ``predict`` is given
 from lungsyn.volume.patches import MIRRORS
 
 

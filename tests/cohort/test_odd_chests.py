@@ -118,11 +118,11 @@ CUT = {
     "top": (lambda: chest().cut(z=slice(0, 50)), "(top)"),
     "bottom": (lambda: chest().cut(z=slice(30, None)), "(bottom)"),
     "emphysema, both sides": (lambda: chest(-930).cut(slice(27, 107)), "(left, right)"),
-    "circle, -2000": (lambda: circle(124, -2000), "no wall"),
-    "circle, -1024": (lambda: circle(110, -1024), "no wall"),
-    "circle, 0": (lambda: circle(110, 0), "no wall"),
-    "emphysema of the wall": (lambda: gap(300, 80, -900), "no wall"),
-    "no wall": (lambda: thin_wall(0), "no wall"),
+    "circle, -2000": (lambda: circle(124, -2000), "without a wall"),
+    "circle, -1024": (lambda: circle(110, -1024), "without a wall"),
+    "circle, 0": (lambda: circle(110, 0), "without a wall"),
+    "emphysema of the wall": (lambda: gap(300, 80, -900), "without a wall"),
+    "without a wall": (lambda: thin_wall(0), "without a wall"),
 }
 
 
@@ -143,7 +143,7 @@ def test_no_lung_is_taken_for_the_room(name):
     case, kept, called = lung_kept(WHOLE[name]())
     assert 0.99 < kept < 1.03 and called < 1.03
     assert (case.ct[case.nodules > 0] > -100).all()
-    told = [line for line in case.about["warnings"] if "no wall" not in line]
+    told = [line for line in case.about["warnings"] if "without a wall" not in line]
     assert not told
 
 
@@ -222,7 +222,7 @@ def test_an_offset_is_named(name):
 def test_a_body_without_air_is_told_as_that():
     made = chest()
     made.hu[(made.lungs > 0) | (made.hu == -990)] = 20
-    with pytest.raises(InputError, match=r"no lungs found, 0 ml: .*(hardly any air|outside the body)"):
+    with pytest.raises(InputError, match=r"no lungs found: .*(hardly any air|outside the body)"):
         made.prepared()
 
 
@@ -232,31 +232,29 @@ def test_sizes_that_few_people_have_are_told(mm, told):
 
 
 def test_sizes_that_nobody_has_are_refused():
-    with pytest.raises(InputError, match=r"lungs of \d\d.\d litres, which nobody has"):
+    with pytest.raises(InputError, match=r"lungs of a size that nobody has: \d\d.\d litres"):
         chest().prepared(6.0)
 
 
 def test_a_wide_chest_is_told():
     made = chest()
     wide = Volume(made.hu.astype(np.int16), np.diag([MM * 2.3, MM, MM, 1]))
-    assert any("mm wide" in line for line in prepare(wide, [], SETTINGS).about["warnings"])
+    assert any("of a width that few have" in line for line in prepare(wide, [], SETTINGS).about["warnings"])
 
 
 def test_a_lung_that_is_missing_is_told():
     made = chest()
     made.hu[made.lungs == 1] = 20
-    assert any(line.startswith("of the right lung 0 ml were found") for line in made.prepared().about["warnings"])
+    assert any(line.startswith("one lung is much smaller: right 0 ml") for line in made.prepared().about["warnings"])
 
 
 def test_a_nodule_outside_the_body_is_refused_and_one_at_its_edge_told():
     made = chest()
     made.nodules = np.roll(made.nodules, 33, axis=1)
-    with pytest.raises(InputError, match=r"nodule \d lies outside the body, \d+% of it"):
+    with pytest.raises(InputError, match=r"a nodule lies outside the body: \d+% of nodule \d"):
         made.prepared()
     made.nodules[:] = (X**2 + (Y - 110) ** 2 + Z**2 < 15**2) * 1
-    assert any(
-        line.startswith("nodule 1: ") and "outside the body" in line for line in made.prepared().about["warnings"]
-    )
+    assert any(line.startswith("a nodule reaches out of the body: ") for line in made.prepared().about["warnings"])
 
 
 def test_a_label_that_covers_the_lungs_is_told():
@@ -276,4 +274,4 @@ def test_a_nodule_out_of_reach_of_predictions_is_told():
     made = chest(diameters_mm=(16, 16))
     ball = X**2 + (Y - 75) ** 2 + (Z + 60) ** 2 < 20**2  # in the mediastinum, in front
     made.nodules[ball] = 2
-    assert any(line.startswith("nodule 2: ") and "keep_lungs" in line for line in made.prepared().about["warnings"])
+    assert any("keep_lungs" in line and "of nodule 2" in line for line in made.prepared().about["warnings"])

@@ -9,9 +9,9 @@ from lungsyn import checkpoint
 from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
-from lungsyn.segmentation.near import near_lungs, outside_share, told_of_predictions
 from lungsyn.segmentation.patches import TrainingPatches, augment, blur, change_grey_values
 from lungsyn.volume.files import open_case, write_case
+from lungsyn.volume.near import near_lungs, outside_share, told_of_predictions
 from tests.conftest import killed_at, make_case
 
 CPU = Compute(device="cpu", precision="float32", segmenter_threads=1, checkpoint_seconds=3600)
@@ -215,7 +215,7 @@ def test_a_nodule_out_of_reach_is_told_with_its_share():
     wall[19:22, 2:5, 9:11] = True
     marked = dataclasses.replace(case, nodules=np.where(wall, 3, case.nodules))
     assert outside_share(marked) == [0.0, 0.0, 1.0]
-    told = "nodule 3: 100% of it lies where no prediction counts (segmenters.*.keep_lungs)"
+    told = "a nodule lies where no prediction counts (segmenters.*.keep_lungs): 100% of nodule 3"
     assert told_of_predictions(marked) == [told]
 
 

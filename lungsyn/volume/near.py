@@ -35,11 +35,10 @@ def outside_share(case: Case) -> list[float]:
 
 
 def told_of_predictions(case: Case, least: float = 0.05) -> list[str]:
-    """A sentence for each nodule of which at least that share lies where no prediction counts."""
-    return [
-        f"nodule {number}: {share:.0%} of it lies where no prediction counts (segmenters.*.keep_lungs)"
-        for number, share in enumerate(outside_share(case), start=1) if share >= least
-    ]  # fmt: skip
+    """A sentence on the nodules of which at least that share lies where no prediction counts, if there are any."""
+    far = {number: share for number, share in enumerate(outside_share(case), start=1) if share >= least}
+    which = ", ".join(f"{share:.0%} of nodule {number}" for number, share in far.items())
+    return [f"a nodule lies where no prediction counts (segmenters.*.keep_lungs): {which}"] if far else []
 
 
 def _near(case: Case) -> tuple[np.ndarray, int]:
