@@ -9,9 +9,12 @@ import pytest
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
+from lungsyn.volume.files import read_volume
 from lungsyn.volume.intensity import AERATED_HU
 from lungsyn.volume.space import Volume
+from tests.conftest import ROOT
 
+REAL = ROOT / "../shared/data/chests/images"
 MM = 3.0
 SHAPE = (134, 108, 80)
 X, Y, Z = np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * MM for n in SHAPE], indexing="ij", sparse=True)
@@ -275,3 +278,19 @@ def test_a_nodule_out_of_reach_of_predictions_is_told():
     ball = X**2 + (Y - 75) ** 2 + (Z + 60) ** 2 < 20**2  # in the mediastinum, in front
     made.nodules[ball] = 2
     assert any("keep_lungs" in line and "of nodule 2" in line for line in made.prepared().about["warnings"])
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real chests (shared/data/chests) are not here")
+@pytest.mark.parametrize("name", ["cptac_c3n_00247", "lidc_idri_0001", "lung_dx_a0002_soft"])
+def test_real_chests_are_read_and_keep_their_lungs_where_they_are_cut(name):
+    """Cut so far that half of the lungs' slices are open; mattresses, clothes and a room of -940 HU are beside them."""
+    whole = read_volume(REAL / f"{name}.nii.gz")
+    case = prepare(whole, [], SETTINGS)
+    assert set(case.about["warnings"]) <= {
+        "lung reaches the image's border (bottom): what lies beyond is not in the image"
+    }
+    lung_mm = (np.argwhere(case.lungs > 0) @ case.affine[:3, :3].T + case.affine[:3, 3])[:, 0]
+    first, last = np.sort((np.percentile(lung_mm, [3, 97]) - whole.affine[0, 3]) / whole.affine[0, 0]).astype(int)
+    cut = prepare(whole.crop((first, 0, 0), (last, *whole.data.shape[1:])), [], SETTINGS)
+    assert any("(left, right" in line for line in cut.about["warnings"])
+    assert 0.9 < (cut.lungs > 0).sum() / (case.lungs > 0).sum() < 1.0
