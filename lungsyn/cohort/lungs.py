@@ -26,9 +26,8 @@ WORKING_MM = 2.0  # shapes of lungs need no finer grid
 FILL_HU = -1024  # the value of a stored zero; what is as dark or darker is no air, but no image
 GAS_HU = -960  # a cavity whose median is below holds no lung tissue: bowel, outside air
 SHEET_MM = 4.0  # half of what an aerated layer outside the body must be thick to be lung
-ENCLOSED = (
-    1 / 3
-)  # of such a layer: 0.4 of a lung cut on all four sides; of mattresses in seven real chests at most 0.16
+# Share of it between tissue: of lung that is cut all around at least 0.32, of real mattresses at most 0.16.
+ENCLOSED = 0.25
 OPEN_LUNG_ML = 200  # lung without a neighbour in the body is at least so large
 GAS_LUNG_ML = 400  # a lung of gas is so large, or a quarter of the other one
 CLOSING_MM = 8.0  # bridges vessels at the hilum and dents of nodules at the pleura
