@@ -3,12 +3,16 @@
 A *measure* is one number of a case (``MEASURES``). Its *range* comes from the same measure of the train cases: the
 median, and beyond it ``width`` times the way from there to the 5 % and to the 95 % quantile, so that a skewed measure
 has a skewed range and one odd case in twenty moves nothing. Positive measures that spread by factors are treated so in
-their logarithm. The width is one for all measures, and chosen so that as few real cases are rejected as the config
-says: each train case is held against the ranges of all the others, and the width is the one that lets that share of
-them through (a conformal quantile: Vovk, Gammerman and Shafer 2005). Few train cases thus make wide ranges.
+their logarithm. Where more, or less, is never wrong, the range has one end only: no chest has too much of a spine.
 
-A measure that a case has too few voxels for, such as soft tissue in a cut-out of lung, is left out for that case. Of an
-inpainted case only nodules that were made are measured: the rest is a real CT.
+The width is one for all measures of a family (``FAMILIES``: the image, and the anatomy in it), so that an odd scanner
+does not excuse a missing spine. It is chosen so that as few real cases are rejected as the config says, half of them by
+either family: each train case is held against the ranges of all the others, and the width is the one that lets that
+share of them through (a conformal quantile: Vovk, Gammerman and Shafer 2005). Few train cases thus make wide ranges.
+
+A measure that a case has too few voxels for, such as soft tissue in a cut-out of lung, is left out for that case; so is
+all anatomy of what is no whole chest. Of an inpainted case only nodules that were made are measured: the rest is a real
+CT.
 
 A case with a fault is *rejected* and made again with another noise (``attempts``); the masks stay the same. The last
 attempt is kept whatever it is, and marked: an arm has as many volumes as the config says, no mask is missing because it
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from lungsyn.anatomy import measures as anatomy
 from lungsyn.config import Grid
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AERATED_HU, AIR_HU, NOT_FINITE_HU
@@ -38,14 +43,19 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure is, the least difference to the train median that counts, whether it spreads by factors."""
+    """What a measure is, the least difference to the train median that counts, whether it spreads by factors.
+
+    ``lowest`` or ``highest``: no value towards it is wrong, so that the range ends there.
+    """
 
     what: str
     least: float
     log: bool = False
+    lowest: float | None = None
+    highest: float | None = None
 
 
-MEASURES = {
+IMAGE = {
     "finite": Measure("share of voxels with a finite value", 0.0),
     "body_spread_hu": Measure("standard deviation in the body, HU", 5.0, log=True),
     "tissue_hu": Measure("median of soft tissue, HU", 30.0),
@@ -62,6 +72,19 @@ MEASURES = {
     "nodule_spread_hu": Measure("interquartile range in nodules, HU", 10.0, log=True),
     "nodule_contrast_hu": Measure("weakest nodule: its median minus that of the lung around it, HU", 5.0, log=True),
 }
+ANATOMY = {
+    "spine_slices": Measure("share of slices with connected bone in the spine's place", 0.1, highest=1.0),
+    "rib_slices": Measure("share of slices with ribs on both sides", 0.15, highest=1.0),
+    "bone_connected": Measure("share of bone in connected pieces of 5 ml or more", 0.1, highest=1.0),
+    "airway_mm": Measure("height of the airway (trachea and main bronchi), mm", 30.0, highest=1000.0),
+    "fat_muscle_valley": Measure("valley between fat and muscle in the histogram (1: apart)", 0.1, highest=1.0),
+    "organ_mottle_hu": Measure("mottle of the most even soft tissue, HU", 4.0, log=True, lowest=0.0),
+    "heart_left": Measure("share of the tissue between the lungs left of the midline", 0.15),
+    "vessel_share": Measure("share of the inner lungs that is vessel", 0.015),
+    "vessel_connected": Measure("share of the vessels in connected pieces of 0.5 ml or more", 0.08, highest=1.0),
+}
+MEASURES = IMAGE | ANATOMY
+FAMILIES = {"image": IMAGE, "anatomy": ANATOMY}
 
 
 # ----------------------------------------------------------------------------------------------------- measuring a case
@@ -83,12 +106,13 @@ def measure(case: Case, grid: Grid, made: np.ndarray | None = None) -> dict[str,
     found["body_spread_hu"] = float(hu[body].std()) if body.any() else 0.0
     found |= tissue_measures(hu, tissue, "tissue") | tissue_measures(hu, lungs, "lung")
     found |= shares(hu, lungs, tissue) | noise_measures(hu, inner(tissue)) | seam_measures(hu, body, grid)
+    found |= anatomy.measure(hu, np.asarray(case.lungs), nodules, body, spacing_mm)
     return found | nodule_measures(hu, nodules, lungs, spacing_mm)
 
 
 def inner(mask: np.ndarray) -> np.ndarray:
     """Voxels of ``mask`` with all their 26 neighbours in it: they hold nothing of the next tissue."""
-    return ndimage.binary_erosion(mask, np.ones((3, 3, 3)), border_value=1)
+    return anatomy.shrunk(mask, 1)
 
 
 def tissue_measures(hu: np.ndarray, mask: np.ndarray, name: str) -> dict[str, float]:
@@ -248,18 +272,23 @@ def spread_of(name: str, values: np.ndarray) -> Spread:
 
 
 def widths_away(name: str, value: float, spread: Spread) -> float:
-    """How many widths a value lies from the median."""
+    """How many widths a value lies from the median; none if it is on the side where nothing is wrong."""
     away = float(scaled(name, value)) - spread.middle
+    if (MEASURES[name].highest if away > 0 else MEASURES[name].lowest) is not None:
+        return 0.0
     return away / spread.above if away > 0 else -away / spread.below
 
 
 def value_range(name: str, spread: Spread, width: float) -> tuple[float, float]:
     """The values that are at most ``width`` widths away. On a scale of factors all below the least are the same."""
-    ends = np.array([spread.middle - width * spread.below, spread.middle + width * spread.above])
-    if not MEASURES[name].log:
-        return float(ends[0]), float(ends[1])
-    low, high = np.exp(ends)
-    return (float(low) if low > MEASURES[name].least else 0.0), float(high)
+    rule = MEASURES[name]
+    low, high = spread.middle - width * spread.below, spread.middle + width * spread.above
+    if rule.log:
+        low, high = (math.exp(low) if low > math.log(rule.least) else 0.0), math.exp(high)
+    return (
+        float(low if rule.lowest is None else rule.lowest),
+        float(high if rule.highest is None else rule.highest),
+    )
 
 
 def left_out_scores(values: Mapping[str, Mapping[str, float]]) -> list[float]:
@@ -283,23 +312,38 @@ def calibrated_width(scores: list[float], false_rejections: float) -> float:
     return max(sorted(scores)[min(rank, len(scores)) - 1], 1.0)
 
 
+def family_of(name: str) -> str:
+    return next(family for family, rules in FAMILIES.items() if name in rules)
+
+
+def family_widths(judged: Mapping[str, Mapping[str, float]], false_rejections: float) -> dict[str, float]:
+    """The width of each family that has a judged measure; they share ``false_rejections`` evenly."""
+    scores = {
+        family: left_out_scores({name: values for name, values in judged.items() if name in rules})
+        for family, rules in FAMILIES.items()
+    }
+    present = {family: found for family, found in scores.items() if found}
+    return {family: calibrated_width(found, false_rejections / len(present)) for family, found in present.items()}
+
+
 def reference(measured: Mapping[str, Mapping[str, float]], false_rejections: float) -> dict:
     """Ranges from the measures of the train cases, ``{case: measures}``, and those measures themselves."""
     values = {name: {c: m[name] for c, m in measured.items() if name in m} for name in MEASURES}
     judged = {name: v for name, v in values.items() if len(v) >= FEWEST_CASES and name != "finite"}
-    width = calibrated_width(left_out_scores(judged), false_rejections) if judged else None
+    width = family_widths(judged, false_rejections)
     measures = {}
     for name, rule in MEASURES.items():
         low, high = None, None
         if name == "finite":
             low, high = 1.0, 1.0
         elif name in judged:
-            low, high = value_range(name, spread_of(name, np.array(list(judged[name].values()))), width)
+            numbers = np.array(list(judged[name].values()))
+            low, high = value_range(name, spread_of(name, numbers), width[family_of(name)])
         measures[name] = {"what": rule.what, "low": low, "high": high, "cases": len(values[name])}
     return {
-        "about": "low and high lie 'width' times as far from the train cases' median as their 5 % and 95 % quantiles; "
-        f"a measure that fewer than {FEWEST_CASES} cases have is not judged (null)",
-        "false_rejections": max(false_rejections, 1 / (len(measured) + 1)),
+        "about": "low and high lie the family's 'width' times as far from the train cases' median as their 5 % and 95 "
+        f"% quantiles; a measure that fewer than {FEWEST_CASES} cases have is not judged (null)",
+        "false_rejections": max(false_rejections, max(len(width), 1) / (len(measured) + 1)),
         "width": width,
         "measures": measures,
         "values": values,
@@ -312,9 +356,17 @@ def faults(measures: Mapping[str, float], reference: Mapping) -> list[dict]:
     for name, value in measures.items():
         low, high = ranges[name]["low"], ranges[name]["high"]
         if low is not None and not low <= value <= high:  # also catches NaN
-            reason = f"{ranges[name]['what']}, is {value:.4g}; real train cases: {low:.4g} to {high:.4g}"
+            reason = f"{ranges[name]['what']}, is {value:.4g}; real train cases: {range_in_words(name, low, high)}"
             found.append({"measure": name, "value": value, "low": low, "high": high, "reason": reason})
     return found
+
+
+def range_in_words(name: str, low: float, high: float) -> str:
+    """The range as a person would say it: ends that nothing can exceed are not named."""
+    rule = MEASURES[name]
+    if rule.highest is not None:
+        return f"at least {low:.4g}"
+    return f"at most {high:.4g}" if rule.lowest is not None else f"{low:.4g} to {high:.4g}"
 
 
 # ------------------------------------------------------------------------------------------------------------ attempts
