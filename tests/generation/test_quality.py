@@ -11,6 +11,7 @@ from lungsyn.generation import quality
 from lungsyn.generation.synthesis import stride_voxels
 from lungsyn.volume.intensity import NOT_FINITE_HU, to_hu
 from lungsyn.volume.patches import axis_starts
+from tests.anatomy.chests import chest
 from tests.conftest import make_case
 
 GRID = Grid(patch_voxels=16, multiple=4, overlap=0.25)
@@ -180,6 +181,15 @@ def test_of_an_inpainted_case_only_made_nodules_count(reference):
     assert faulty(shifted(case, None), reference, np.zeros(SHAPE, bool)) == set()
 
 
+def test_anatomy_is_measured_in_a_chest_and_left_out_of_a_cut_out():
+    hu, lungs, nodules, body = chest()
+    case = dataclasses.replace(make_case(), ct=hu.astype(np.int16), lungs=lungs, nodules=nodules, body=body)
+    case = dataclasses.replace(case, affine=np.diag([3.0, 3.0, 3.0, 1.0]))
+    assert set(quality.ANATOMY) <= set(quality.measure(case, GRID))
+    cut_out = dataclasses.replace(case, lungs=(lungs > 0).astype(np.uint8))
+    assert not set(quality.ANATOMY) & set(quality.measure(cut_out, GRID))
+
+
 # --------------------------------------------------------------------------------------------------------------- ranges
 
 
@@ -208,6 +218,46 @@ def test_new_real_cases_are_rejected_as_rarely_as_promised(n):
     assert promised == pytest.approx(max(0.05, 1 / (n + 1)))
     assert np.mean(rates) < promised + 3 * np.std(rates) / 20**0.5
     assert np.mean(rates) > promised / 4
+
+
+def test_two_families_share_the_false_rejections():
+    """Image and anatomy, each with a width of its own: together they reject as few real cases as one did."""
+    rng = np.random.default_rng(1)
+    rates = []
+    for _ in range(20):
+        cases = [with_anatomy(n, rng) for n in (60, 100)]
+        reference = quality.reference(cases[0], 0.05)
+        rates.append(np.mean([bool(quality.faults(case, reference)) for case in cases[1].values()]))
+    assert set(reference["width"]) == {"image", "anatomy"}
+    assert 0.05 / 4 < np.mean(rates) < 0.05 + 3 * np.std(rates) / 20**0.5
+
+
+def with_anatomy(n: int, rng) -> dict[str, dict[str, float]]:
+    return {
+        case: found | {"heart_left": 0.6 + 0.1 * rng.normal(), "airway_mm": 100 + 30 * rng.normal()}
+        for case, found in drawn(n, rng).items()
+    }
+
+
+def test_an_odd_scanner_does_not_excuse_a_missing_spine():
+    """One train case of quite another noise: it widens what the image may be, not what a chest may be."""
+    cases = {f"case-{i}": {"noise_hu": 20.0 + i, "spine_slices": 1.0} for i in range(7)}
+    cases["case-0"]["noise_hu"] = 400.0
+    reference = quality.reference(cases, 0.05)
+    assert not quality.faults({"noise_hu": 300.0, "spine_slices": 0.95}, reference)
+    assert [fault["measure"] for fault in quality.faults({"spine_slices": 0.8}, reference)] == ["spine_slices"]
+    assert reference["width"]["image"] > 3 * reference["width"]["anatomy"]
+
+
+def test_more_than_enough_is_no_fault():
+    """Ranges with one end: the other is the value that nothing exceeds, and is not named."""
+    measured = {"spine_slices": 0.8, "airway_mm": 100.0, "organ_mottle_hu": 9.0}
+    reference = quality.reference({f"case-{i}": measured for i in range(30)}, 0.05)
+    assert not quality.faults({"spine_slices": 1.0, "airway_mm": 400.0, "organ_mottle_hu": 0.0}, reference)
+    found = quality.faults({"spine_slices": 0.1, "airway_mm": 10.0, "organ_mottle_hu": 90.0}, reference)
+    assert [fault["reason"].split("real train cases: ")[1][:8] for fault in found] == ["at least"] * 2 + ["at most "]
+    assert quality.left_out_scores({"airway_mm": {"a": 100.0, "b": 100.0, "c": 900.0}})[2] == 0
+    json.dumps(reference, allow_nan=False)
 
 
 def test_the_width_is_the_conformal_quantile():
