@@ -173,8 +173,8 @@ Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, be
 <p class="quiet">Each synthetic volume's measures must lie where those of the real train cases lie; a rejected one is
 made again with other noise, {{ config.quality.tries }} times at most. The ranges are as wide as it takes to reject
 {{ (config.quality.false_rejections * 100)|number(0) }} % of new real cases; n train cases promise no less than one in
-n + 1. The last attempt is kept whatever it is, marked in its case.json and counted here: every set has its full number
-of volumes.</p>
+n + 1, for the image and for the anatomy of whole chests alike. The last attempt is kept whatever it is, marked in its
+case.json and counted here: every set has its full number of volumes.</p>
 {% for name, rows in quality.items() %}
 <h3>Set {{ name }}: {{ rows[0].judged }} volumes made, {{ rows[0].rejected }} rejected, {{ rows[0].kept }} of them kept
 all the same</h3>
