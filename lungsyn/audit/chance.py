@@ -1,13 +1,76 @@
 """How far a difference can be chance: exact where it can be, and honest about how little few cases can show."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import optimize, stats
 
 PERMUTATIONS = 10_000
+GUMBEL_DRAWS = 2000
+MOST_PATIENTS = 1000  # that are asked for
+LARGEST_CORRELATION = 0.9999  # above it is rounding
 QUANTILE = 0.99  # of the held-out values; what lies beyond is looked at
+
+
+def by_patient(values, patients: Sequence[str], summary=np.mean) -> np.ndarray:
+    """One value for each patient, since those of one patient are alike: ``[patients]``, in the order of first sight."""
+    values, owners = np.asarray(values, dtype=float), np.asarray(patients)
+    return np.array([summary(values[owners == patient]) for patient in dict.fromkeys(patients)])
+
+
+def evidence(correlation) -> np.ndarray:
+    """-log(1 - r^2): of noise with k degrees of freedom it falls off as exp(-k/2), so that its largest of many values
+    follows Gumbel's law, whatever k. Negative correlations count as none."""
+    return -np.log1p(-(np.clip(correlation, 0, LARGEST_CORRELATION) ** 2))
+
+
+def as_correlation(found: float) -> float:
+    """The inverse of ``evidence``."""
+    return math.sqrt(-math.expm1(-found))
+
+
+@cache
+def _gumbel_samples(m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of samples of ``m`` values of Gumbel's law: ``[draws]`` each."""
+    drawn = np.random.default_rng(m).gumbel(size=(GUMBEL_DRAWS, m))
+    return drawn.mean(1), drawn.std(1, ddof=1)
+
+
+def largest_p(excess: float, n: int, m: int) -> float:
+    """P that the largest of ``n`` new values of Gumbel's law lies ``excess`` standard deviations of a sample of ``m``
+    above that sample's mean, or more. Exact but for the draws: it depends on neither place nor width of the law."""
+    mean, spread = _gumbel_samples(m)
+    return float(np.mean(-np.expm1(-n * np.exp(-(mean + excess * spread)))))
+
+
+@cache
+def critical_excess(alpha: float, n: int, m: int) -> float:
+    """The ``excess`` whose `largest_p` is ``alpha``; infinite for fewer than three values."""
+    if m < 3:
+        return math.inf
+    return math.exp(optimize.brentq(lambda log: largest_p(math.exp(log), n, m) - alpha, -5, 50))
+
+
+def critical_value(held_out, n: int, alpha: float) -> float:
+    """What none of ``n`` exchangeable values reaches, but with probability ``alpha``, by a Gumbel tail fitted to the
+    mean and spread of ``held_out`` ``[m]``. Infinite where these are fewer than three, or all the same."""
+    if len(held_out) < 3 or np.std(held_out) < 1e-9:
+        return math.inf
+    excess = critical_excess(alpha, n, len(held_out))
+    return float(np.mean(held_out) + excess * np.std(held_out, ddof=1))
+
+
+def patients_needed(held_out, n: int, alpha: float, value: float) -> int | None:
+    """How many held-out patients it takes until ``value`` is critical, if more are as these; None: more than
+    ``MOST_PATIENTS``, or unknown."""
+    if len(held_out) < 3 or np.std(held_out) < 1e-9:
+        return None
+    wanted = (value - np.mean(held_out)) / np.std(held_out, ddof=1)
+    counts = np.unique(np.geomspace(len(held_out), MOST_PATIENTS, 40).astype(int))
+    return next((int(m) for m in counts if critical_excess(alpha, n, int(m)) <= wanted), None)
 
 
 @dataclass(frozen=True)

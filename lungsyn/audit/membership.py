@@ -16,10 +16,11 @@ from lungsyn.errors import InputError
 from lungsyn.generation.cases import LoadedGenerator
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.generation.training import hold_out, loss_map, loss_weight
+from lungsyn.volume.files import read_json
 from lungsyn.volume.patches import batches
 
 PATCHES_PER_CASE = 32  # each at a noise level of its own, evenly spaced
-COLUMNS = ["case", "group", "log_loss"]
+COLUMNS = ["case", "patient", "group", "log_loss"]
 
 
 def case_groups(facts: dict, settings, train: list[Path], unseen: list[Path]) -> dict[str, list[Path]]:
@@ -52,13 +53,18 @@ def log_loss(generator: LoadedGenerator, folder: Path, seed: int) -> float:
         total = weight.sum(dim=(1, 2, 3, 4))
         some = total > 0  # a patch of nothing but air has no loss
         losses += ((weight * error).sum(dim=(1, 2, 3, 4))[some] / total[some]).double().log().tolist()
-    return float(np.mean(losses))
+    return float(np.mean(losses)) if losses else float("nan")
 
 
 def attack(generator: LoadedGenerator, groups: dict[str, list[Path]], seed: int) -> list[dict]:
-    """One row (``COLUMNS``) per case."""
+    """One row (``COLUMNS``) per case. A loss that is no number, or a case of which nothing counts, is ``nan``."""
     return [
-        {"case": folder.name, "group": group, "log_loss": log_loss(generator, folder, seed)}
+        {
+            "case": folder.name,
+            "patient": read_json(folder / "case.json")["patient"],
+            "group": group,
+            "log_loss": log_loss(generator, folder, seed),
+        }
         for group, folders in groups.items()
         for folder in folders
     ]

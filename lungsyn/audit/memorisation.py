@@ -1,13 +1,15 @@
-"""Nearest real neighbours: the highest correlation of a cube with any of many others, over small shifts and mirrors.
+"""Nearest real neighbours: the highest correlation of a cube with any of many others, over small shifts and turns.
 
 Arrays are cubes ``[n e e e]``. A query's *core* is the cube less ``max_shift`` voxels on every side (edge c). It is
-compared with every window of c voxels of a reference, (2 max_shift + 1)^3 of them, in all eight mirrored forms. Cores
-and windows have their mean removed and norm 1, so a correlation is a dot product and all pairs are matrix products:
-cores ``[q c^3]`` times windows ``[r k c^3]``. References come block by block: memory holds the queries and one block.
+compared with every window of c voxels of a reference, (2 max_shift + 1)^3 of them, in all 48 *turns* of a cube (axes
+exchanged and mirrored). Cores and windows have their mean removed and norm 1, so a correlation is a dot product and
+all pairs are matrix products: cores ``[q c^3]`` times windows ``[r k c^3]``. References come block by block: memory
+holds the queries and one block.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from lungsyn.volume.patches import MIRRORS
 
+# All 48: the order of the axes, then which of them are mirrored.
+TURNS = tuple((order, axes) for order in permutations(range(3)) for axes in MIRRORS)
 PLANTED_FRACTION, LEAST_PLANTED = 0.01, 20
 PLANTED_NOISE = 0.5  # of the cube's own spread
 
@@ -23,12 +27,12 @@ PLANTED_NOISE = 0.5  # of the cube's own spread
 @dataclass(frozen=True, eq=False)
 class Nearest:
     """For each query its best reference: ``correlation`` ``[q]``, ``index`` ``[q]``, where the core lies in it
-    (``shift`` ``[q 3]`` voxels off the middle) and how it is mirrored (``mirror`` ``[q]``, index into MIRRORS)."""
+    (``shift`` ``[q 3]`` voxels off the middle) and how it is turned (``turn`` ``[q]``, index into TURNS)."""
 
     correlation: np.ndarray
     index: np.ndarray
     shift: np.ndarray
-    mirror: np.ndarray
+    turn: np.ndarray
 
 
 def nearest(
@@ -40,22 +44,23 @@ def nearest(
     middle = slice(max_shift, max_shift + edge)
     cores = unit(torch.from_numpy(queries[:, middle, middle, middle].copy()).to(device).flatten(1))  # [q c^3]
     best = torch.full((len(queries),), -torch.inf, device=device)
-    place = torch.zeros(len(queries), 3, dtype=torch.long, device=device)  # reference, offset, mirror
+    place = torch.zeros(len(queries), 3, dtype=torch.long, device=device)  # reference, offset, turn
     step = max(1, block_bytes // (4 * offsets**3 * edge**3))
     first = 0
     for block in references:
         for part in torch.from_numpy(block).split(step):
             windows = unit(windows_of(part.to(device), edge).flatten(2))  # [r k c^3]
-            for mirror, axes in enumerate(MIRRORS):
-                turned = windows.unflatten(2, (edge,) * 3).flip([2 + a for a in axes]).reshape(-1, edge**3)
+            whole = windows.unflatten(2, (edge,) * 3)  # [r k c c c]
+            for turn, (order, axes) in enumerate(TURNS):
+                turned = whole.permute(0, 1, *(2 + a for a in order)).flip([2 + a for a in axes]).reshape(-1, edge**3)
                 value, at = (cores @ turned.T).max(dim=1)
-                found = torch.stack([first + at // offsets**3, at % offsets**3, torch.full_like(at, mirror)], dim=1)
+                found = torch.stack([first + at // offsets**3, at % offsets**3, torch.full_like(at, turn)], dim=1)
                 better = value > best
                 best, place = torch.where(better, value, best), torch.where(better[:, None], found, place)
             first += len(part)
-    index, offset, mirror = place.cpu().numpy().T
+    index, offset, turn = place.cpu().numpy().T
     shift = np.stack(np.unravel_index(offset, (offsets,) * 3), axis=1) - max_shift
-    return Nearest(best.cpu().numpy(), index, shift, mirror)
+    return Nearest(best.cpu().numpy(), index, shift, turn)
 
 
 def windows_of(cubes: Tensor, edge: int) -> Tensor:
@@ -72,11 +77,12 @@ def unit(values: Tensor) -> Tensor:
     return centred / norm.clamp(min=1e-6 * values.shape[-1] ** 0.5)  # a spread below 1e-6 HU is rounding
 
 
-def aligned(reference: np.ndarray, shift, mirror: int, max_shift: int) -> np.ndarray:
+def aligned(reference: np.ndarray, shift, turn: int, max_shift: int) -> np.ndarray:
     """The window of a reference ``[e e e]`` that a query's core was found to match, turned like it: ``[c c c]``."""
     edge = reference.shape[-1] - 2 * max_shift
     box = tuple(slice(max_shift + int(s), max_shift + int(s) + edge) for s in shift)
-    return np.flip(reference[box], MIRRORS[mirror])
+    order, axes = TURNS[turn]
+    return np.flip(reference[box].transpose(order), axes)
 
 
 def planted_count(queries: int) -> int:

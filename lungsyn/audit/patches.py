@@ -116,23 +116,45 @@ def unexplained(hu: np.ndarray, masks: np.ndarray) -> np.ndarray:
     blurred versions and the depth in the nodule, in each cube by itself: float32 of the same shape."""
     left = np.empty_like(hu)
     for i in range(len(hu)):
-        given = torch.from_numpy(masks[i])
-        soft = [F.avg_pool3d(given, k, stride=1, padding=k // 2, count_include_pad=False) for k in BLUR_VOXELS]
-        deep = torch.from_numpy(_depths(masks[i, 0]))
-        columns = torch.cat([torch.ones_like(given[:1]), given, *soft, deep]).flatten(1).double()  # [16 e^3]
+        depth = torch.from_numpy(depth_below_surface(masks[i, 0]))
+        columns = explaining(torch.from_numpy(masks[i : i + 1]), depth[None])[0].flatten(1).double()  # [16 e^3]
         target = torch.from_numpy(hu[i]).flatten().double()
         weights = torch.linalg.pinv(columns @ columns.T, hermitian=True, rtol=1e-9) @ (columns @ target)
         left[i] = (target - weights @ columns).reshape(hu[i].shape).numpy()
     return left
 
 
-def _depths(nodule: np.ndarray) -> np.ndarray:
-    """How far each voxel lies below each of ``DEPTH_VOXELS``: float32 ``[6 e e e]``, zero without a nodule."""
+def explaining(masks: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """What HU may be explained by: ``[n 16 e e e]`` from masks ``[n 3 e e e]`` and ``depth_below_surface``
+    ``[n e e e]``: a constant, the masks, the masks blurred twice, and how far each of ``DEPTH_VOXELS`` is passed."""
+    soft = [_box_mean(masks, k) for k in BLUR_VOXELS]
+    passed = torch.stack([(depth - bend).clamp(min=0) for bend in DEPTH_VOXELS], dim=1)
+    return torch.cat([torch.ones_like(masks[:, :1]), masks, *soft, passed], dim=1)
+
+
+def _box_mean(masks: torch.Tensor, edge: int) -> torch.Tensor:
+    """Means over the part of each box of ``edge`` voxels that lies inside, axis by axis."""
+    for axis in range(3):
+        kernel, padding = ([n if a == axis else m for a in range(3)] for n, m in ((edge, 1), (edge // 2, 0)))
+        masks = F.avg_pool3d(masks, kernel, stride=1, padding=padding, count_include_pad=False)
+    return masks
+
+
+def depth_below_surface(nodule: np.ndarray) -> np.ndarray:
+    """Voxels below the surface, negative outside, where it matters: float32 ``[e e e]``, the least of ``DEPTH_VOXELS``
+    elsewhere and without a surface."""
+    depth = np.full(nodule.shape, DEPTH_VOXELS[0], np.float32)
     inside = nodule >= 0.5
     if not inside.any() or inside.all():
-        return np.zeros((len(DEPTH_VOXELS), *nodule.shape), np.float32)
-    depth = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
-    return np.stack([np.maximum(depth - bend, 0) for bend in DEPTH_VOXELS]).astype(np.float32)
+        return depth
+    reach = 1 - DEPTH_VOXELS[0]
+    near = tuple(
+        slice(max(side.start - reach, 0), side.stop + reach)
+        for side in ndimage.find_objects(inside.astype(np.uint8))[0]
+    )
+    within = inside[near]
+    depth[near] = ndimage.distance_transform_edt(within) - ndimage.distance_transform_edt(~within)
+    return depth.clip(min=DEPTH_VOXELS[0])
 
 
 def residuals(places: list[Place], cutter: Cutter) -> Iterator[np.ndarray]:

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from lungsyn.audit.memorisation import aligned
+from lungsyn.audit.memorisation import TURNS, aligned
 from lungsyn.audit.patches import Cutter, Place, cut
 from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.pictures import draw_slice
-from lungsyn.volume.patches import MIRRORS
 
 PAIRS = {"nodule": 4, "volume": 2}  # of each group
 
@@ -23,7 +22,7 @@ def plot_nearest(
     """The synthetic cubes with the highest correlation to a train cube, each beside it and beside the nearest held-out
     one; and for comparison the held-out cubes that are closest to a train cube, for which it is chance.
 
-    ``rows``: of `probes.probe`; ``places`` and ``cutters`` by kind, places by name. Neighbours are shifted and mirrored
+    ``rows``: of `probes.probe`; ``places`` and ``cutters`` by kind, places by name. Neighbours are shifted and turned
     as they were found; an axial slice through the middle of each cube's core.
     """
     chosen = {
@@ -62,12 +61,13 @@ def _pair(axes, row: Mapping, places: Mapping[str, Place], cutter: Cutter, max_s
     """A probe's core and the windows of its neighbours, which match it voxel by voxel."""
     names = [row["place"], row["nearest"], row["held_out_nearest"]][: len(axes)]
     cubes, _ = cut([places[name] for name in names], cutter)
-    moves = [("0 0 0", ""), (row["shift"], row["mirror"]), (row["held_out_shift"], row["held_out_mirror"])]
+    found = [[row[f"{of}{what}"] for what in ("shift", "order", "mirror")] for of in ("", "held_out_")]
+    moves = [("0 0 0", "xyz", ""), *found]
     words = [row["kind"], f"r = {float(row['correlation']):.2f}", ""]
     if row["held_out_correlation"]:
         words[2] = f"r = {float(row['held_out_correlation']):.2f}"
-    for axis, cube, (shift, mirror), word in zip(axes, cubes, moves, words, strict=False):
-        axes_turned = MIRRORS.index(tuple("xyz".index(letter) for letter in mirror))
-        core = aligned(cube, np.array(shift.split(), dtype=int), axes_turned, max_shift)
+    for axis, cube, (shift, order, mirror), word in zip(axes, cubes, moves, words, strict=False):
+        turn = TURNS.index(tuple(tuple("xyz".index(letter) for letter in letters) for letters in (order, mirror)))
+        core = aligned(cube, np.array(shift.split(), dtype=int), turn, max_shift)
         draw_slice(axis, core, 2, core.shape[2] // 2, (1.0, 1.0, 1.0), window_hu)
         axis.set_title(word, fontsize=9, pad=3)

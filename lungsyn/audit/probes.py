@@ -3,15 +3,17 @@
 *Probes* are the cubes that look for their nearest neighbour among those of the train cases: the ``synthetic`` ones;
 ``held-out`` real ones, of patients whom the generator never saw, so that what they find is chance; and ``planted``
 ones, disguised copies of train cubes, which must be found or the audit is blind. Synthetic probes look among the
-held-out cubes too.
+held-out cubes too. Of the kinds ``nodule`` and ``volume`` a probe is one cube; of the kind ``part`` it is a whole case
+with all its small cubes, of which the best counts.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lungsyn.audit import memorisation
-from lungsyn.audit.memorisation import Nearest
+from lungsyn.audit import disguises, memorisation, parts
+from lungsyn.audit.memorisation import TURNS, Nearest
 from lungsyn.audit.patches import (
     Cutter,
     Place,
@@ -25,11 +27,17 @@ from lungsyn.audit.patches import (
 )
 from lungsyn.config import Probing
 from lungsyn.errors import InputError
-from lungsyn.volume.patches import MIRRORS
+from lungsyn.generation.conditions import region_to_make
+from lungsyn.volume.files import map_volume, open_case, read_json
 
-KINDS = ("nodule", "volume")
-COLUMNS = ["kind", "group", "place", "patient", "source", "correlation", "nearest", "shift", "mirror",
-           "held_out_correlation", "held_out_nearest", "held_out_shift", "held_out_mirror"]  # fmt: skip
+KINDS = ("nodule", "volume")  # cubes that can be shown side by side
+PART = "part"
+COPIES = 20  # of each disguise
+WINDOW_PATCHES = 1.5  # edge of the window in which they are made, in audit.patch_mm
+NOISY = "noise, shifted and mirrored"
+COLUMNS = ["kind", "group", "place", "patient", "source", "disguise", "copy", "correlation", "nearest", "shift",
+           "order", "mirror", "held_out_correlation", "held_out_nearest", "held_out_shift", "held_out_order",
+           "held_out_mirror", "compared"]  # fmt: skip
 
 
 def find_places(kind: str, folders: list[Path]) -> list[Place]:
@@ -52,48 +60,142 @@ def probe(
     if empty := [group for group, found in places.items() if not found]:
         raise InputError(f"no {kind} in the {empty[0]} cases: the audit needs some in each group")
     cutter = choose_cutter(kind, [place for found in places.values() for place in found], settings)
-    sources = _planted_sources(places["train"], len(places["synthetic"]), seed)
+    planted, cubes = _planted(kind, places, cutter, settings, seed)
     synthetic_cubes, held_out_cubes = (
         np.concatenate(list(residuals(places[group], cutter))) for group in ("synthetic", "held-out")
     )
-    cubes = np.concatenate([synthetic_cubes, held_out_cubes, _planted(sources, cutter, settings, seed)])
+    cubes = np.concatenate([synthetic_cubes, held_out_cubes, cubes])
     in_train = memorisation.nearest(cubes, residuals(places["train"], cutter), settings.max_shift_voxels, device)
     elsewhere = memorisation.nearest(synthetic_cubes, [held_out_cubes], settings.max_shift_voxels, device)
+    compared = len(places["train"]) * (2 * settings.max_shift_voxels + 1) ** 3 * len(TURNS)
 
-    probes = [(group, place, "") for group in ("synthetic", "held-out") for place in places[group]]
-    probes += [("planted", place, place.name) for place in sources]
-    rows = []
-    for i, (group, place, source) in enumerate(probes):
-        row = {"kind": kind, "group": group, "place": place.name, "patient": place.patient, "source": source}
-        row |= _found(in_train, i, places["train"], "")
-        rows.append(row | (_found(elsewhere, i, places["held-out"], "held_out_") if group == "synthetic" else {}))
-    rows += [
-        {"kind": kind, "group": "train", "place": place.name, "patient": place.patient} for place in places["train"]
+    rows = _about_probes(kind, synthetic, [*train, *held_out], places)
+    for i, row in enumerate([*rows, *planted]):
+        row |= {"compared": compared} | _found(in_train, i, places["train"], "")
+        row |= _found(elsewhere, i, places["held-out"], "held_out_") if row["group"] == "synthetic" else {}
+    return _complete(kind, [*rows, *planted], places["train"])
+
+
+def probe_parts(
+    synthetic: list[Path], train: list[Path], held_out: list[Path], settings: Probing, seed: int, device
+) -> list[dict]:
+    """The same for small cubes from anywhere in a case: one row for every case."""
+    places = {"synthetic": volume_places(synthetic), "held-out": volume_places(held_out), "train": volume_places(train)}
+    sources = {folder.name: folder for folder in train}
+    queries = [_parts(folder, settings, sources) for folder in synthetic]
+    queries += [_parts(folder, settings) for folder in held_out]
+    planted = []
+    for name, hu, masks, copied in _windows(nodule_places(train), nodule_places(held_out), settings, seed):
+        if name in disguises.DEFORMED:
+            continue
+        queries += [parts.cubes(*window) for window in zip(hu, masks, strict=True)]
+        planted += _about_planted(name, copied)
+    rows = [*_about_probes(PART, synthetic, [*train, *held_out], places), *planted]
+    found = parts.search(queries, [_parts(folder, settings) for folder in train], device)
+    for row, best in zip(rows, found, strict=True):
+        row |= {"correlation": best.correlation, "nearest": train[best.index].name, "compared": best.compared}
+    return _complete(PART, rows, places["train"])
+
+
+def _parts(folder: Path, settings: Probing, sources: dict[str, Path] | None = None):
+    """A case's small cubes: of an inpainted one (of ``sources``, by name) those that were made."""
+    case, row = open_case(folder), read_json(folder / "case.json").get("made", {}).get("row", {})
+    hu = np.clip(case.ct, *settings.window_hu).astype(np.float32)
+    masks = np.stack([np.asarray(mask) > 0 for mask in (case.nodules, case.lungs, case.body)])
+    made = None
+    if sources and row.get("why") == "inpainted":
+        made = masks[2] & (region_to_make(case.nodules, open_case(sources[row["body_case"]])) > 0)
+    return parts.cubes(hu, masks, made)
+
+
+def _about_probes(kind: str, synthetic: list[Path], real: list[Path], places: dict[str, list[Place]]) -> list[dict]:
+    """A synthetic probe belongs to the patient from whom it has its masks: those of one are not independent."""
+    patients = {folder.name: read_json(folder / "case.json")["patient"] for folder in real}
+    key = "nodule_case" if kind == "nodule" else "body_case"
+    donor = {folder: read_json(folder / "case.json").get("made", {}).get("row", {}).get(key) for folder in synthetic}
+    owner = {folder: patients.get(name, name) or folder.name for folder, name in donor.items()}
+    return [
+        {"group": group, "place": place.name, "patient": owner.get(place.folder, place.patient)}
+        for group in ("synthetic", "held-out")
+        for place in places[group]
     ]
-    return [dict.fromkeys(COLUMNS) | row for row in rows]
 
 
-def _planted_sources(train: list[Place], probes: int, seed: int) -> list[Place]:
-    """Random train places, each once if there are enough."""
-    count = memorisation.planted_count(probes)
+def _about_planted(name: str, sources: list[Place]) -> list[dict]:
+    return [
+        {"group": "planted", "place": place.name, "patient": place.patient, "source": place.name, "disguise": name,
+         "copy": i}
+        for i, place in enumerate(sources)
+    ]  # fmt: skip
+
+
+def _complete(kind: str, rows: list[dict], train: list[Place]) -> list[dict]:
+    rows = rows + [{"group": "train", "place": place.name, "patient": place.patient} for place in train]
+    return [dict.fromkeys(COLUMNS) | row | {"kind": kind} for row in rows]
+
+
+def _planted(
+    kind: str, places: dict[str, list[Place]], cutter: Cutter, settings: Probing, seed: int
+) -> tuple[list[dict], np.ndarray]:
+    """What is known of the disguised copies, and their cubes, made as those of a synthetic case are."""
+    sources = _chosen(places["train"], memorisation.planted_count(len(places["synthetic"])), seed)
+    rows, cubes = _about_planted(NOISY, sources), [_noisy(sources, cutter, settings, seed)]
+    folders = [list(dict.fromkeys(place.folder for place in places[group])) for group in ("train", "held-out")]
+    nodules = [nodule_places(found) for found in folders]
+    if not all(nodules):
+        return rows, cubes[0]
+    made = _windows(*nodules, settings, seed) if kind == "nodule" else _coarse(*nodules, cutter, seed)
+    for name, hu, masks, copied in made:
+        middle = slice((first := hu.shape[-1] // 2 - cutter.edge // 2), first + cutter.edge)
+        box = (..., middle, middle, middle)
+        cubes.append(unexplained(np.ascontiguousarray(hu[box]), np.ascontiguousarray(masks[box])))
+        rows += _about_planted(name, copied)
+    return rows, np.concatenate(cubes)
+
+
+def _chosen(places: list[Place], count: int, seed: int) -> list[Place]:
+    """Random places, each once if there are enough."""
     rng = np.random.default_rng([seed, 5])
-    rounds = [rng.permutation(len(train)) for _ in range(-(-count // len(train)))]
-    return [train[i] for i in np.concatenate(rounds)[:count]]
+    rounds = [rng.permutation(len(places)) for _ in range(-(-count // len(places)))]
+    return [places[i] for i in np.concatenate(rounds)[:count]]
 
 
-def _planted(sources: list[Place], cutter: Cutter, settings: Probing, seed: int) -> np.ndarray:
-    """Disguised copies, which go through everything that a synthetic cube goes through: ``[n e e e]``."""
+def _noisy(sources: list[Place], cutter: Cutter, settings: Probing, seed: int) -> np.ndarray:
+    """Copies with noise, shifted and mirrored: ``[n e e e]``."""
     hu, masks = cut(sources, cutter)
     spread = unexplained(hu, masks).std(axis=(1, 2, 3))
     rng = np.random.default_rng([seed, 6])
     return unexplained(*memorisation.plant(hu, masks, spread, settings.max_shift_voxels, rng))
 
 
-def _found(nearest: Nearest, i: int, places: list[Place], prefix: str) -> dict:
+def _windows(train: list[Place], held_out: list[Place], settings: Probing, seed: int):
+    """Every disguise of the same train nodules in their surroundings: its name, HU, masks and the nodules."""
+    spacing_mm = float(map_volume(train[0].folder / "ct.nii").space.spacing_mm.mean())
+    cutter = Cutter(round(WINDOW_PATCHES * settings.patch_mm / spacing_mm), 1, settings.window_hu)
+    sources, hosts = (_chosen(places, COPIES, seed) for places in (train, held_out))
+    windows = cut(sources, cutter), cut(hosts, cutter)
+    for name in disguises.DISGUISES:
+        yield name, *disguises.disguise(name, *windows, spacing_mm, seed), sources
+
+
+def _coarse(train: list[Place], held_out: list[Place], cutter: Cutter, seed: int):
+    """The disguises that change whole volumes, of the same nodules' cases."""
+    sources, hosts = (
+        [Place(place.folder, place.patient, 0, None) for place in _chosen(places, COPIES, seed)]
+        for places in (train, held_out)
+    )
+    windows = cut(sources, cutter), cut(hosts, cutter)
+    for name in disguises.WHOLES:
+        yield name, *disguises.disguise(name, *windows, 1.0, seed), sources
+
+
+def _found(nearest: Nearest, i: int, places: Sequence[Place], prefix: str) -> dict:
+    order, axes = TURNS[nearest.turn[i]]
     found = {
         "correlation": float(nearest.correlation[i]),
         "nearest": places[nearest.index[i]].name,
         "shift": " ".join(str(n) for n in nearest.shift[i]),
-        "mirror": "".join("xyz"[axis] for axis in MIRRORS[nearest.mirror[i]]),
+        "order": "".join("xyz"[axis] for axis in order),
+        "mirror": "".join("xyz"[axis] for axis in axes),
     }
     return {prefix + key: value for key, value in found.items()}

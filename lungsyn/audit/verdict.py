@@ -1,17 +1,26 @@
 """The verdict on a synthetic set: checks with values, thresholds and one plain sentence each.
 
 A check is *pass*, *fail*, or *blind*: it could not have found anything, because planted copies were not found or
-because so few cases cannot show a difference; or it found more than is allowed, but so few cases may show that by
-chance. A set fails if one check fails; it passes if all pass; else it is blind.
+because so few patients cannot show a difference; or it found more than is allowed, but so few may show that by chance;
+or a number that it needs is none. A set fails if one check fails; it passes if all pass; else it is blind.
 
-For nodules and for whole volumes alike:
+For nodules, whole volumes and parts alike:
 
-- ``copies``: no synthetic cube may be as close to a train cube as the planted copies are.
-- ``beyond``: how many are closer than 99 % of held-out cubes are. Exact under exchangeability, threshold estimated.
+- ``copies``: is one synthetic case nearer to a train case than chance allows the nearest of all of them? One patient
+  given away is a failed set. The tail is fitted to held-out patients (`chance.critical_value`).
+
+For nodules and whole volumes:
+
+- ``beyond``: how many are closer than 99 % of held-out patients are. Exact under exchangeability, threshold estimated.
 - ``closer``: synthetic cubes as a whole are closer to train cubes than held-out ones are (Mann-Whitney), *and* prefer
   train patients to held-out ones. Both are needed: a blurred cube is closer to everything, but has no preference.
 
+``disguises``: what became of the copies that were planted. Those that leave a patient's voxels as they are must be
+found, or the check is blind; which others one could not have found is said in its sentence, and in ``not_found``.
 ``membership`` is about the generator: an attacker tells train cases from others by its loss.
+
+What is counted are patients, since several cases of one are alike; a synthetic case belongs to the patient from whom it
+has its masks. All checks together raise a false alarm with probability ``alpha`` at most: each has its share of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +28,28 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lungsyn.audit.chance import Beyond, Separation, beyond, false_alarms, preference, separation
+from lungsyn.audit.chance import (
+    Beyond,
+    as_correlation,
+    beyond,
+    by_patient,
+    critical_value,
+    evidence,
+    false_alarms,
+    patients_needed,
+    preference,
+    separation,
+)
+from lungsyn.audit.disguises import DISGUISES, EIGHT_MM, VERBATIM
+from lungsyn.audit.probes import KINDS, NOISY, PART
 from lungsyn.config import Thresholds
 
 PASS, FAIL, BLIND = "pass", "fail", "blind"
 LEAST_RECALL = 0.95  # of planted copies
-COPY_QUANTILE = 0.05  # of the planted copies' correlations: from there on a cube is as close as a copy
 CONFIDENCE = 0.95
+CHECKS = 8  # that share alpha: three of copies, two of beyond, two of closer, membership
+ANSWERED_BY = {"nodule": NOISY, "volume": NOISY, PART: EIGHT_MM}  # the least a kind must find
+GROUPS = ("synthetic", "held-out", "planted", "train")
 
 
 @dataclass(frozen=True)
@@ -36,15 +60,17 @@ class Check:
     value: float | None
     low: float | None
     high: float | None
-    threshold: float
+    threshold: float | None
     result: str
     sentence: str
 
 
 @dataclass(frozen=True)
 class Control:
-    """What the audit of one kind can see: the share of planted copies ``recall``\\ ed, how close copies are at least
-    (``copy_level``) and held-out cubes at most, and how often held-out patients alone raise an alarm."""
+    """What the audit of one kind can see: the share of planted copies ``recall``\\ ed, the correlation from which one
+    synthetic case is a finding (``copy_level``; None: none would be) and the highest of held-out cubes, and how often
+    held-out patients alone raise an alarm. ``patients_needed``: held-out ones, to find the copies; None: unknown.
+    ``no_number``: correlations that are none."""
 
     kind: str
     synthetic: int
@@ -52,9 +78,12 @@ class Control:
     train: int
     planted: int
     recall: float
-    copy_level: float
-    held_out_highest: float
-    false_alarms: float
+    copy_level: float | None
+    held_out_highest: float | None
+    false_alarms: float | None
+    held_out_patients: int
+    patients_needed: int | None
+    no_number: int
 
 
 def overall(checks: Sequence[Mapping]) -> str:
@@ -64,45 +93,120 @@ def overall(checks: Sequence[Mapping]) -> str:
 
 
 def verdict(neighbours: Sequence[Mapping], losses: Sequence[Mapping], settings: Thresholds, seed: int) -> dict:
-    """The verdict as JSON: ``result``, ``checks``, ``controls``.
+    """The verdict as JSON: ``result``, ``checks``, ``controls``; ``disguises``, each with its recall, and those that
+    were ``not_found``.
 
-    ``neighbours``: rows of `probes.probe` (correlations as numbers or text); ``losses``: rows of `membership.attack`,
-    may be empty."""
-    controls, checks = [], []
+    ``neighbours``: rows of `probes.probe` and `probes.probe_parts` (numbers or text); ``losses``: rows of
+    `membership.attack`, may be empty."""
+    controls, checks, seen = [], [], []
     for kind in dict.fromkeys(row["kind"] for row in neighbours):
         rows = [row for row in neighbours if row["kind"] == kind]
         control, found = neighbour_checks(kind, rows, settings, seed)
         controls.append(asdict(control))
-        checks += [asdict(check) for check in found]
+        checks += found
+        seen += noticed(rows, control.copy_level)
+    recalls = disguise_recalls(seen)
+    checks.append(disguise_check(recalls))
     if losses:
-        checks.append(asdict(membership_check(losses, settings)))
-    return {"result": overall(checks), "checks": checks, "controls": controls}
+        checks.append(membership_check(losses, settings))
+    checks = [asdict(check) for check in checks]
+    hidden = [row["disguise"] for row in recalls if row["recall"] < LEAST_RECALL]
+    return {
+        "result": overall(checks), "checks": checks, "controls": controls, "disguises": recalls, "not_found": hidden,
+    }  # fmt: skip
 
 
 def neighbour_checks(
     kind: str, rows: Sequence[Mapping], settings: Thresholds, seed: int
 ) -> tuple[Control, list[Check]]:
-    """The control and the three checks of one kind of cubes."""
-    groups = {
-        name: [row for row in rows if row["group"] == name] for name in ("synthetic", "held-out", "planted", "train")
-    }
-    values = {name: correlations(members) for name, members in groups.items() if name != "train"}
-    tail = beyond(values["synthetic"], values["held-out"], CONFIDENCE)
-    is_right = np.array([row["nearest"] == row["source"] for row in groups["planted"]])
-    held_out_patients = [row["patient"] for row in groups["held-out"]]
-    control = Control(
-        kind=kind, synthetic=len(groups["synthetic"]), held_out=len(groups["held-out"]), train=len(groups["train"]),
-        planted=len(is_right), recall=float(np.mean(is_right & (values["planted"] > tail.threshold))),
-        copy_level=float(np.quantile(values["planted"], COPY_QUANTILE)),
-        held_out_highest=float(values["held-out"].max()),
-        false_alarms=false_alarms(values["held-out"], held_out_patients, settings.alpha, seed),
-    )  # fmt: skip
-    checks = [
-        _copies(kind, values["synthetic"], control),
-        _beyond(kind, tail, control, settings),
-        _closer(kind, groups, values, control, settings, seed),
-    ]
+    """The control and the checks of one kind of cubes."""
+    whole = {name: [row for row in rows if row["group"] == name] for name in GROUPS}
+    groups = whole | {name: [row for row in whole[name] if _is_number(row)] for name in GROUPS[:3]}
+    no_number = sum(len(whole[name]) - len(groups[name]) for name in GROUPS)
+    control = _control(kind, groups, no_number, settings, seed)
+    values = {name: correlations(groups[name]) for name in ("synthetic", "held-out")}
+    names = ("copies", "beyond", "closer") if kind in KINDS else ("copies",)
+    if not all(map(len, groups.values())):
+        empty = next(name for name in GROUPS if not groups[name])
+        sentence = f"Blind: no {empty} {kind} has a number to compare."
+        return control, [Check(f"{kind}: {name}", None, None, None, None, BLIND, sentence) for name in names]
+    checks = [_copies(kind, values["synthetic"], control)]
+    if kind in KINDS:
+        checks.append(_beyond(kind, groups, values, control, settings))
+        checks.append(_closer(kind, groups, values, control, settings, seed))
     return control, checks
+
+
+def _is_number(row: Mapping) -> bool:
+    needed = [row["correlation"], row.get("held_out_correlation") or 0]
+    return bool(np.isfinite([float(value) if value not in (None, "") else np.nan for value in needed]).all())
+
+
+def _control(kind: str, groups: Mapping, no_number: int, settings: Thresholds, seed: int) -> Control:
+    held_out, n = correlations(groups["held-out"]), len(groups["synthetic"])
+    patients = [row["patient"] for row in groups["held-out"]]
+    highest = by_patient(evidence(held_out), patients, np.max)
+    critical = critical_value(highest, n, settings.alpha / CHECKS) if n else np.inf
+    level = as_correlation(critical) if critical <= evidence(1.0) else None
+    own = [row for row in groups["planted"] if row.get("disguise", NOISY) == ANSWERED_BY[kind]]
+    found = [row["found"] for row in noticed([*own, *groups["train"]], level)]
+    recall = float(np.mean(found)) if found else 0.0
+    needed = None
+    if recall < LEAST_RECALL and own and n:
+        wanted = float(np.quantile(evidence(correlations(own)), 1 - LEAST_RECALL))
+        needed = patients_needed(highest, n, settings.alpha / CHECKS, wanted)
+    return Control(
+        kind=kind, synthetic=n, held_out=len(held_out), train=len(groups["train"]), planted=len(own), recall=recall,
+        copy_level=level, held_out_highest=float(held_out.max()) if len(held_out) else None,
+        false_alarms=false_alarms(held_out, patients, settings.alpha / CHECKS, seed) if len(highest) > 1 else None,
+        held_out_patients=len(highest), patients_needed=needed, no_number=no_number,
+    )  # fmt: skip
+
+
+def noticed(rows: Sequence[Mapping], level: float | None) -> list[dict]:
+    """Whether each planted copy among ``rows`` of one kind is a finding, of the right patient."""
+    owner = {row["place"]: row["patient"] for row in rows if row["group"] == "train"}
+    planted = [row for row in rows if row["group"] == "planted"]
+    return [
+        {
+            "disguise": row.get("disguise", NOISY),
+            "copy": row.get("copy"),
+            "found": level is not None
+            and _is_number(row)
+            and float(row["correlation"]) >= level
+            and owner.get(row["nearest"]) == owner.get(row["source"], row.get("patient")),
+        }
+        for row in planted
+    ]
+
+
+def disguise_recalls(seen: Sequence[Mapping]) -> list[dict]:
+    """For every disguise the share of copies that some kind found; the noisy ones are each kind's own (`Control`)."""
+    recalls = []
+    for name in DISGUISES:
+        found = {}
+        for row in seen:
+            if row["disguise"] == name:
+                found[row["copy"]] = found.get(row["copy"], False) or row["found"]
+        recalls.append(
+            {"disguise": name, "planted": len(found), "recall": float(np.mean(list(found.values()))) if found else 0.0}
+        )
+    return recalls
+
+
+def disguise_check(recalls: Sequence[Mapping]) -> Check:
+    """Those of ``VERBATIM`` must be found; what else was not is named."""
+    hidden = [row for row in recalls if row["recall"] < LEAST_RECALL]
+    blind = any(row["disguise"] in VERBATIM for row in hidden)
+    found = [row["disguise"] for row in recalls if row not in hidden]
+    told = "; ".join(f"{row['disguise']} ({row['recall']:.0%} found)" for row in hidden)
+    sentence = (
+        ("Blind: copies of a patient's own voxels were not found. " if blind else "")
+        + (f"Not looked for, since such single copies are not found reliably: {told}. " if hidden else "")
+        + (f"Found: {'; '.join(found)}." if found else "Nothing was found.")
+    )
+    least = min((row["recall"] for row in recalls if row["disguise"] in VERBATIM), default=0.0)
+    return Check("disguises", least, None, None, LEAST_RECALL, BLIND if blind else PASS, sentence)
 
 
 def correlations(rows: Sequence[Mapping], key: str = "correlation") -> np.ndarray:
@@ -115,55 +219,70 @@ def _result(failed: bool, blind: bool) -> str:
 
 
 def _blindness(control: Control) -> str:
+    if control.no_number:
+        return f"Blind: {control.no_number} correlations are no numbers. "
     if control.recall >= LEAST_RECALL:
         return ""
-    return f"Blind: of {control.planted} planted copies only {control.recall:.0%} were found. "
+    found = f"of {control.planted} planted copies only {control.recall:.0%} were found"
+    if control.patients_needed:
+        return (
+            f"Blind: {found}; that takes about {control.patients_needed} held-out patients, not {_patients(control)}. "
+        )
+    return f"Blind: {found}, by {_patients(control)} held-out patients. "
+
+
+def _patients(control: Control) -> int:
+    return control.held_out_patients
 
 
 def _copies(kind: str, synthetic: np.ndarray, control: Control) -> Check:
-    """Where copies cannot be told from the closest held-out cube, a single cube cannot be called one."""
-    distinct = control.copy_level > control.held_out_highest
-    count = int((synthetic >= control.copy_level).sum()) if distinct else None
-    result = _result(bool(count), not distinct or control.recall < LEAST_RECALL)
-    level = f"a correlation of {control.copy_level:.2f}"
-    if not distinct:
-        sentence = (
-            f"Blind: planted copies ({level} or more) cannot be told from the closest held-out {kind} "
-            f"({control.held_out_highest:.2f})."
-        )
-    elif count:
-        sentence = (
-            f"{count} of {len(synthetic)} synthetic {kind}s are as close to a train {kind} as disguised copies are "
-            f"({level} or more; the closest held-out {kind} has {control.held_out_highest:.2f})."
-        )
+    """One synthetic case above what chance allows the highest of so many is a patient given away."""
+    level = control.copy_level
+    count = int((synthetic >= level).sum()) if level is not None else None
+    result = _result(bool(count), bool(_blindness(control)))
+    cubes = "case" if kind == PART else kind
+    of = "any part of a train case" if kind == PART else f"a train {kind}"
+    if level is None:
+        limit = f"With {control.held_out_patients} held-out patients no correlation of a single one would be a finding"
+    else:
+        highest = f"the closest held-out {cubes} has {control.held_out_highest:.2f}"
+        limit = f"from {level:.3g} on a single one is a finding, {highest}"
+    if count:
+        sentence = f"{count} of {len(synthetic)} synthetic {cubes}s are nearer to {of} than chance allows: {limit}."
     else:
         sentence = (
-            f"{_blindness(control)}No synthetic {kind} is as close to a train {kind} as disguised copies are "
-            f"({level}); the closest has {synthetic.max():.2f}, the closest held-out one "
-            f"{control.held_out_highest:.2f}."
+            f"{_blindness(control)}The synthetic {cubes} that is closest to {of} has a correlation of "
+            f"{synthetic.max():.2f}; {limit}."
         )
     return Check(f"{kind}: copies", count, None, None, 0, result, sentence)
 
 
-def _beyond(kind: str, tail: Beyond, control: Control, settings: Thresholds) -> Check:
-    allowed = settings.largest_fraction_beyond
-    failed = tail.fraction > allowed and tail.p < settings.alpha
-    # The p of all of them: what so few cases could show at most.
-    few = beyond(np.full(control.synthetic, np.inf), np.zeros(control.held_out), CONFIDENCE).p >= settings.alpha
-    undecided = tail.fraction > allowed and not failed
-    result = _result(failed, few or undecided or control.recall < LEAST_RECALL)
-    percent = _interval(100 * tail.fraction, 100 * tail.low, 100 * tail.high, 1)
+def _beyond(kind: str, groups: Mapping, values: Mapping, control: Control, settings: Thresholds) -> Check:
+    """The count stands for as many patients: of one patient's cases all may be alike."""
+    held_out = by_patient(values["held-out"], [row["patient"] for row in groups["held-out"]], np.max)
+    sources = len({row["patient"] for row in groups["synthetic"]})
+    cubes: Beyond = beyond(values["synthetic"], held_out, CONFIDENCE)
+    count = int(cubes.fraction * sources + 1e-9)
+    tail = beyond(np.where(np.arange(sources) < count, np.inf, -np.inf), held_out, CONFIDENCE)
+    allowed, alpha = settings.largest_fraction_beyond, settings.alpha / CHECKS
+    failed = cubes.fraction > allowed and tail.p < alpha
+    # The p of all of them: what so few patients could show at most.
+    few = beyond(np.full(sources, np.inf), np.zeros(len(held_out)), CONFIDENCE).p >= alpha
+    undecided = cubes.fraction > allowed and not failed
+    result = _result(failed, few or undecided or bool(_blindness(control)))
+    percent = _interval(100 * cubes.fraction, 100 * tail.low, 100 * tail.high, 1)
     sentence = (
-        f"{tail.count} of {control.synthetic} synthetic {kind}s ({percent} %) are closer to a train {kind} than "
-        f"{1 - tail.expected:.0%} of held-out ones are; by chance {tail.expected:.1%} (p {tail.p:.2g}), allowed "
+        f"{cubes.count} of {control.synthetic} synthetic {kind}s ({percent} %) are closer to a train {kind} than "
+        f"{1 - tail.expected:.0%} of held-out patients' are; by chance {tail.expected:.1%} (p {tail.p:.2g}), allowed "
         f"{allowed:.1%}."
     )
     blind = _blindness(control) or _too_few(few and not failed, undecided)
-    return Check(f"{kind}: beyond", tail.fraction, tail.low, tail.high, allowed, result, blind + sentence)
+    return Check(f"{kind}: beyond", cubes.fraction, tail.low, tail.high, allowed, result, blind + sentence)
 
 
 def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, settings: Thresholds, seed: int) -> Check:
-    found = separation(values["synthetic"], values["held-out"], CONFIDENCE)
+    means = [by_patient(values[name], [row["patient"] for row in groups[name]]) for name in ("synthetic", "held-out")]
+    found = separation(*means, CONFIDENCE)
     is_train = {row["patient"]: group == "train" for group in ("held-out", "train") for row in groups[group]}
     owner = {row["place"]: row["patient"] for group in ("held-out", "train") for row in groups[group]}
     elsewhere = correlations(groups["synthetic"], "held_out_correlation")
@@ -172,43 +291,56 @@ def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, setti
         for row, here, there in zip(groups["synthetic"], values["synthetic"], elsewhere, strict=True)
     ]
     preferred = preference(nearest, is_train, seed)
-    p = max(found.p, preferred.p)
-    few = max(found.smallest_p, preferred.smallest_p) >= settings.alpha
-    result = _result(p < settings.alpha, few or control.recall < LEAST_RECALL)
-    told = "are closer to train ones than held-out ones are" if p < settings.alpha else "show no pull to train ones"
+    p, alpha = max(found.p, preferred.p), settings.alpha / CHECKS
+    few = max(found.smallest_p, preferred.smallest_p) >= alpha
+    result = _result(p < alpha, few or bool(_blindness(control)))
+    told = "are closer to train ones than held-out ones are" if p < alpha else "show no pull to train ones"
     area = _interval(found.auc, found.low, found.high, 2)
     sentence = (
         f"Synthetic {kind}s {told}: AUC {area} against held-out (p {found.p:.2g}); "
         f"{preferred.share:.0%} have a train patient as nearest, by chance {preferred.expected:.0%} "
-        f"(p {preferred.p:.2g}). A pull needs both p below {settings.alpha:g}."
+        f"(p {preferred.p:.2g}). A pull needs both p below {alpha:.2g}."
     )
     blind = _blindness(control) or ("Blind: so few patients cannot show it. " if few else "")
-    return Check(f"{kind}: closer", p, None, None, settings.alpha, result, blind + sentence)
+    return Check(f"{kind}: closer", p, None, None, alpha, result, blind + sentence)
 
 
 def membership_check(losses: Sequence[Mapping], settings: Thresholds) -> Check:
-    """Lower loss on learned cases: an AUC above what is allowed, and not by chance."""
-    learned, unseen = ([-float(r["log_loss"]) for r in losses if r["group"] == g] for g in ("learned", "unseen"))
-    found: Separation = separation(learned, unseen, CONFIDENCE)
-    allowed = settings.largest_membership_auc
-    few = found.smallest_p >= settings.alpha
-    failed = found.auc > allowed and found.p < settings.alpha
+    """Lower loss on learned patients: an AUC above what is allowed, and not by chance. A loss that is no number may
+    hide the very patient who is given away."""
+    allowed, alpha = settings.largest_membership_auc, settings.alpha / CHECKS
+    told = [row for row in losses if np.isfinite(float(row["log_loss"] or "nan"))]
+    none = len(losses) - len(told)
+    learned, unseen = (_mean_losses([row for row in told if row["group"] == g]) for g in ("learned", "unseen"))
+    unknown = f"Blind: {none} of {len(losses)} losses are no numbers. " if none else ""
+    if not len(learned) or not len(unseen):
+        sentence = f"{unknown or 'Blind: '}There is no loss of {'unseen' if len(learned) else 'learned'} cases."
+        return Check("membership", None, None, None, allowed, BLIND, sentence)
+    found = separation(-learned, -unseen, CONFIDENCE)
+    few = found.smallest_p >= alpha
+    failed = found.auc > allowed and found.p < alpha
     undecided = found.auc > allowed and not failed
-    told = "An attacker can tell" if failed else f"An attacker {'may' if undecided else 'could not'} tell"
+    can = "An attacker can tell" if failed else f"An attacker {'may' if undecided else 'could not'} tell"
     sentence = (
-        f"{told} {len(learned)} cases that the generator learned from, by its loss, from {len(unseen)} that it never "
+        f"{can} {len(learned)} patients from whom the generator learned, by its loss, from {len(unseen)} whom it never "
         f"saw: AUC {_interval(found.auc, found.low, found.high, 2)} (p {found.p:.2g}); 0.5 is chance, allowed "
         f"{allowed:g}."
     )
-    result = _result(failed, few or undecided)
-    return Check("membership", found.auc, found.low, found.high, allowed, result, _too_few(few, undecided) + sentence)
+    result = _result(failed, bool(none) or few or undecided)
+    blind = unknown or _too_few(few, undecided)
+    return Check("membership", found.auc, found.low, found.high, allowed, result, blind + sentence)
+
+
+def _mean_losses(rows: Sequence[Mapping]) -> np.ndarray:
+    """One loss for each patient: ``[patients]``."""
+    return by_patient(correlations(rows, "log_loss"), [row["patient"] for row in rows])
 
 
 def _too_few(nothing: bool, undecided: bool) -> str:
-    """Why there were too few cases: for any finding, or to tell this one from chance."""
+    """Why there were too few patients: for any finding, or to tell this one from chance."""
     if nothing:
-        return "Blind: so few cases cannot show it. "
-    return "Blind: more than is allowed, which so few cases may show by chance. " if undecided else ""
+        return "Blind: so few patients cannot show it. "
+    return "Blind: more than is allowed, which so few patients may show by chance. " if undecided else ""
 
 
 def _interval(value: float, low: float, high: float, digits: int) -> str:

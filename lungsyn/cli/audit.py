@@ -19,7 +19,7 @@ def _probe_arguments(parser):
 
 @verb("audit", "memorisation", _probe_arguments)
 def audit_memorisation(args) -> None:
-    """Find the nearest train cube of every synthetic, held-out and planted one: nodules and whole volumes."""
+    """Find the nearest train cube of every synthetic, held-out and planted one: nodules, whole volumes and parts."""
     from lungsyn.audit import probes
     from lungsyn.compute import choose_device, set_up
 
@@ -27,6 +27,8 @@ def audit_memorisation(args) -> None:
     set_up(args.compute.generator_threads, device)
     groups = [whole(case_folders(paths)) for paths in (args.synthetic, args.train, args.held_out)]
     rows = [row for kind in probes.KINDS for row in probes.probe(kind, *groups, args.audit, args.seed, device)]
+    rows += probes.probe_parts(*groups, args.audit, args.seed, device)
+    print(f"{sum(row['compared'] or 0 for row in rows):.3g} pairs of cubes, shifts and turns compared")
     write_table(args.out, rows, probes.COLUMNS)
 
 

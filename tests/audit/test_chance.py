@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lungsyn.audit.chance import auc_interval, beyond, false_alarms, preference, separation
+from lungsyn.audit.chance import (
+    as_correlation,
+    auc_interval,
+    beyond,
+    by_patient,
+    critical_value,
+    evidence,
+    false_alarms,
+    patients_needed,
+    preference,
+    separation,
+)
 
 
 def test_separated_groups_have_area_one_and_exchangeable_ones_a_half():
@@ -72,3 +83,34 @@ def test_halves_of_the_held_out_patients_raise_alarms_at_the_stated_rate():
     rng = np.random.default_rng(4)
     values, patients = rng.normal(size=60), [str(i // 2) for i in range(60)]
     assert 0.02 <= false_alarms(values, patients, 0.05, seed=0) <= 0.08
+
+
+@pytest.mark.parametrize(("n", "held_out"), [(10, 6), (50, 26), (200, 120)])
+def test_the_largest_of_many_exceeds_the_critical_value_as_often_as_stated(n, held_out):
+    """By Gumbel's law, and less often by a normal one, whose tail is lighter."""
+    rng, draws = np.random.default_rng(5), 2000
+    over = [rng.gumbel(3, 2, n).max() >= critical_value(rng.gumbel(3, 2, held_out), n, 0.05) for _ in range(draws)]
+    assert np.mean(over) == pytest.approx(0.05, abs=0.015)
+    over = [rng.normal(size=n).max() >= critical_value(rng.normal(size=held_out), n, 0.05) for _ in range(draws)]
+    assert np.mean(over) <= 0.05
+
+
+def test_more_held_out_patients_lower_the_critical_value():
+    values = stats.gumbel_r.ppf((np.arange(8) + 0.5) / 8)
+    eight = critical_value(values, 50, 0.001)
+    assert eight > critical_value(stats.gumbel_r.ppf((np.arange(80) + 0.5) / 80), 50, 0.001)
+    assert critical_value(values[:2], 50, 0.001) == critical_value(np.zeros(9), 50, 0.001) == np.inf
+    assert patients_needed(values, 50, 0.001, eight) == 8
+    assert 8 < patients_needed(values, 50, 0.001, 0.7 * eight) < 1000
+    assert patients_needed(values, 50, 0.001, values.mean()) is None
+
+
+def test_a_patient_has_one_value():
+    assert by_patient([1, 2, 4, 6], ["a", "b", "a", "b"]).tolist() == [2.5, 4]
+    assert by_patient([1, 2, 4, 6], ["b", "a", "b", "a"], np.max).tolist() == [4, 6]
+
+
+def test_evidence_of_a_correlation():
+    assert evidence([-0.5, 0.0, 1.0]).tolist()[:2] == [0, 0]
+    assert as_correlation(evidence(0.6)) == pytest.approx(0.6)
+    assert np.isfinite(evidence(1.0))

@@ -72,6 +72,7 @@ def test_a_model_that_knows_its_cases_is_caught(case_folders, generator_settings
     rows = membership.attack(loaded(Knowing(known), generator_settings), groups, seed=0)
     assert [row["group"] for row in rows] == ["learned"] * 2 + ["unseen"] * 3
     assert membership_check(rows, Thresholds(alpha=0.1)).value == 1.0
+    assert all(row["patient"] for row in rows)
 
 
 def test_cases_that_only_watched_are_left_out(case_folders, generator_settings):
@@ -89,3 +90,11 @@ def test_wrong_cases_are_refused(case_folders, generator_settings):
         membership.case_groups(facts, settings, case_folders[:1], case_folders[2:])
     with pytest.raises(InputError, match="case-1 is said to be unseen"):
         membership.case_groups(facts, settings, case_folders[:2], case_folders[1:])
+
+
+def test_a_loss_that_is_no_number_is_written_as_such(case_folders, generator_settings):
+    """The verdict is blind then: `membership_check`."""
+    broken = Knowing()
+    broken.forward = lambda x_t, *_: torch.full_like(inner(x_t), float("nan"))
+    rows = membership.attack(loaded(broken, generator_settings), {"learned": case_folders[:1]}, seed=0)
+    assert np.isnan(rows[0]["log_loss"])

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lungsyn.audit.memorisation import LEAST_PLANTED, aligned, nearest, plant, planted_count
-from lungsyn.volume.patches import MIRRORS
+from lungsyn.audit.memorisation import LEAST_PLANTED, TURNS, aligned, nearest, plant, planted_count
 
 RNG = np.random.default_rng(0)
 REFERENCES = RNG.normal(size=(7, 8, 8, 8)).astype(np.float32)
@@ -15,38 +14,39 @@ QUERIES = RNG.normal(3, 2, size=(4, 8, 8, 8)).astype(np.float32)
 
 
 def plainly(query: np.ndarray, references: np.ndarray, max_shift: int) -> tuple:
-    """The banal way: every reference, shift and mirror in turn."""
+    """The banal way: every reference, shift and turn."""
     c = query.shape[0] - 2 * max_shift
     core = query[(slice(max_shift, max_shift + c),) * 3]
     best = (-2.0,)
     for r, reference in enumerate(references):
         for start in itertools.product(range(2 * max_shift + 1), repeat=3):
             window = reference[tuple(slice(a, a + c) for a in start)]
-            for mirror, axes in enumerate(MIRRORS):
-                value = np.corrcoef(np.flip(core, axes).ravel(), window.ravel())[0, 1]
-                best = max(best, (value, r, tuple(a - max_shift for a in start), mirror))
+            for turn, (order, axes) in enumerate(TURNS):
+                value = np.corrcoef(core.ravel(), np.flip(window.transpose(order), axes).ravel())[0, 1]
+                best = max(best, (value, r, tuple(a - max_shift for a in start), turn))
     return best
 
 
 def test_it_finds_what_a_plain_search_finds():
     found = nearest(QUERIES[:2], [REFERENCES[:3]], 1)
     for i, query in enumerate(QUERIES[:2]):
-        value, reference, shift, mirror = plainly(query, REFERENCES[:3], 1)
+        value, reference, shift, turn = plainly(query, REFERENCES[:3], 1)
         assert found.correlation[i] == pytest.approx(value, abs=1e-5)
-        assert (found.index[i], tuple(found.shift[i]), found.mirror[i]) == (reference, shift, mirror)
+        assert (found.index[i], tuple(found.shift[i]), found.turn[i]) == (reference, shift, turn)
 
 
-@pytest.mark.parametrize("mirror", range(8))
-def test_a_planted_copy_is_found_with_its_shift_and_mirror(mirror):
+@pytest.mark.parametrize("turn", range(0, 48, 5))
+def test_a_planted_copy_is_found_with_its_shift_and_turn(turn):
     shift, e = (2, -1, 0), 8
-    source = np.random.default_rng(mirror).normal(size=(12, 12, 12)).astype(np.float32)
+    source = np.random.default_rng(turn).normal(size=(12, 12, 12)).astype(np.float32)
     reference = source[2:10, 2:10, 2:10]
     moved = source[tuple(slice(2 + s, 10 + s) for s in shift)]
-    copy = np.flip(-500 + 40 * moved, MIRRORS[mirror])  # another brightness and contrast change no correlation
+    order, axes = TURNS[turn]
+    copy = np.flip(-500 + 40 * moved.transpose(order), axes)  # another brightness and contrast change no correlation
     found = nearest(copy[None].copy(), [REFERENCES, reference[None]], 2)
     assert found.correlation[0] == pytest.approx(1, abs=1e-5)
-    assert (found.index[0], tuple(found.shift[0]), found.mirror[0]) == (7, shift, mirror)
-    window = aligned(reference, found.shift[0], found.mirror[0], 2)
+    assert (found.index[0], tuple(found.shift[0]), found.turn[0]) == (7, shift, turn)
+    window = aligned(reference, found.shift[0], found.turn[0], 2)
     core = copy[2 : e - 2, 2 : e - 2, 2 : e - 2]
     assert np.corrcoef(window.ravel(), core.ravel())[0, 1] == pytest.approx(1, abs=1e-5)
 
@@ -57,7 +57,7 @@ def test_blocks_do_not_change_the_result():
         for block_bytes in (1, 2**20):
             parts = nearest(QUERIES, blocks, 1, block_bytes=block_bytes)
             np.testing.assert_allclose(parts.correlation, whole.correlation, atol=1e-6)
-            for name in ("index", "shift", "mirror"):
+            for name in ("index", "shift", "turn"):
                 assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
 
 
@@ -88,3 +88,8 @@ def test_planted_copies_have_the_stated_noise_and_masks_go_along():
     assert not np.allclose(moved, masks)
     np.testing.assert_allclose(moved.sum(axis=(1, 2, 3, 4)), masks.sum(axis=(1, 2, 3, 4)), rtol=1e-4)
     assert planted_count(10) == LEAST_PLANTED and planted_count(5000) == 50
+
+
+def test_the_turns_are_all_48_and_each_another():
+    cube = np.arange(27).reshape(3, 3, 3)
+    assert len({np.flip(cube.transpose(order), axes).tobytes() for order, axes in TURNS}) == 48

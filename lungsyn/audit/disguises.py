@@ -1,0 +1,114 @@
+"""Copies that are planted in every audit: ways in which a patient's CT may come out of a generator, and still be his.
+
+A disguise takes a train window and one of another patient whom the generator never saw, HU ``[e e e]`` and masks
+``[3 e e e]`` (nodules, lungs, body), and makes of them the window that a leaking generator might make. The train
+window has its nodule in the middle. Whoever cannot find a disguise must not say that there is none.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+CUBE_MM = 30.0  # of a patient's CT, verbatim in another body
+BESIDE_MM = 3.0
+PAIRS_SEED, DRAW_SEED = 9, 10
+
+Window = tuple[np.ndarray, np.ndarray]
+Disguise = Callable[[Window, Window, float, np.random.Generator], Window]  # train, host, spacing in mm, draw
+
+
+def nodule_in_host(rim_mm: float) -> Disguise:
+    """The nodule and ``rim_mm`` around it, verbatim, in the host."""
+
+    def make(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+        (hu, masks), (other, others) = train, host
+        near = ndimage.distance_transform_edt(masks[0] < 0.5, sampling=spacing_mm) <= rim_mm
+        made = np.where(near, masks, others)
+        made[0] = masks[0]
+        return np.where(near, hu, other), made
+
+    return make
+
+
+def cube_in_host(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+    """A cube of ``CUBE_MM`` from anywhere in the train window, verbatim anywhere in the host, under its masks."""
+    (hu, _), (made, masks) = train, (host[0].copy(), host[1])
+    edge = min(round(CUBE_MM / spacing_mm), *hu.shape)
+    here, there = (tuple(slice(a, a + edge) for a in rng.integers(0, np.array(hu.shape) - edge + 1)) for _ in range(2))
+    made[there] = hu[here]
+    return made, masks
+
+
+def exchanged(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+    """x and y in each other's place."""
+    return train[0].transpose(1, 0, 2).copy(), train[1].transpose(0, 2, 1, 3).copy()
+
+
+def mask_beside(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+    """All as it is, but for the nodule's mask, which lies beside it."""
+    masks = train[1].copy()
+    masks[0] = np.roll(masks[0], max(1, round(BESIDE_MM / spacing_mm)), axis=rng.integers(3))
+    return train[0], masks
+
+
+def blended(share: float) -> Disguise:
+    """So much of the train window, the rest of the host."""
+    return lambda train, host, spacing_mm, rng: (share * train[0] + (1 - share) * host[0], train[1])
+
+
+def scaled(by: float) -> Disguise:
+    return lambda train, host, spacing_mm, rng: _deformed(train, np.eye(3) / by)
+
+
+def rotated(degrees: float) -> Disguise:
+    """About a random axis through the middle."""
+
+    def make(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+        axis = rng.normal(size=3)
+        return _deformed(train, Rotation.from_rotvec(np.deg2rad(degrees) * axis / np.linalg.norm(axis)).as_matrix())
+
+    return make
+
+
+def _deformed(window: Window, matrix: np.ndarray) -> Window:
+    hu, masks = window
+    middle = (np.array(hu.shape) - 1) / 2
+    moved = [
+        ndimage.affine_transform(channel, matrix, middle - matrix @ middle, order=1, mode="nearest")
+        for channel in (hu, *masks)
+    ]
+    return moved[0], np.rint(moved[1:])
+
+
+EIGHT_MM = "a nodule with 8 mm around it in another body"
+PARTS: dict[str, Disguise] = {
+    "a nodule with 2 mm around it in another body": nodule_in_host(2.0),
+    EIGHT_MM: nodule_in_host(8.0),
+    "a cube of 30 mm in another body": cube_in_host,
+    "a nodule's mask 3 mm beside its place": mask_beside,
+}
+WHOLES: dict[str, Disguise] = {  # they change whole volumes as well
+    "x and y exchanged": exchanged,
+    "half blended with another patient": blended(0.5),
+    "scaled by 1.25": scaled(1.25),
+    "rotated by 10 degrees": rotated(10.0),
+    "rotated by 20 degrees": rotated(20.0),
+}
+DISGUISES = PARTS | WHOLES
+# These must be found, or the audit is blind. Of the others the verdict says whether they were.
+VERBATIM = (EIGHT_MM, "a nodule's mask 3 mm beside its place", "x and y exchanged")
+DEFORMED = ("scaled by 1.25", "rotated by 10 degrees", "rotated by 20 degrees")  # small cubes do not look for them
+
+
+def disguise(name: str, train: Window, hosts: Window, spacing_mm: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each of the ``train`` windows (``[n e e e]``, ``[n 3 e e e]``) in this disguise, in one of the ``hosts``."""
+    number = list(DISGUISES).index(name)
+    pairs = np.random.default_rng([seed, PAIRS_SEED]).integers(0, len(hosts[0]), len(train[0]))
+    made = []
+    for i, host in enumerate(pairs):
+        rng = np.random.default_rng([seed, DRAW_SEED, number, i])
+        windows = (train[0][i], train[1][i]), (hosts[0][host], hosts[1][host])
+        made.append(DISGUISES[name](*windows, spacing_mm, rng))
+    return tuple(np.stack(arrays).astype(np.float32) for arrays in zip(*made, strict=True))
