@@ -467,7 +467,7 @@ class Probing(Section):
 class Thresholds(Probing):
     """The part of ``audit`` that the verdict needs: what a synthetic set may give away."""
 
-    alpha: float = Field(default=0.01, gt=0, le=0.1, description="A finding is one when p is below it")
+    alpha: float = Field(default=0.01, gt=0, le=0.1, description="False alarms of a whole verdict, at most")
     largest_fraction_beyond: Fraction = Field(
         default=0.05, description="Allowed fraction closer to a train case than 99 % of held-out cases are"
     )
@@ -481,7 +481,9 @@ class Fidelity(Section):
 
     slices_per_case: int = Field(default=8, ge=1, le=200, description="Slices of each case in each plane")
     weights: Annotated[Path, AfterValidator(_at_home)] | None = Field(
-        default=None, description="TorchScript file of another feature extractor; default: the built-in scattering"
+        default=None,
+        description="TorchScript file of another feature extractor (a program that runs: one you trust); default: the "
+        "built-in scattering",
     )
 
 

@@ -133,7 +133,9 @@ def _by_angle_between(second: Tensor) -> Tensor:
 def load_network(path: Path) -> Extractor:
     """The user's own extractor, a TorchScript file: images ``[n 3 h w]`` in [-1, 1] to ``[n d]`` or ``[n d h w]``.
 
-    It knows no pools: each pool is an image in which everything else is air. Raises InputError naming the file.
+    Such a file is a program: loading and calling it runs what its author wrote, so take it from where you trust. Its
+    digest stands in the result (`choose`). It knows no pools: each pool is an image in which everything else is air.
+    Raises InputError naming the file.
     """
     try:
         network = torch.jit.load(path, map_location="cpu").eval()

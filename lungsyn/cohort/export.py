@@ -54,6 +54,10 @@ def refuse_unless_passed(verdict: dict, cases: list[tuple[str, Case]]) -> None:
             f"the verdict on set {verdict['set']} is about {len(verdict['cases'])} cases together; {len(missing)} are "
             f"not given ({min(missing)}): give all to --cases"
         )
+    if "not_found" not in verdict:
+        raise InputError(
+            f"the verdict on set {verdict['set']} is of an earlier version that missed copies: audit it again"
+        )
     if verdict["result"] == "pass":
         return
     named = [f"{c['check']} ({c['result']}): {c['sentence']}" for c in verdict["checks"] if c["result"] != "pass"]

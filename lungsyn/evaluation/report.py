@@ -98,7 +98,8 @@ CT can recognise.</p>
 {% for verdict in verdicts %}
 <h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients:
 {{ {"pass": "no sign that it gives patients away but by outlines", "fail": "do not share it",
-"blind": "cannot be told"}[verdict.result] }} <span class="quiet">({{ verdict.result }}; held-out:
+"blind": "cannot be told"}[verdict.result] }}{% if verdict.not_found %}; not looked for:
+{{ verdict.not_found|join("; ") }}{% endif %} <span class="quiet">({{ verdict.result }}; held-out:
 {{ verdict.held_out_splits|join(" and ") }} cases)</span></h3>
 <div class="scroll"><table>
 <tr><th>check</th><th>result</th><th>value</th><th>interval</th><th>limit</th><td class="words"><b>what it says</b></td>
@@ -106,12 +107,13 @@ CT can recognise.</p>
 {% for check in verdict.checks %}<tr><td>{{ check.check }}</td><td>{{ check.result }}</td>
 <td>{{ check.value|short }}</td>
 <td>{% if check.low is not none %}{{ check.low|short }} to {{ check.high|short }}{% endif %}</td>
-<td>{{ check.threshold|short }}</td><td class="words">{{ check.sentence }}</td></tr>
+<td>{% if check.threshold is not none %}{{ check.threshold|short }}{% endif %}</td>
+<td class="words">{{ check.sentence }}</td></tr>
 {% endfor %}</table></div>
 {% for control in verdict.controls %}<p class="quiet">Controls, {{ control.kind }}: {{ control.planted }} copies
 planted, {{ (100 * control.recall)|number(0) }} % found; {{ control.synthetic }} synthetic and {{ control.held_out }}
-held-out against {{ control.train }} train; halves of the held-out patients differed in
-{{ (100 * control.false_alarms)|number(1) }} % of random splits at this level.</p>{% endfor %}
+held-out against {{ control.train }} train{% if control.false_alarms is not none %}; halves of the held-out patients
+differed in {{ (100 * control.false_alarms)|number(1) }} % of random splits at this level{% endif %}.</p>{% endfor %}
 {% endfor %}{% endif %}
 
 <h2>Comparison of the arms</h2>

@@ -323,6 +323,8 @@ def test_the_command_writes_it_and_a_failing_set_is_not_exported(tmp_path, capsy
 def test_a_blind_set_is_not_exported_either():
     blind = {"check": "membership", "result": "blind", "sentence": "Blind: too few."}
     with pytest.raises(InputError, match=r"(?s)is blind, so it is not exported.*membership \(blind\): Blind: too few"):
-        refuse_unless_passed({"set": "a", "cases": {}, "result": "blind", "checks": [blind]}, [])
+        refuse_unless_passed({"set": "a", "cases": {}, "result": "blind", "checks": [blind], "not_found": []}, [])
     with pytest.raises(InputError, match="it has no check"):
-        refuse_unless_passed({"set": "a", "cases": {}, "result": "blind", "checks": []}, [])
+        refuse_unless_passed({"set": "a", "cases": {}, "result": "blind", "checks": [], "not_found": []}, [])
+    with pytest.raises(InputError, match="of an earlier version that missed copies: audit it again"):
+        refuse_unless_passed({"set": "a", "cases": {}, "result": "pass", "checks": []}, [])

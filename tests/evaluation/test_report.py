@@ -106,7 +106,8 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
                "false_alarms": 0.0123}  # fmt: skip
     verdicts = [
         {"set": name, "size": 50, "held_out_splits": ["validation", "test"], "result": result,
-         "checks": [check, check | {"low": None}], "controls": [control]}
+         "checks": [check, check | {"low": None, "threshold": None}],
+         "controls": [control, control | {"false_alarms": None}], "not_found": ["rotated by 20 degrees"]}
         for name, result in (("good", "pass"), ("bad", "fail"), ("unknown", "blind"))
     ]  # fmt: skip
     html = report.build("t", json.dumps(CONFIG), {"unet": comparison}, {}, [], [], {}, verdicts)
@@ -114,7 +115,7 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
     parser.feed(html)
     assert not parser.open
     for words in ("good, 50 %", "no sign that", "bad, 50 %", "do not share it", "cannot be told", "0.0123",
-                  "0.002 to 0.04", "2 of 162 &lt;synthetic&gt; nodules", "95 % found",
+                  "0.002 to 0.04", "2 of 162 &lt;synthetic&gt; nodules", "95 % found", "rotated by 20 degrees",
                   "1.2 % of random splits"):  # fmt: skip
         assert words in html, words
     assert "validation and test cases" in html

@@ -183,6 +183,8 @@ def test_each_set_has_a_verdict(results):
         checks = {check["check"]: check["result"] for check in verdict["checks"]}
         assert list(checks) == [
             *(f"{kind}: {check}" for kind in ("nodule", "volume") for check in ("copies", "beyond", "closer")),
+            "part: copies",
+            "disguises",
             "membership",
         ]
         assert verdict["result"] in ("blind", "fail") and checks["membership"] == "blind"
