@@ -65,11 +65,24 @@ def test_a_group_without_cases_is_named(groups):
         probe("nodule", groups["synthetic"], groups["train"], [], SETTINGS, 0, "cpu")
 
 
+def test_synthetic_cases_belong_to_the_patient_of_their_masks(groups, rows, tmp_path):
+    case = make_case((26, 28, 24), seed=3, name="made")
+    case.about["made"] = {"row": {"body_case": "train-3", "nodule_case": "train-5"}}
+    write_case(tmp_path / "made", case)
+    found = {
+        kind: probe(kind, [tmp_path / "made"], groups["train"], groups["held-out"], SETTINGS, 0, "cpu")[0]["patient"]
+        for kind in ("nodule", "volume")
+    }
+    patients = [open_case(groups["train"][i]).about["patient"] for i in (5, 3)]
+    assert [found["nodule"], found["volume"]] == patients
+
+
 def test_the_command_writes_the_table(groups, tmp_path):
     cases = [a for g, f in groups.items() for a in (f"--{g}", str(f[0].parent))]
     audit = as_json(Probing(patch_mm=24.0))
     table = str(tmp_path / "nearest.tsv")
-    assert cli.main(["audit", "memorisation", "--audit", audit, "--seed", "0", *cases, "--out", table]) == 0
+    told = ["--audit", audit, "--seed", "0", "--compute", '{"generator_threads": 1}']
+    assert cli.main(["audit", "memorisation", *told, *cases, "--out", table]) == 0
     assert len(read_table(tmp_path / "nearest.tsv")) == 268 + 154 + 154
 
 
@@ -84,15 +97,3 @@ def test_membership_from_the_command_line(groups, generator_settings, tmp_path):
     rows = read_table(tmp_path / "membership.tsv")
     assert [row["group"] for row in rows] == ["learned"] * 3 + ["unseen"] * 2
     assert all(np.isfinite(float(row["log_loss"])) for row in rows)
-
-
-def test_synthetic_cases_belong_to_the_patient_of_their_masks(groups, rows, tmp_path):
-    case = make_case((26, 28, 24), seed=3, name="made")
-    case.about["made"] = {"row": {"body_case": "train-3", "nodule_case": "train-5"}}
-    write_case(tmp_path / "made", case)
-    found = {
-        kind: probe(kind, [tmp_path / "made"], groups["train"], groups["held-out"], SETTINGS, 0, "cpu")[0]["patient"]
-        for kind in ("nodule", "volume")
-    }
-    patients = [open_case(groups["train"][i]).about["patient"] for i in (5, 3)]
-    assert [found["nodule"], found["volume"]] == patients
