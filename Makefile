@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE := build/docs-env
 SNAKEMAKE := $(BIN)/snakemake --workflow-profile workflow/profiles/default
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Snakemake asks for a home; a container's user may have none.
 export HOME ?= $(CURDIR)/$(VENV)
 
-.PHONY: run test lint stress bench env slurm clean
+.PHONY: run test lint docs stress bench env slurm clean
 
 run: env                 ## the study of config.yaml; ARGS="--configfile workflow/experiments/cubes.yaml" for another
 	$(SNAKEMAKE) $(ARGS)
@@ -23,6 +24,15 @@ lint: env                ## formatters and linters
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/python .ci/lint_workflow.py        # snakemake --lint, its waivers explained
+
+docs: $(SITE)/.installed ## README and docs/ as a site: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict        # --quiet would hide warnings from --strict
+	@echo "build/site/index.html"
+
+$(SITE)/.installed: envs/docs.lock
+	$(PYTHON) -m venv --clear $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --requirement envs/docs.lock
+	touch $@
 
 stress: env              ## kill the tiny study 20 times; ARGS="--kills 50 --seed 1" for others
 	$(BIN)/python -m tests.workflow.stress $(ARGS)
