@@ -29,6 +29,7 @@ from lungsyn.config import Probing
 from lungsyn.errors import InputError
 from lungsyn.generation.conditions import region_to_make
 from lungsyn.volume.files import map_volume, open_case, read_json
+from lungsyn.volume.tables import read_table
 
 KINDS = ("nodule", "volume")  # cubes that can be shown side by side
 PART = "part"
@@ -38,6 +39,21 @@ NOISY = "noise, shifted and mirrored"
 COLUMNS = ["kind", "group", "place", "patient", "source", "disguise", "copy", "correlation", "nearest", "shift",
            "order", "mirror", "held_out_correlation", "held_out_nearest", "held_out_shift", "held_out_order",
            "held_out_mirror", "compared"]  # fmt: skip
+
+
+def read_probes(path: Path, synthetic: Sequence[str]) -> list[dict[str, str]]:
+    """The table that `probe` and `probe_parts` made of these synthetic cases, in all kinds. Raises InputError for one
+    of other cases: a verdict on them would be one on these."""
+    rows = read_table(path, COLUMNS)
+    probed = {
+        kind: {row["place"].partition("/")[0] for row in rows if (row["kind"], row["group"]) == (kind, "synthetic")}
+        for kind in (*KINDS, PART)
+    }
+    if not synthetic or not probed["nodule"] or not probed["volume"] == probed[PART] == set(synthetic):
+        raise InputError(
+            f"{path} is not about the {len(synthetic)} synthetic cases given: run lungsyn audit memorisation on them"
+        )
+    return rows
 
 
 def find_places(kind: str, folders: list[Path]) -> list[Place]:

@@ -155,6 +155,8 @@ def _control(kind: str, groups: Mapping, no_number: int, settings: Thresholds, s
     if recall < LEAST_RECALL and own and n:
         wanted = float(np.quantile(evidence(correlations(own)), 1 - LEAST_RECALL))
         needed = patients_needed(highest, n, settings.alpha / CHECKS, wanted)
+        if needed and needed <= len(highest):  # there are enough: the copies were taken for other patients'
+            needed = None
     return Control(
         kind=kind, synthetic=n, held_out=len(held_out), train=len(groups["train"]), planted=len(own), recall=recall,
         copy_level=level, held_out_highest=float(held_out.max()) if len(held_out) else None,
@@ -218,6 +220,11 @@ def _result(failed: bool, blind: bool) -> str:
     return FAIL if failed else BLIND if blind else PASS
 
 
+def _told(result: str, blind: str, sentence: str) -> str:
+    """Why a check is blind stands before what it says, but not where it found something all the same."""
+    return blind + sentence if result == BLIND else sentence
+
+
 def _blindness(control: Control) -> str:
     if control.no_number:
         return f"Blind: {control.no_number} correlations are no numbers. "
@@ -277,7 +284,8 @@ def _beyond(kind: str, groups: Mapping, values: Mapping, control: Control, setti
         f"{allowed:.1%}."
     )
     blind = _blindness(control) or _too_few(few and not failed, undecided)
-    return Check(f"{kind}: beyond", cubes.fraction, tail.low, tail.high, allowed, result, blind + sentence)
+    sentence = _told(result, blind, sentence)
+    return Check(f"{kind}: beyond", cubes.fraction, tail.low, tail.high, allowed, result, sentence)
 
 
 def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, settings: Thresholds, seed: int) -> Check:
@@ -302,7 +310,7 @@ def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, setti
         f"(p {preferred.p:.2g}). A pull needs both p below {alpha:.2g}."
     )
     blind = _blindness(control) or ("Blind: so few patients cannot show it. " if few else "")
-    return Check(f"{kind}: closer", p, None, None, alpha, result, blind + sentence)
+    return Check(f"{kind}: closer", p, None, None, alpha, result, _told(result, blind, sentence))
 
 
 def membership_check(losses: Sequence[Mapping], settings: Thresholds) -> Check:
@@ -328,7 +336,7 @@ def membership_check(losses: Sequence[Mapping], settings: Thresholds) -> Check:
     )
     result = _result(failed, bool(none) or few or undecided)
     blind = unknown or _too_few(few, undecided)
-    return Check("membership", found.auc, found.low, found.high, allowed, result, blind + sentence)
+    return Check("membership", found.auc, found.low, found.high, allowed, result, _told(result, blind, sentence))
 
 
 def _mean_losses(rows: Sequence[Mapping]) -> np.ndarray:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, attempts, case_folders, verb
+from lungsyn.errors import InputError
 from lungsyn.provenance import note
 from lungsyn.volume.files import data_digests, read_json, whole, write_json
 from lungsyn.volume.tables import read_table, write_table
@@ -66,14 +67,19 @@ def _verdict_arguments(parser):
 @verb("audit", "verdict", _verdict_arguments)
 def audit_verdict(args) -> None:
     """Say whether a synthetic set can be shared: every check with its value, threshold and a sentence."""
+    from lungsyn.audit.probes import read_probes
     from lungsyn.audit.verdict import verdict
 
-    losses = read_table(args.membership) if args.membership else []
-    found = verdict(read_table(args.neighbours), losses, args.audit, args.seed)
+    folders = whole(case_folders(args.synthetic))
+    losses = read_table(args.membership, ["patient", "group", "log_loss"]) if args.membership else []
+    if args.membership and not losses:
+        raise InputError(f"{args.membership}: it holds no loss: run lungsyn audit membership again")
+    neighbours = read_probes(args.neighbours, [folder.name for folder in folders])
+    found = verdict(neighbours, losses, args.audit, args.seed)
     about = {
         "set": args.set,
         "size": args.size,
-        "cases": dict(data_digests(whole(case_folders(args.synthetic)))),  # it is on these and no others
+        "cases": dict(data_digests(folders)),  # it is on these and no others
         "held_out_splits": args.held_out_splits,
         "made": note(args.rule, audit=args.audit),
     }

@@ -20,13 +20,18 @@ ESCAPED = r"u(?:00[0189][0-9a-f]|007f|005c|202[89]|d[89a-f][0-9a-f]{2})"
 FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a TSV with a header line. Raises InputError naming the file."""
+def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Rows of a TSV with a header line. Raises InputError naming the file, also if one of ``columns`` is missing."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
-            return [_read(row) for row in csv.DictReader(file, delimiter="\t")]
+            reader = csv.DictReader(file, delimiter="\t")
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            rows = [_read(row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable tab-separated table ({error})") from error
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}: delete it and give the command again that made it")
+    return rows
 
 
 def write_table(path: Path, rows: Iterable[Mapping], columns: list[str]) -> None:

@@ -6,7 +6,7 @@ from scipy import stats
 
 from lungsyn import cli
 from lungsyn.audit.disguises import DISGUISES, VERBATIM
-from lungsyn.audit.probes import NOISY
+from lungsyn.audit.probes import COLUMNS, KINDS, NOISY, PART
 from lungsyn.audit.verdict import membership_check, overall, verdict
 from lungsyn.cohort.export import refuse_unless_passed
 from lungsyn.config import Thresholds
@@ -280,16 +280,77 @@ def test_the_worst_check_decides(found, expected):
     assert overall([{"result": result} for result in found]) == expected
 
 
-def test_the_command_writes_it_and_a_failing_set_is_not_exported(tmp_path, capsys):
+@pytest.fixture
+def judged(tmp_path):
+    """A synthetic case on disk, and the command that writes its verdict from ``rows`` of all kinds."""
     case = make_case(name="untargeted-1")
     case.about["dataset"] = "synthetic"
     write_case(tmp_path / "set" / "untargeted-1", case)
-    rows = neighbours(np.r_[spread(80, 0.3), 0.9], spread(60, 0.3), spread(20, 0.85))
-    columns = sorted({key for row in rows for key in row})
-    write_table(tmp_path / "nearest.tsv", [dict.fromkeys(columns) | row for row in rows], columns)
     told = ["--audit", "{}", "--seed", "1", "--set", "untargeted", "--size", "50", "--held-out-splits", "test"]
     files = ["--neighbours", str(tmp_path / "nearest.tsv"), "--out", str(tmp_path / "verdict.json")]
-    assert cli.main(["audit", "verdict", *told, "--synthetic", str(tmp_path / "set"), *files]) == 0
+
+    def command(rows, *more, synthetic="set", columns=COLUMNS) -> int:
+        write_table(tmp_path / "nearest.tsv", [dict.fromkeys(COLUMNS) | row for row in rows], columns)
+        return cli.main(["audit", "verdict", *told, "--synthetic", str(tmp_path / synthetic), *files, *more])
+
+    return command
+
+
+def of_case(name: str, kinds=(*KINDS, PART), also=()) -> list[dict]:
+    """Rows of every kind in which all synthetic cubes are of this case."""
+    rows = [
+        row
+        for kind in kinds
+        for row in neighbours(np.r_[spread(80, 0.3), *also], spread(60, 0.3), spread(20, 0.85), kind=kind)
+    ]
+    return [row | {"place": f"{name}/1" if row["kind"] == "nodule" else name} if row["group"] == "synthetic" else row
+            for row in rows]  # fmt: skip
+
+
+def test_a_verdict_is_on_the_cases_that_were_compared_and_on_no_others(judged, tmp_path, capsys):
+    assert judged(of_case("untargeted-1")) == 0
+    assert read_json(tmp_path / "verdict.json")["result"] == "pass"
+    (tmp_path / "verdict.json").unlink()
+    for rows, synthetic in (
+        (of_case("untargeted-2"), "set"),
+        (of_case("untargeted-1"), "nowhere"),
+        (of_case("untargeted-1", kinds=["nodule"]), "set"),
+        ([], "set"),
+    ):
+        capsys.readouterr()
+        assert judged(rows, synthetic=synthetic) == 2
+        assert "synthetic cases given: run lungsyn audit memorisation on them" in capsys.readouterr().err
+    assert judged([], columns=["kind"]) == 2 and "no column 'group'" in capsys.readouterr().err
+    assert not (tmp_path / "verdict.json").exists()
+
+
+def test_no_losses_are_no_pass(judged, tmp_path, capsys):
+    write_table(tmp_path / "membership.tsv", [], ["case", "patient", "group", "log_loss"])
+    assert judged(of_case("untargeted-1"), "--membership", str(tmp_path / "membership.tsv")) == 2
+    assert "it holds no loss" in capsys.readouterr().err
+
+
+def test_what_was_found_is_not_called_blind():
+    """A finding of an audit that is blind for others: its sentence says what was found."""
+    synthetic = spread(80, 0.4)
+    rows = neighbours(synthetic, spread(60, 0.3), spread(20, 0.3), elsewhere=synthetic - 0.1)
+    checks = {check["check"]: check for check in verdict(rows, [], SETTINGS, 0)["checks"]}
+    for name in ("nodule: beyond", "nodule: closer"):
+        assert checks[name]["result"] == "fail" and not checks[name]["sentence"].startswith("Blind")
+    assert checks["nodule: copies"]["sentence"].startswith("Blind")
+    leak = losses(spread(53, -3, sd=1), spread(52, 0, sd=1))
+    leak[0]["log_loss"] = "nan"
+    assert membership_check(leak, SETTINGS).sentence.startswith("An attacker can tell")
+
+
+def test_copies_taken_for_others_ask_for_no_more_patients():
+    rows = neighbours(spread(80, 0.3), spread(60, 0.3), spread(20, 0.85), right=False)
+    control = verdict(rows, [], SETTINGS, 0)["controls"][0]
+    assert control["recall"] == 0 and control["patients_needed"] is None
+
+
+def test_the_command_writes_it_and_a_failing_set_is_not_exported(judged, tmp_path, capsys):
+    assert judged(of_case("untargeted-1", also=[0.9])) == 0
     about = read_json(tmp_path / "verdict.json")
     assert (about["set"], about["size"], about["result"]) == ("untargeted", 50, "fail")
     assert about["held_out_splits"] == ["test"]
@@ -314,7 +375,7 @@ def test_the_command_writes_it_and_a_failing_set_is_not_exported(tmp_path, capsy
     write_json(tmp_path / "verdict.json", about | {"result": "pass"})
     assert cli.main([*export, "--verdict", str(tmp_path / "verdict.json")]) == 0
     # A case made again, or one of another set, has no verdict.
-    case.ct[0, 0, 0] += 1
+    case = make_case(name="untargeted-1", seed=1)
     write_case(tmp_path / "set" / "untargeted-1", case)
     assert cli.main([*export, "--verdict", str(tmp_path / "verdict.json")]) == 2
     assert "untargeted-1 is not what the verdict on set untargeted is about" in capsys.readouterr().err
