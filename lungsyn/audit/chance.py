@@ -9,7 +9,7 @@ import numpy as np
 from scipy import optimize, stats
 
 PERMUTATIONS = 10_000
-GUMBEL_DRAWS = 2000
+GUMBEL_VALUES, FEWEST_DRAWS = 1_000_000, 2000  # small samples vary more, and need more draws for p of a thousandth
 MOST_PATIENTS = 1000  # that are asked for
 LARGEST_CORRELATION = 0.9999  # above it is rounding
 QUANTILE = 0.99  # of the held-out values; what lies beyond is looked at
@@ -35,7 +35,7 @@ def as_correlation(found: float) -> float:
 @cache
 def _gumbel_samples(m: int) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations of samples of ``m`` values of Gumbel's law: ``[draws]`` each."""
-    drawn = np.random.default_rng(m).gumbel(size=(GUMBEL_DRAWS, m))
+    drawn = np.random.default_rng(m).gumbel(size=(max(GUMBEL_VALUES // m, FEWEST_DRAWS), m))
     return drawn.mean(1), drawn.std(1, ddof=1)
 
 
@@ -70,7 +70,7 @@ def patients_needed(held_out, n: int, alpha: float, value: float) -> int | None:
         return None
     wanted = (value - np.mean(held_out)) / np.std(held_out, ddof=1)
     counts = np.unique(np.geomspace(len(held_out), MOST_PATIENTS, 40).astype(int))
-    return next((int(m) for m in counts if critical_excess(alpha, n, int(m)) <= wanted), None)
+    return next((int(m) for m in counts if largest_p(wanted, n, int(m)) <= alpha), None)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from lungsyn.audit.chance import (
     auc_interval,
     beyond,
     by_patient,
+    critical_excess,
     critical_value,
     evidence,
     false_alarms,
@@ -95,12 +96,20 @@ def test_the_largest_of_many_exceeds_the_critical_value_as_often_as_stated(n, he
     assert np.mean(over) <= 0.05
 
 
+@pytest.mark.parametrize(("n", "held_out"), [(50, 5), (100, 26), (200, 120)])
+def test_the_critical_value_holds_its_small_alpha(n, held_out):
+    """An eighth of a hundredth, as a verdict's check has it, by other draws than it was made from."""
+    drawn = np.random.default_rng(6).gumbel(size=(2_000_000 // held_out, held_out))
+    reached = drawn.mean(1) + critical_excess(0.00125, n, held_out) * drawn.std(1, ddof=1)
+    assert np.mean(-np.expm1(-n * np.exp(-reached))) == pytest.approx(0.00125, rel=0.08)
+
+
 def test_more_held_out_patients_lower_the_critical_value():
     values = stats.gumbel_r.ppf((np.arange(8) + 0.5) / 8)
     eight = critical_value(values, 50, 0.001)
     assert eight > critical_value(stats.gumbel_r.ppf((np.arange(80) + 0.5) / 80), 50, 0.001)
     assert critical_value(values[:2], 50, 0.001) == critical_value(np.zeros(9), 50, 0.001) == np.inf
-    assert patients_needed(values, 50, 0.001, eight) == 8
+    assert patients_needed(values, 50, 0.001, 1.001 * eight) == 8
     assert 8 < patients_needed(values, 50, 0.001, 0.7 * eight) < 1000
     assert patients_needed(values, 50, 0.001, values.mean()) is None
 
