@@ -5,7 +5,7 @@ from pathlib import Path
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_numbers, add_section, case_folders, verb
 from lungsyn.errors import InputError
-from lungsyn.volume.files import open_case, read_json, write_case, write_left_out
+from lungsyn.volume.files import open_case, read_json, whole_case, write_case, write_left_out
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -110,7 +110,8 @@ def cohort_export(args) -> None:
     """Write cases, real or synthetic, as an nnU-Net raw dataset, or synthetic ones as DICOM CT and SEG."""
     from lungsyn.cohort import export
 
-    cases = [(folder.name, open_case(folder)) for folder in case_folders(args.cases)]
+    opened = open_case if args.verdict else whole_case  # with a verdict the voxels are held against it
+    cases = [(folder.name, opened(folder)) for folder in case_folders(args.cases)]
     if args.verdict:
         export.refuse_unless_passed(read_json(args.verdict), cases)
     write = {"nnunet": export.write_nnunet, "dicom": export.write_dicom}[args.format]

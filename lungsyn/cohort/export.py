@@ -41,7 +41,8 @@ def refuse_unless_passed(verdict: dict, cases: list[tuple[str, Case]]) -> None:
 
     Their voxels are read: ``case.json`` says what they once were.
     """
-    if not {"set", "cases", "result", "checks"} <= verdict.keys():
+    known = isinstance(verdict, dict) and {"set", "cases", "result", "checks"} <= verdict.keys()
+    if not known or not isinstance(verdict["cases"], dict):
         raise InputError("--verdict is not a verdict: give results/audit/{set}/{size}/verdict.json")
     for name, case in cases:
         if verdict["cases"].get(name) != case.digest:

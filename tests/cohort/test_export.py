@@ -185,7 +185,7 @@ def test_a_sheared_case_is_no_series(tmp_path):
 
 
 def passed(*folders) -> dict:
-    return {"set": "s", "cases": dict(data_digests(folders)), "result": "pass", "checks": []}
+    return {"set": "s", "cases": dict(data_digests(folders)), "result": "pass", "checks": [], "not_found": []}
 
 
 @pytest.fixture
@@ -240,8 +240,19 @@ def test_a_verdict_holds_for_its_own_cases_all_of_them(audited, tmp_path):
     write_case(tmp_path / "other" / "s-1", make_case(seed=4, name="s-1"))  # another size's, of the same name
     with pytest.raises(InputError, match="s-1 is not what the verdict"):
         refuse_unless_passed(passed(tmp_path / "other" / "s-1"), opened(folders[:1]))
-    with pytest.raises(InputError, match="is not a verdict"):
-        refuse_unless_passed({"checks": []}, opened(folders))
+    for other in ({"checks": []}, [], "pass", None, passed(*folders) | {"cases": []}):
+        with pytest.raises(InputError, match="is not a verdict"):
+            refuse_unless_passed(other, opened(folders))
+
+
+def test_a_damaged_case_is_not_exported(tmp_path, synthetic, capsys):
+    path = tmp_path / "set" / "untargeted-001" / "ct.nii"
+    damaged = bytearray(path.read_bytes())
+    damaged[-9] ^= 64
+    path.write_bytes(damaged)
+    assert export(tmp_path, "nnunet", "set") == 2
+    assert "not the voxels that case.json tells of" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_of_another_export_are_not_mixed_in(tmp_path, synthetic, capsys):
