@@ -63,7 +63,7 @@ def cohort_prepare(args) -> None:
         print(f"case {args.case} is left out: {error}" + (f" ({error.detail})" if error.detail else ""))
         write_left_out(args.out, {"case": args.case, "patient": row["patient"], "left_out": str(error)})
         return
-    case.about["token"] = private.keyed(args.names.parent, case.digest)
+    case.about["token"] = private.keyed(args.names.parent, case.digest, numbered=row["name"] != row["case"])
     write_case(args.out, case)
 
 

@@ -81,12 +81,18 @@ def make_key(folder: Path) -> None:
             temporary.chmod(0o600)
 
 
-def keyed(folder: Path, digest: str) -> str:
+def keyed(folder: Path, digest: str, numbered: bool = False) -> str:
     """``digest`` of a patient's data in a form that may be shared: twelve hex digits of its HMAC-SHA256 under the
-    study's key; as it is where names are public and there is no key."""
+    study's key; as it is where names are public and there is no key. Raises InputError if a ``numbered`` case has none:
+    the key was lost."""
     try:
         key = (folder / KEY).read_bytes()
     except FileNotFoundError:
+        if numbered:
+            raise InputError(
+                f"{folder / KEY} is gone, without which digests of patients' data must not be written: put it back, or "
+                "delete results/listing.tsv and give the same command again (all is made again)"
+            ) from None
         return digest
     return hmac.new(key, digest.encode(), "sha256").hexdigest()[:12]
 

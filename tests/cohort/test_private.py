@@ -63,6 +63,11 @@ def test_what_tells_is_for_its_owner_only(tmp_path):
     ]  # fmt: skip
 
 
+def test_without_its_key_no_digest_of_a_numbered_case_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"key is gone.*delete results/listing.tsv"):
+        private.keyed(tmp_path, "0123456789ab", numbered=True)
+
+
 def test_a_keyed_digest_is_of_this_study_alone(tmp_path):
     assert private.keyed(tmp_path / "public", "0123456789ab") == "0123456789ab"
     first, second = tmp_path / "first", tmp_path / "second"
