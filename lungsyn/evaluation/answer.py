@@ -28,8 +28,9 @@ def headline(rows: Sequence[Mapping], config: Mapping) -> str:
     if not added:
         return "No arm adds synthetic data to real data, so this study does not say whether it helps."
     if not shown:
-        resolvable = [row["smallest_resolvable"] for row in added if row["smallest_resolvable"] is not None]
-        limit = f" One of {max(resolvable):.3f} Dice or more would have been seen (80 % power)." if resolvable else ""
+        resolvable = [row["smallest_resolvable"] for row in added]
+        known = None not in resolvable  # of one arm a difference of 1 may not be enough
+        limit = f" One of {max(resolvable):.3f} Dice or more would have been seen (80 % power)." if known else ""
         return f"No difference could be shown between real data with and without synthetic data.{limit}{chance}"
     parts = [
         f"“{row['arm']}” {'raised' if row['mean_difference'] > 0 else 'lowered'} the mean Dice of the test "

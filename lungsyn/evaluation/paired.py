@@ -281,7 +281,8 @@ def smallest_resolvable(error, freedom, confidence: float, arms: int = 1) -> np.
     """The true mean difference that would be claimed with a power of 80 %, by the noncentral t: ``[...]``.
 
     alpha is divided among the ``arms`` that are compared at once, as Holm's correction asks of the smallest p. An
-    ``error`` known with few degrees of freedom is more often too small than too large, so it is divided by its median.
+    ``error`` known with few degrees of freedom is more often too small than too large, so it is divided by what a share
+    `LUCK` of such errors lie below.
     With one arm, one case of each patient and trainings that do not differ it is about 2.8 SD / sqrt(n) for many
     patients."""
     claimed = -special.stdtrit(freedom, (1 - confidence) / arms / 2)
@@ -291,7 +292,7 @@ def smallest_resolvable(error, freedom, confidence: float, arms: int = 1) -> np.
 
 def said(resolvable) -> float | None:
     """The smallest difference as a number; None where nothing differs, or where Dice cannot differ by so much."""
-    return float(resolvable) if 0 < resolvable < 1 else None
+    return float(resolvable) if NOTHING < resolvable < 1 else None
 
 
 def holm(p_values) -> np.ndarray:

@@ -213,6 +213,8 @@ def test_no_difference_and_one_patient():
     nothing = [0.5, 0.6, 0.7]
     same = paired_difference(nothing, nothing, ["a", "b", "c"], 0.95, trainings=of_seeds(0.0))
     assert (same.p, same.smallest_resolvable, same.of_seeds, same.trainings_low) == (1.0, None, 0.0, 0.0)
+    more = paired_difference([0.6, 0.7, 0.8], nothing, ["a", "b", "c"], 0.95, trainings=of_seeds(0.0))
+    assert more.mean == pytest.approx(0.1) and more.smallest_resolvable is None  # all alike but for rounding
     one = paired_difference([0.5, 0.6], [0.4, 0.4], ["a", "a"], 0.95)
     assert (one.low, one.high, one.p_wilcoxon, one.p, one.smallest_resolvable) == (None, None, 1.0, None, None)
     assert one.mean == pytest.approx(0.15)

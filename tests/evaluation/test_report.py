@@ -172,6 +172,16 @@ def test_no_effect_is_named_as_such(comparison):
     assert "no difference could be shown; one of 0.050 or more" in answer.sentences(rows, CONFIG)[2]
 
 
+def test_an_arm_of_which_nothing_could_be_seen_leaves_no_limit(comparison):
+    """Of one arm 0.05 would have been seen, of the other not even 1: the first is no limit for both."""
+    flat = {"mean_difference": 0.01, "p_holm": 0.8, "smallest_resolvable": 0.05}
+    added = next(row for row in comparison if row["group"] == "test" and row["arm"] == "real+synthetic") | flat
+    config = CONFIG | {"arms": CONFIG["arms"] | {"more": CONFIG["arms"]["real+synthetic"]}}
+    both = [added, added | {"arm": "more", "smallest_resolvable": None}]
+    assert "0.050 Dice" in answer.headline(both[:1], config)
+    assert "would have been seen" not in answer.headline(both, config)
+
+
 def test_the_validation_groups_cannot_make_a_claim(comparison):
     only_validation = [row for row in comparison if row["group"] != "test"]
     assert answer.headline(only_validation, CONFIG).startswith("No arm adds")
