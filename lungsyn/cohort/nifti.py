@@ -13,6 +13,7 @@ Every image and every label has a row. Its ``reason`` and ``warnings`` may be re
 patient; its ``detail`` does.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -45,8 +46,8 @@ UNITS = {1: "metres", 3: "micrometres"}  # of xyzt_units; 2 is mm, and 0, not sa
 def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """One row per case: see ``cohort.table``. Reads every voxel once. Raises InputError if no layout fits.
 
-    Besides: ``warnings`` (list of sentences), ``detail`` (names the file) and, of included rows, ``voxels``, a digest.
-    Patients that share an image are one.
+    Besides: ``warnings`` (list of sentences), ``detail`` (names the file) and, of included rows, two digests:
+    ``voxels``, and ``raw`` of the files' bytes. Patients that share an image are one.
     """
     if 0 in settings.lesion_labels:
         raise InputError("cohort.lesion_labels holds 0, which is background: name the values that are nodule")
@@ -199,8 +200,18 @@ def _row_of(job: tuple[dict, Path, Listing]) -> dict:
         "spacing_mm": "x".join(f"{value:.4g}" for value in ct.space.spacing_mm),
         "warnings": row["warnings"] + warnings,
         "voxels": plausible.voxel_digest(ct.data),
+        "raw": raw_digest(root, row["source"], row["annotation"]),
         "typical_hu": plausible.typical_hu(ct.data),
     }
+
+
+def raw_digest(root: Path, *names: str) -> str:
+    """Twelve hex digits over the bytes of these files."""
+    found = hashlib.sha256()
+    for name in names:
+        with open(root / name, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
 
 
 def _if_shifted(rows: list[dict]) -> list[dict]:

@@ -7,7 +7,6 @@ not public): a case whose files changed is prepared anew, whatever their time st
 what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +36,7 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
     ``known``: rows of an earlier ``names.tsv``. Raises InputError if no case can be used.
     """
     reader = nifti if settings.dataset == "nifti" else lidc
-    blank = {"warnings": [], "detail": "", "source": "", "annotation": ""}
+    blank = {"warnings": [], "detail": "", "source": "", "annotation": "", "raw": ""}
     found = [
         blank | row | {"name": row["case"], "patient_name": row["patient"]}
         for row in reader.index(root, settings, workers)
@@ -58,18 +57,9 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
         row["split"] = split_of[row["patient_name"]] if row["status"] == "included" else ""
         row["train_rank"] = ranks.get(row["patient_name"], "") if row["split"] == "train" else ""
         row["warnings"] = JOIN.join(row["warnings"])
-        row["raw"] = raw_digest(root, row) if settings.dataset == "nifti" and row["status"] == "included" else ""
+        row["raw"] = row["raw"] if row["status"] == "included" else ""
     _check_splits({row["split"] for row in included}, set(split_of.values()), "cohort.exclude leaves")
     return sorted(rows, key=lambda row: row["case"])
-
-
-def raw_digest(root: Path, row: dict) -> str:
-    """Twelve hex digits over the bytes of a case's image and label."""
-    found = hashlib.sha256()
-    for name in (row["source"], row["annotation"]):
-        with open(Path(root) / name, "rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:12]
 
 
 def _none_left(rows: list[dict]) -> InputError:
