@@ -46,15 +46,27 @@ def test_overlays_of_a_plan_are_named_as_snakemake_s_or_one_by_one():
 
 
 PICTURES = {("evaluation", "plot-arms"), ("evaluation", "plot-set")}  # no number that is read again comes of them
-COMPARES_ITSELF = {("cohort", "export")}  # with the verdict's digests
 
 
 def test_whatever_computes_with_a_case_looks_whether_its_voxels_are_those_that_were_written():
     verbs = [verb for verb in cli.VERBS if verb[0] not in ("study", "config")]
     opening = {verb for verb in verbs if (FILES, "open_case") in codedigest.reached(*verb)}
     asking = {verb for verb in verbs if (FILES, "whole_case") in codedigest.reached(*verb)}
-    assert opening - asking == PICTURES | COMPARES_ITSELF
+    assert opening - asking == PICTURES
     assert ("audit", "verdict") in asking and ("generation", "train") in asking
+
+
+def test_a_table_of_another_cohort_or_kind_is_one_message(case_folders, tmp_path, capsys):
+    for table, words in (("case\tsplit\nother\ttest\n", "lists no case"), ("a\tb\n1\t2\n", "no column 'case'")):
+        (tmp_path / "cohort.tsv").write_text(table)
+        files = [
+            ("--cohort", "cohort.tsv"),
+            ("--predictions", "none"),
+            *((f"--{x}", x) for x in ("out", "nodules", "points")),
+        ]
+        told = [part for name, file in files for part in (name, str(tmp_path / file))]
+        assert cli.main(["evaluation", "score", *told, "--cases", str(case_folders[0] / "case.json")]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["train", "predict"])

@@ -250,7 +250,7 @@ def _copies(kind: str, synthetic: np.ndarray, control: Control) -> Check:
     cubes = "case" if kind == PART else kind
     of = "any part of a train case" if kind == PART else f"a train {kind}"
     if level is None:
-        limit = f"With {control.held_out_patients} held-out patients no correlation of a single one would be a finding"
+        limit = f"with {control.held_out_patients} held-out patients no correlation of a single one would be a finding"
     else:
         highest = f"the closest held-out {cubes} has {control.held_out_highest:.2f}"
         limit = f"from {level:.3g} on a single one is a finding, {highest}"

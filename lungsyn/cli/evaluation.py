@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lungsyn import config
 from lungsyn.cli.arguments import add, add_numbers, add_section, attempts, case_folders, verb
+from lungsyn.errors import InputError
 from lungsyn.provenance import versions
 from lungsyn.volume.files import map_volume, open_case, read_json, read_written, whole_case, write_text
 from lungsyn.volume.tables import read_table, write_table
@@ -22,9 +23,11 @@ def evaluation_score(args) -> None:
     from lungsyn.evaluation.froc import POINT_COLUMNS
     from lungsyn.evaluation.scores import NODULE_COLUMNS, SCORE_COLUMNS, score_arm
 
-    split = {row["case"]: row["split"] for row in read_table(args.cohort)}
+    split = {row["case"]: row["split"] for row in read_table(args.cohort, ["case", "split"])}
     tables = [], [], []
     for folder in case_folders(args.cases):
+        if folder.name not in split:
+            raise InputError(f"{args.cohort} lists no case {folder.name!r}: give the table of the same cohort")
         percents = {
             path.parent.name: read_written(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))
         }

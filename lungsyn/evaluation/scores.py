@@ -110,7 +110,7 @@ def _described(nodules: Sequence[Nodule], case: Case) -> list[dict]:
 
 def read_scores(path: Path, columns: Sequence[str] = SCORE_COLUMNS) -> list[dict]:
     """Rows of a table of scores, or of what is made of them: numbers are numbers again, an empty cell is None."""
-    return [{key: _typed(key, row[key]) for key in columns} for row in read_table(path)]
+    return [{key: _typed(key, row[key]) for key in columns} for row in read_table(path, columns)]
 
 
 def _typed(key: str, cell: str):

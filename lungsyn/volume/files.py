@@ -148,6 +148,9 @@ CANNOT_WRITE = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "your quota of disk space is used up: free some space",
     errno.EROFS: "the file system is read-only: make it writable, or start from a folder that is",
+    errno.ENOTDIR: "a file stands where a folder is needed: name another place",
+    errno.EEXIST: "a file stands where a folder is needed: name another place",
+    errno.EISDIR: "a folder of that name stands there: name another place",
     errno.EACCES: "no permission: become the folder's owner, or start from a folder of your own",
 }
 

@@ -294,3 +294,11 @@ def test_a_disk_that_takes_nothing_is_said_with_the_file_and_the_way_out(tmp_pat
     path = tmp_path / "a.json"
     with pytest.raises(InputError, match=rf"a\.json cannot be written, {reason}.*same command"), files.whole_file(path):
         raise error
+
+
+def test_a_file_in_place_of_a_folder_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path, what in (("file/a.json", "a file stands"), ("file/b/a.json", "a file stands"), ("folder", "a folder of")):
+        with pytest.raises(InputError, match=f"cannot be written, {what}"):
+            files.write_json(tmp_path / path, {})

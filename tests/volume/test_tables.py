@@ -87,3 +87,12 @@ def test_only_the_named_columns_are_written_in_order(tmp_path):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no\.tsv: not a readable tab-separated table"):
         read_table(tmp_path / "no.tsv")
+
+
+def test_a_column_that_is_missing_is_named(tmp_path):
+    write_table(tmp_path / "a.tsv", [{"a": 1, "b": 2}], ["a", "b"])
+    assert read_table(tmp_path / "a.tsv", ["b", "a"]) == [{"a": "1", "b": "2"}]
+    with pytest.raises(InputError, match=r"a\.tsv: no column 'c'"):
+        read_table(tmp_path / "a.tsv", ["a", "c"])
+    write_table(tmp_path / "a.tsv", [], ["a"])
+    assert read_table(tmp_path / "a.tsv", ["a"]) == []
