@@ -38,6 +38,7 @@ VOLUMES = ("ct", "nodules", "lungs", "body")
 CASE_FILES = (*(f"{name}.nii" for name in VOLUMES), "case.json")
 # A header may claim anything: more is not asked of the memory. 2,000 slices of 1,024 x 1,024 are less than either.
 LARGEST_VOXELS, LARGEST_BYTES = 2**31, 2**32
+FOUND_WHOLE = ".found_whole"  # in a case's folder: in which state its files had the voxels that case.json tells of
 REMAKE = "delete the folder and give the same command again"
 VOXELS = "lungsyn, voxels "  # and their digest: what a header says of a volume that this package wrote
 GZIP = b"\x1f\x8b"
@@ -299,12 +300,28 @@ def open_case(folder: Path) -> Case:
 
 
 def whole_case(folder: Path) -> Case:
-    """`open_case`, of which every voxel was read once and found as it was written. Raises InputError otherwise."""
-    case = open_case(folder)
-    written, found = written_digest(Path(folder), case.about), case.digest
-    if written != found:
+    """`open_case`, every voxel of which was read since it was last changed, and found as it was written: a study asks
+    for the same cases in each of its trainings. Raises InputError otherwise."""
+    folder, case = Path(folder), open_case(folder)
+    written = written_digest(folder, case.about)
+    state = json.dumps([written, *(_state(folder / f"{name}.nii") for name in VOLUMES)])
+    if _noted(folder / FOUND_WHOLE) == state:
+        return case
+    if written != (found := case.digest):
         raise InputError(f"{folder}: not the voxels that case.json tells of ({found}, not {written}): {REMAKE}")
+    with suppress(OSError, InputError):  # a folder that only can be read: the next one reads all again
+        write_text(folder / FOUND_WHOLE, state)
     return case
+
+
+def _state(path: Path) -> list[int]:
+    """What differs when a file was changed or replaced, also by an older one: the system's own time cannot be set."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _noted(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def whole(folders: Iterable[Path]) -> list[Path]:

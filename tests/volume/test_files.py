@@ -302,3 +302,30 @@ def test_a_file_in_place_of_a_folder_is_said(tmp_path):
     for path, what in (("file/a.json", "a file stands"), ("file/b/a.json", "a file stands"), ("folder", "a folder of")):
         with pytest.raises(InputError, match=f"cannot be written, {what}"):
             files.write_json(tmp_path / path, {})
+
+
+def test_a_case_is_read_through_once_as_long_as_nobody_changes_it(case_folders, tmp_path, monkeypatch):
+    """Each training of a study asks for all its cases; a file put back in its place with its old time is another."""
+    folder = shutil.copytree(case_folders[0], tmp_path / "case")
+    read, digest_of = [], files.voxels_digest
+    monkeypatch.setattr(files, "voxels_digest", lambda *data: read.append(1) or digest_of(*data))
+    for _ in range(3):
+        files.whole_case(folder)
+    assert len(read) == 1
+    path, old = folder / "lungs.nii", (folder / "lungs.nii").stat()
+    content = bytearray(path.read_bytes())
+    path.write_bytes(content)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    files.whole_case(folder)
+    assert len(read) == 2
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    with pytest.raises(InputError, match="not the voxels that case"):
+        files.whole_case(folder)
+
+
+def test_a_case_that_can_only_be_read_is_read(case_folders, tmp_path, monkeypatch):
+    folder = shutil.copytree(case_folders[0], tmp_path / "case")
+    monkeypatch.setattr(files, "write_text", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
+    assert files.whole_case(folder).about["case"] == "case-0"
