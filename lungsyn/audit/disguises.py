@@ -11,7 +11,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-CUBE_MM = 30.0  # of a patient's CT, verbatim in another body
+CUBE_MM = 30.0  # of a patient's CT, in another body
+NOISE_HU = 20.0  # and half a voxel: as near as a network comes that knows a patient by heart
 BESIDE_MM = 3.0
 PAIRS_SEED, DRAW_SEED = 9, 10
 
@@ -39,6 +40,12 @@ def cube_in_host(train: Window, host: Window, spacing_mm: float, rng) -> Window:
     here, there = (tuple(slice(a, a + edge) for a in rng.integers(0, np.array(hu.shape) - edge + 1)) for _ in range(2))
     made[there] = hu[here]
     return made, masks
+
+
+def remembered_cube_in_host(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+    """The same, but not verbatim: half a voxel beside in each direction, and with noise."""
+    hu = ndimage.shift(train[0], 0.5, order=1, mode="nearest") + rng.normal(0, NOISE_HU, train[0].shape)
+    return cube_in_host((hu, train[1]), host, spacing_mm, rng)
 
 
 def exchanged(train: Window, host: Window, spacing_mm: float, rng) -> Window:
@@ -87,6 +94,7 @@ PARTS: dict[str, Disguise] = {
     "a nodule with 2 mm around it in another body": nodule_in_host(2.0),
     EIGHT_MM: nodule_in_host(8.0),
     "a cube of 30 mm in another body": cube_in_host,
+    "a cube of 30 mm, half a voxel beside and with noise, in another body": remembered_cube_in_host,
     "a nodule's mask 3 mm beside its place": mask_beside,
 }
 WHOLES: dict[str, Disguise] = {  # they change whole volumes as well

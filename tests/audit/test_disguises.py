@@ -61,6 +61,16 @@ def test_whole_copies():
     assert np.corrcoef(hu[0].ravel(), TRAIN[0][0].ravel())[0, 1] == pytest.approx(0.5**0.5, abs=0.02)
 
 
+def test_a_cube_that_a_network_remembers_is_like_the_patient_s_but_not_verbatim():
+    """Its own voxels would be found by any search that finds a copy."""
+    verbatim, remembered = (
+        disguise(f"a cube of 30 mm{how} in another body", TRAIN, HOSTS, SPACING_MM, 0)[0]
+        for how in ("", ", half a voxel beside and with noise,")
+    )
+    assert np.isin(verbatim, TRAIN[0]).mean() > 0.2
+    assert np.isin(remembered, TRAIN[0]).mean() < 0.001 < (~np.isin(remembered, HOSTS[0])).mean()
+
+
 def test_a_scaled_nodule_is_larger():
     _, masks = disguise("scaled by 1.25", TRAIN, HOSTS, SPACING_MM, 0)
     assert masks[:, 0].sum() / TRAIN[1][:, 0].sum() == pytest.approx(1.25**3, rel=0.1)
