@@ -27,7 +27,7 @@ def test_a_run_with_bad_input_says_why(snakemake, tmp_path):
     ended = snakemake(tmp_path, "--configfile", str(tmp_path / "study.yaml"))
     assert ended.returncode == 1
     end = ended.stdout[ended.stdout.index("1 job failed.") :]
-    assert f"listing: lungsyn cohort index: {raw}" in end
+    assert "listing: lungsyn cohort index: no .nii or .nii.gz in images/" in end and f"({raw})" in end
     assert "read: results/logs/listing.log" in end
     assert "Traceback" not in ended.stdout
 

@@ -89,6 +89,8 @@ def raw_of_case(wildcards):
 
 rule prepare:
     """Annotations and images of one case to NIfTI: HU, nodules, lungs, body on one isotropic grid."""
+    input:
+        listing=ancient("results/listing.tsv"),  # whose row of this case is a parameter: others may change
     output:
         ct="results/cases/{case}/ct.nii",
         nodules="results/cases/{case}/nodules.nii",
