@@ -716,15 +716,17 @@ def test_what_changes_in_a_nifti_folder_is_noticed(tmp_path, change):
     assert [job.rule.name for job in found] == ["listing"]
 
 
-def test_a_nifti_case_of_other_bytes_is_prepared_again_and_no_other(tmp_path):
-    """Whatever the time stamps say: the listing has a digest of each case's files."""
+@pytest.mark.parametrize("column", ["raw", "patient"])
+def test_a_nifti_case_of_other_bytes_or_patient_is_prepared_again_and_no_other(tmp_path, column):
+    """Whatever the time stamps say: the listing has a digest of each case's files. And by whom it is, as corrected in
+    cases.tsv, the case itself says to all that counts patients."""
     overlay = nifti_folder(tmp_path)
     write_cohort(tmp_path, SPLITS, raw="0123456789ab")
     snakemake(tmp_path, overlay, executor="touch", dag=DAGSettings(targets={LISTING}, forcetargets=True))
     follow(tmp_path, overlay)
     assert cases_of(follow(tmp_path, overlay)) == set()
     rows = read_table(tmp_path / LISTING)
-    rows[1]["raw"] = "another12345"
+    rows[1][column] = "another12345"
     write_table(tmp_path / LISTING, rows, table.COLUMNS)
     assert cases_of(follow(tmp_path, overlay)) == {"b"}
 

@@ -78,12 +78,13 @@ def listed_in(table, written_ns):
 
 
 def raw_of_case(wildcards):
-    """What tells that a case's raw files are others: the digest of NIfTI files; names, sizes and times of a series'."""
+    """What tells that a case's raw files, or its patient, are others: the digest of NIfTI files; names, sizes and times of
+    a series'. Scores and the audit count patients by what the case itself says of it."""
     row = listed_rows().get(wildcards.case)
     if row is None:
         raise WorkflowError(f"results/listing.tsv includes no case {wildcards.case}")
     if STUDY.cohort.dataset == "nifti":
-        return row["raw"]
+        return [row["raw"], row["patient"]]
     return files_below([Path(RAW, row_of(Path(NAMES), wildcards.case)["source"])], ("st_mtime_ns",))
 
 
