@@ -12,6 +12,7 @@ A *label* names what reruns: the rule, and its arm or its synthetic set where it
 
 import ast
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ from snakemake.settings.types import (
 )
 
 from lungsyn import codedigest, config
+from lungsyn.cli import make_parser
 from lungsyn.cohort import private, table
 from lungsyn.errors import InputError
 from lungsyn.volume.tables import read_table, write_table
@@ -748,6 +750,16 @@ def test_names_of_nifti_files_are_in_no_record_of_snakemake(tmp_path):
     assert not [job for job in jobs if "SMITH" in f"{job.shellcmd} {job.input} {job.params}"]
     kept = [path for path in (tmp_path / ".snakemake").rglob("*") if path.is_file()]
     assert kept and not [path for path in kept if b"SMITH" in path.read_bytes()]
+
+
+def test_a_case_s_name_may_begin_with_a_dash(tmp_path):
+    """That of a file called 张伟 or "(1) scan" does, where names are public; it is no option of the command."""
+    overlay = nifti_folder(tmp_path)
+    write_cohort(tmp_path, {"-1--scan": "train", "b": "validation", "c": "test"}, raw="0123456789ab")
+    snakemake(tmp_path, overlay, executor="touch", dag=DAGSettings(targets={LISTING}, forcetargets=True))
+    (job,) = [job for job in follow(tmp_path, overlay) if cases_of([job]) == {"-1--scan"}]
+    words = shlex.split(job.shellcmd.partition(" > ")[0])[1:]
+    assert make_parser().parse_args(words).case == "-1--scan"
 
 
 def test_dicom_that_is_added_waits_to_be_asked_for(tmp_path):

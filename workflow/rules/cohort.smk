@@ -106,7 +106,7 @@ rule prepare:
         cohort=settings(STUDY.cohort, study_config.Preparation),
         root=fixed(RAW),
     shell:
-        "lungsyn cohort prepare --case {wildcards.case} --cohort {params.cohort:q} --root {params.root:q}"
+        "lungsyn cohort prepare --case={wildcards.case} --cohort {params.cohort:q} --root {params.root:q}"
         " --names {NAMES} --out results/cases/{wildcards.case} > {log} 2>&1"
 
 
