@@ -60,7 +60,8 @@ def cohort_prepare(args) -> None:
     try:
         case = prepare_case(row, args.cohort, args.root)
     except InputError as error:
-        print(f"case {args.case} is left out: {error}" + (f" ({error.detail})" if error.detail else ""))
+        detail = f" ({error.detail})" if error.detail and not private.is_number(args.case) else ""
+        print(f"case {args.case} is left out: {error}{detail}")
         write_left_out(args.out, {"case": args.case, "patient": row["patient"], "left_out": str(error)})
         return
     case.about["token"] = private.keyed(args.names.parent, case.digest, numbered=row["name"] != row["case"])

@@ -39,6 +39,11 @@ def numbered(rows: list[dict], known: Iterable[Mapping[str, str]], seed: int) ->
     return [row | {"case": cases[row["name"]], "patient": patients[row["patient_name"]]} for row in rows]
 
 
+def is_number(case: str) -> bool:
+    """Whether a case goes by a number, since its name is not public."""
+    return re.fullmatch(NUMBERED_CASE, case) is not None
+
+
 def _numbers(kind: str, names: set[str], known: Mapping[str, str], seed: int) -> dict[str, str]:
     """A number for each of ``names``, that of ``known`` where it is one: {name: ``kind``-0001}."""
     numbers = {name: number for name, number in known.items() if re.fullmatch(rf"{kind}-\d+", number)}
@@ -65,7 +70,7 @@ def write_names(path: Path, rows: Iterable[Mapping], earlier: Iterable[Mapping] 
     numbers are not given to others."""
     rows = list(rows)
     there = {row["name"] for row in rows}
-    gone = [row for row in earlier if row["name"] not in there and re.fullmatch(NUMBERED_CASE, row["case"])]
+    gone = [row for row in earlier if row["name"] not in there and is_number(row["case"])]
     path = Path(path)
     _private(path.parent)
     write_table(path, [*rows, *gone], COLUMNS)

@@ -169,6 +169,19 @@ def test_a_case_that_cannot_be_prepared_is_left_out_and_the_others_go_on(tmp_pat
     assert {path.name for path in (tmp_path / "cases/b").iterdir()} == set(CASE_FILES)
 
 
+@pytest.mark.parametrize("public", [True, False])
+def test_the_log_of_a_left_out_case_names_its_files_only_if_they_are_public(tmp_path, capsys, monkeypatch, public):
+    def prepare(ct, *rest):
+        raise InputError("no lungs found", detail="images/SMITH_JANE.nii.gz")
+
+    write_cases(tmp_path / "raw", PEOPLE)
+    monkeypatch.setattr(table, "prepare", prepare)
+    with pytest.raises(AssertionError):  # no case is left
+        study_of(tmp_path / "raw", settings(tmp_path, public), tmp_path)
+    said = capsys.readouterr().out
+    assert "is left out: no lungs found" in said and ("SMITH_JANE.nii.gz" in said) == public
+
+
 def listed(**split_of: str) -> list[dict]:
     ranks = {case: str(n) for n, case in enumerate((c for c, s in split_of.items() if s == "train"), start=1)}
     blank = dict.fromkeys(table.COLUMNS, "")
