@@ -99,8 +99,7 @@ def refuse_alike(patients: list[str], listed: bool) -> None:
 def same_image(rows: list[dict]) -> list[dict]:
     """``rows`` with those patients made one (by the first of their names) whose cases have the same ``voxels``.
 
-    Both cases get a warning. Rows without ``voxels`` share nothing. Raises InputError if the list gives such patients
-    different splits.
+    Both cases get a warning. Rows without ``voxels`` share nothing.
     """
     shared = [group for group in _by(rows, "voxels").values() if len(group) > 1]
     one = _joined([{row["patient"] for row in group} for group in shared])
@@ -108,16 +107,12 @@ def same_image(rows: list[dict]) -> list[dict]:
     for group in shared:
         several = len({row["patient"] for row in group}) > 1
         warning |= {id(row): SAME_VOXELS if several else SAME_PATIENT for row in group}
-    merged = [
+    return [
         row
         | {"patient": one.get(row["patient"], row["patient"])}
         | {"warnings": _warned(row["warnings"], warning.get(id(row)))}
         for row in rows
     ]
-    for patient, group in _by(merged, "patient").items():
-        if patient in one.values():
-            _refuse_two_splits([row for row in group if row.get("voxels")])
-    return merged
 
 
 def _warned(warnings: list[str], another: str | None) -> list[str]:
@@ -143,11 +138,14 @@ def _joined(groups: list[set[str]]) -> dict[str, str]:
     return {name: min(one) for one in sets for name in one if len(one) > 1}
 
 
-def _refuse_two_splits(rows: list[dict]) -> None:
-    given = {row["split"]: row["case"] for row in rows if row["split"]}
-    if len(given) > 1:
-        raise InputError(
-            f"the same image stands in two splits ({', '.join(sorted(given))}), under two patients: {LIST} must give "
-            "both the same split, or leave one out",
-            detail="cases " + ", ".join(given[name] for name in sorted(given)),
-        )
+def refuse_two_splits(rows: list[dict]) -> None:
+    """Raise InputError if the list gives different splits to patients who are one by their images (``same_image``);
+    ``rows`` are those that are used."""
+    for group in _by(rows, "patient_name").values():
+        given = {row["split"]: row["name"] for row in group if row.get("split")}
+        if len(given) > 1 and any(SAME_VOXELS in row["warnings"] for row in group):
+            raise InputError(
+                f"the same image stands in two splits ({', '.join(sorted(given))}), under two patients: {LIST} must "
+                "give both the same split, or leave one out with cohort.exclude",
+                detail="cases " + ", ".join(given[name] for name in sorted(given)),
+            )

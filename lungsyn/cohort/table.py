@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lungsyn.cohort import lidc, nifti, private, split
 from lungsyn.cohort.annotations import RATINGS
+from lungsyn.cohort.patients import refuse_two_splits
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.config import Listing, Preparation
 from lungsyn.errors import InputError
@@ -47,9 +48,7 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
     included = [row for row in rows if row["status"] == "included"]
     if not included:
         raise _none_left(rows)
-    # Dealt before the config's own exclusions: to leave out one case must not move the others' patients.
-    dealt = [(row["patient_name"], row.get("split", "")) for row in found if row["status"] == "included"]
-    split_of = split.assign(dealt, settings.split, seed)
+    split_of = _dealt(found, included, settings, seed)
     ranks = split.train_ranks(
         (row["patient_name"] for row in included if split_of[row["patient_name"]] == "train"), seed
     )
@@ -58,23 +57,55 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
         row["train_rank"] = ranks.get(row["patient_name"], "") if row["split"] == "train" else ""
         row["warnings"] = JOIN.join(row["warnings"])
         row["raw"] = row["raw"] if row["status"] == "included" else ""
-    _check_splits({row["split"] for row in included}, set(split_of.values()), "cohort.exclude leaves")
+    _check_splits(rows, set(split_of.values()), "cohort.exclude leaves")
     return sorted(rows, key=lambda row: row["case"])
 
 
+def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int) -> dict[str, str]:
+    """The split of every patient of ``found``; ``included`` are those rows that the config does not exclude.
+
+    Dealt before the config's own exclusions, since to leave out one case must not move the others' patients. Only where
+    an excluded case is given another split than one of its patient that stays it has none. Raises InputError, which
+    tells why cases were left out.
+    """
+    refuse_two_splits(included)
+    given = {row["patient_name"]: row["split"] for row in included if row.get("split")}
+    stays = {row["case"] for row in included}
+    usable = [row for row in found if row["status"] == "included"]
+    dealt = [
+        (row["patient_name"], row.get("split", ""))
+        if row["case"] in stays or row["patient_name"] not in given else (row["patient_name"], "")
+        for row in usable
+    ]  # fmt: skip
+    try:
+        return split.assign(dealt, settings.split, seed)
+    except InputError as error:
+        if len(usable) == len(found):
+            raise
+        raise _with_reasons(f"{error}; left out are", found, error.detail) from error
+
+
 def _none_left(rows: list[dict]) -> InputError:
-    """Why no case can be used: an example of each kind of reason, the most frequent first."""
+    return _with_reasons(f"no case can be used, of {len(rows)}", rows)
+
+
+def _with_reasons(message: str, rows: list[dict], detail: str = "") -> InputError:
+    """``message``, and why cases were left out: an example of each kind of reason, the most frequent first."""
+    rows = [row for row in rows if row["status"] != "included"]
     examples = {_kind(row["reason"]): row for row in reversed(rows)}
     counts = Counter(_kind(row["reason"]) for row in rows)
     shown = [(examples[kind], count) for kind, count in counts.most_common(4)]
     told = [f"  {row['case']}: {row['reason']} (so it is with {count})" for row, count in shown]
     who = [f"{row['case']} is {row['name']}" for row, _ in shown if row.get("name", row["case"]) != row["case"]]
-    return InputError("\n".join([f"no case can be used, of {len(rows)}", *told]), "; ".join(who))
+    return InputError("\n".join([message, *told]), "; ".join(filter(None, [detail, *who])))
 
 
-def _check_splits(left: set[str], needed: set[str], who: str) -> None:
+def _check_splits(rows: list[dict], needed: set[str], who: str) -> None:
+    left = {row["split"] for row in rows}
     if emptied := [name for name in split.SPLITS if name in needed and name not in left]:
-        raise InputError(f"{who} split {', '.join(emptied)} without a case: leave fewer out, or add cases")
+        raise _with_reasons(
+            f"{who} split {', '.join(emptied)} without a case: leave fewer out, or add cases; left out are", rows
+        )
 
 
 def settled(listing: list[dict], abouts: dict[str, dict]) -> list[dict]:
@@ -85,7 +116,7 @@ def settled(listing: list[dict], abouts: dict[str, dict]) -> list[dict]:
     if not included:
         raise _none_left(rows)
     needed = {row["split"] for row in listing if row["split"]}
-    _check_splits({row["split"] for row in included}, needed, "what could not be prepared leaves")
+    _check_splits(rows, needed, "what could not be prepared leaves")
     ranks = sorted({int(row["train_rank"]) for row in included if row["train_rank"]})
     for row in included:
         row["train_rank"] = ranks.index(int(row["train_rank"])) + 1 if row["train_rank"] else ""

@@ -278,6 +278,33 @@ def test_where_no_case_can_be_used_a_whole_reason_of_each_kind_is_told(tmp_path)
     assert "  b: empty label: no voxel is one of [1] (cohort.lesion_labels); its values are 255" in str(told.value)
 
 
+def test_where_too_few_patients_are_left_it_is_told_why(tmp_path):
+    write_cases(tmp_path, ["a", "b", "c", "d"])
+    for case in "bcd":
+        (tmp_path / f"images/{case}.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"1 patients cannot fill 3 splits") as told:
+        table.index(settings(tmp_path), tmp_path, seed=1)
+    assert "left out are\n  b: unreadable file" in str(told.value) and "(so it is with 3)" in str(told.value)
+
+
+def test_a_case_that_is_left_out_gives_no_split_to_those_that_stay(tmp_path):
+    """Neither where its patient, nor where its image has another one; others do not move."""
+    write_cases(tmp_path, ["a", "b", "c", "d", "e"])
+    lines = ["a\tp\ttrain", "b\tp\ttest", "c\tq\ttrain", "d\tr\tvalidation", "e\ts\ttest"]
+    (tmp_path / "cases.tsv").write_text("case\tpatient\tsplit\n" + "\n".join(lines) + "\n")
+    rows = table.index(settings(tmp_path, exclude={"b": "motion"}), tmp_path, seed=1)
+    assert {row["case"]: row["split"] for row in rows} == {
+        "a": "train", "b": "", "c": "train", "d": "validation", "e": "test",
+    }  # fmt: skip
+    for part in ("images", "labels"):
+        (tmp_path / part / "b.nii.gz").write_bytes((tmp_path / part / "c.nii.gz").read_bytes())
+    (tmp_path / "cases.tsv").write_text("case\tpatient\tsplit\n" + "\n".join(lines).replace("b\tp", "b\tt") + "\n")
+    with pytest.raises(InputError, match="same image stands in two splits"):
+        table.index(settings(tmp_path), tmp_path, seed=1)
+    again = table.index(settings(tmp_path, exclude={"b": "twice"}), tmp_path, seed=1)
+    assert [row["split"] for row in again] == [row["split"] for row in rows]
+
+
 def test_lesion_labels_choose_what_is_nodule(tmp_path):
     write(tmp_path / "images/a.nii.gz", image())
     mixed = label()

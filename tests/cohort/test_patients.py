@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from lungsyn.cohort.patients import NO_LIST, SAME_PATIENT, SAME_VOXELS, read_list, refuse_alike, same_image
+from lungsyn.cohort.patients import (
+    NO_LIST, SAME_PATIENT, SAME_VOXELS, read_list, refuse_alike, refuse_two_splits, same_image,
+)  # fmt: skip
 from lungsyn.errors import InputError
 
 FOLDERS = ("images", "labels")
@@ -109,11 +111,12 @@ def test_one_patient_s_image_under_two_names_is_told():
 
 def test_given_splits_must_not_part_an_image():
     rows = [row("a", "p", "1", "train"), row("b", "q", "1"), row("c", "q", "2"), row("d", "r", "2", "test")]
+    merged = [row | {"name": row["case"], "patient_name": row["patient"]} for row in same_image(rows)]
+    assert {row["patient"] for row in merged} == {"p"}
     with pytest.raises(InputError, match=r"same image stands in two splits \(test, train\)") as told:
-        same_image(rows)
+        refuse_two_splits(merged)
     assert told.value.detail == "cases d, a"
-    rows[3]["split"] = "train"
-    assert {row["patient"] for row in same_image(rows)} == {"p"}
+    refuse_two_splits(merged[:3])
 
 
 def test_random_patients_are_joined_as_a_graph_s_pieces():
