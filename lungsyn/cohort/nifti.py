@@ -251,6 +251,7 @@ def _check_grids(ct: Volume, mask: Volume, header, settings: Reading) -> None:
         raise InputError(
             f"geometry mismatch: image {ct.data.shape}, label {mask.data.shape}"
             + (" with other affines" if ct.data.shape == mask.data.shape else "")
+            + "; resample the label to the image's grid"
         )
 
 
@@ -317,7 +318,7 @@ def _read(root: Path, name: str, what: str) -> tuple[Volume, nib.Nifti1Header]:
         raise InputError(f"no number per voxel: the {what} holds {volume.data.dtype}; write HU, or labels", name)
     shape = volume.data.shape
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
-        raise InputError(f"not three axes: the {what} has {len(shape)} axes {shape}", name)
+        raise InputError(f"not three axes: the {what} has {len(shape)} axes {shape}; write one volume to a file", name)
     return Volume(volume.data.reshape(shape[:3]), volume.affine), header
 
 

@@ -28,7 +28,7 @@ def read_table(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
             missing = [column for column in columns if column not in (reader.fieldnames or ())]
             rows = [_read(row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable tab-separated table ({error})") from error
+        raise InputError(f"{path}: not a readable table ({error}): save it as text in UTF-8, parted by tabs") from error
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}: delete it and give the command again that made it")
     return rows

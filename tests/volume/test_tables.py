@@ -85,7 +85,7 @@ def test_only_the_named_columns_are_written_in_order(tmp_path):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"no\.tsv: not a readable tab-separated table"):
+    with pytest.raises(InputError, match=r"no\.tsv: not a readable table .*: save it as text in UTF-8, parted by tabs"):
         read_table(tmp_path / "no.tsv")
 
 
