@@ -66,10 +66,10 @@ def row_of(path: Path, case: str) -> dict[str, str]:
 
 
 def write_names(path: Path, rows: Iterable[Mapping], earlier: Iterable[Mapping] = ()) -> None:
-    """Write ``names.tsv``: the cases of ``rows``, then those of ``earlier`` tables whose files are gone, since their
-    numbers are not given to others."""
+    """Write ``names.tsv``: the cases of ``rows``, then those of ``earlier`` tables that have no number among them since
+    their files are gone or names are public now: their numbers are not given to others, and are theirs again."""
     rows = list(rows)
-    there = {row["name"] for row in rows}
+    there = {row["name"] for row in rows if is_number(row["case"])}
     gone = [row for row in earlier if row["name"] not in there and is_number(row["case"])]
     path = Path(path)
     _private(path.parent)

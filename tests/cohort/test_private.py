@@ -54,6 +54,32 @@ def test_a_number_is_not_given_to_another_when_its_file_is_gone(tmp_path):
     assert len({row["case"] for row in everyone}) == len(PEOPLE)
 
 
+def test_numbers_come_back_when_names_were_public_for_a_while(tmp_path):
+    """A later file has the last number, and cohort.exclude means by it that file."""
+    path, blank = tmp_path / "private/names.tsv", dict.fromkeys(private.COLUMNS, "")
+    for people in (PEOPLE[1:], PEOPLE):
+        before = private.read_names(path)
+        numbered = [blank | row for row in private.numbered(named(*people), before, seed=1)]
+        private.write_names(path, numbered, before)
+    private.write_names(path, [blank | row for row in named(*PEOPLE)], private.read_names(path))
+    assert private.row_of(path, PEOPLE[0])["name"] == PEOPLE[0]
+    again = private.numbered(named(*PEOPLE), private.read_names(path), seed=1)
+    assert [(row["case"], row["patient"]) for row in again] == [(row["case"], row["patient"]) for row in numbered]
+    private.write_names(path, [blank | row for row in again], private.read_names(path))
+    assert len(private.read_names(path)) == len(PEOPLE)
+
+
+def test_an_exclusion_by_number_needs_the_table_that_says_whose_it_is(tmp_path):
+    """Where it is lost, numbers are drawn anew: another case would be left out in silence."""
+    write_cases(tmp_path, ["a", "b", "c", "d"])
+    cohort = settings(tmp_path).model_copy(update={"exclude": {"case-0001": "motion"}})
+    with pytest.raises(InputError, match=r"goes by numbers, and there is no results/private/names\.tsv"):
+        table.index(cohort, tmp_path, seed=1)
+    known = table.index(settings(tmp_path), tmp_path, seed=1)
+    rows = table.index(cohort, tmp_path, seed=1, known=known)
+    assert [row["case"] for row in rows if row["status"] == "excluded"] == ["case-0001"]
+
+
 def test_what_tells_is_for_its_owner_only(tmp_path):
     folder = tmp_path / "private"
     private.write_names(folder / "names.tsv", [dict.fromkeys(private.COLUMNS, "x")])
