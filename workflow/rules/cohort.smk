@@ -46,6 +46,14 @@ def raw_files(_):
     return files_below(paths, ("st_mtime_ns", "st_ctime_ns")) if STUDY.cohort.dataset == "nifti" else ""
 
 
+def listed_by(wildcards):
+    """All that makes the listing again. The table is then made again, too, also where the listing comes out the same:
+    Snakemake would leave it out, and start what waits for it without its cases."""
+    return [code_of("cohort", "index"), settings(STUDY.cohort, study_config.Listing)(wildcards), str(RAW),
+            raw_files(wildcards), SEED,
+            [] if STUDY.cohort.root else [code_of("cohort", "phantom"), study_config.as_json(STUDY.cohort.phantom)]]  # fmt: skip
+
+
 checkpoint listing:
     """List the cases, check their headers, split them by patient: what the raw data hold."""
     input:
@@ -121,6 +129,7 @@ checkpoint cohort:
         "results/logs/cohort.log",
     params:
         code=code_of("cohort", "table"),
+        listed_by=listed_by,
     shell:
         "lungsyn cohort table --listing {input.listing} --cases {input.cases} --out {output.table} > {log} 2>&1"
 

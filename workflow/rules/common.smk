@@ -49,6 +49,11 @@ if STUDY.cohort.dataset == "lidc" and re.search("{|<[a-z][a-z0-9_]*>", str(RAW))
         f"cohort.root is {RAW}: Snakemake takes braces and <...> in the name of a folder for its own; rename it, or set "
         "cohort.root to a link to it"
     )
+if STUDY.cohort.dataset != "nifti" and Path("results/listing.tsv").exists() and not Path(NAMES).exists():
+    raise WorkflowError(
+        f"{NAMES} is gone, which says where each series lies: put it back, or delete results/listing.tsv and {COHORT} and "
+        "give the same command again, which lists the cases again and prepares none that is as it was"
+    )
 if COHORT.exists():
     missing = COHORT_COLUMNS - set(COHORT.read_text(encoding="utf-8").partition("\n")[0].split("\t"))
     if missing:
