@@ -62,8 +62,8 @@ def row_of(path: Path, case: str) -> dict[str, str]:
     found = [row for row in read_names(path) if row["case"] == case]
     if not found:
         raise InputError(
-            f"{path}: no row of case {case}: delete results/listing.tsv and results/cohort.tsv, and give the same command "
-            "again"
+            f"{path}: no row of case {case}: delete results/listing.tsv and results/cohort.tsv, and give the same "
+            "command again"
         )
     return found[0]
 

@@ -39,8 +39,8 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
     known = list(known)
     if settings.exclude and not settings.readable and not known:
         raise InputError(
-            "cohort.exclude goes by numbers, and there is no results/private/names.tsv that says whose they are: put it "
-            "back; or take cohort.exclude out, make results/listing.tsv, and exclude by the numbers of the new one"
+            "cohort.exclude goes by numbers, and there is no results/private/names.tsv that says whose they are: put "
+            "it back; or take cohort.exclude out, make results/listing.tsv, and exclude by the numbers of the new one"
         )
     reader = nifti if settings.dataset == "nifti" else lidc
     blank = {"warnings": [], "detail": "", "source": "", "annotation": "", "raw": ""}

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort.patients import (
-    NO_LIST, SAME_PATIENT, SAME_VOXELS, read_list, refuse_alike, refuse_two_splits, same_image,
+    NO_LIST,
+    SAME_PATIENT,
+    SAME_VOXELS,
+    read_list,
+    refuse_alike,
+    refuse_two_splits,
+    same_image,
 )  # fmt: skip
 from lungsyn.errors import InputError
 

@@ -49,9 +49,9 @@ def raw_files(_):
 def listed_by(wildcards):
     """All that makes the listing again. The table is then made again, too, also where the listing comes out the same:
     Snakemake would leave it out, and start what waits for it without its cases."""
-    return [code_of("cohort", "index"), settings(STUDY.cohort, study_config.Listing)(wildcards), str(RAW),
-            raw_files(wildcards), SEED,
-            [] if STUDY.cohort.root else [code_of("cohort", "phantom"), study_config.as_json(STUDY.cohort.phantom)]]  # fmt: skip
+    cohort = settings(STUDY.cohort, study_config.Listing)(wildcards)
+    phantom = [] if STUDY.cohort.root else [code_of("cohort", "phantom"), study_config.as_json(STUDY.cohort.phantom)]
+    return [code_of("cohort", "index"), cohort, str(RAW), raw_files(wildcards), SEED, *phantom]
 
 
 checkpoint listing:
