@@ -8,6 +8,8 @@ from functools import cache
 import numpy as np
 from scipy import optimize, stats
 
+from lungsyn.random import stream
+
 PERMUTATIONS = 10_000
 GUMBEL_VALUES, FEWEST_DRAWS = 1_000_000, 2000  # small samples vary more, and need more draws for p of a thousandth
 MOST_PATIENTS = 1000  # that are asked for
@@ -35,7 +37,7 @@ def as_correlation(found: float) -> float:
 @cache
 def _gumbel_samples(m: int) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations of samples of ``m`` values of Gumbel's law: ``[draws]`` each."""
-    drawn = np.random.default_rng(m).gumbel(size=(max(GUMBEL_VALUES // m, FEWEST_DRAWS), m))
+    drawn = stream(0, "Gumbel", m).gumbel(size=(max(GUMBEL_VALUES // m, FEWEST_DRAWS), m))
     return drawn.mean(1), drawn.std(1, ddof=1)
 
 
@@ -158,7 +160,7 @@ def preference(nearest_patient: list[str], is_train: dict[str, bool], seed: int)
     number = {patient: i for i, patient in enumerate(patients)}
     counts = np.bincount([number[patient] for patient in nearest_patient], minlength=len(patients))
     marks = np.array([is_train[patient] for patient in patients])
-    rng = np.random.default_rng([seed, 7])
+    rng = stream(seed, "marks of patients")
     dealt = np.argsort(rng.random((PERMUTATIONS, len(patients))), axis=1) < marks.sum()  # [s p], as many marks
     found, chance = counts @ marks, dealt @ counts
     p = (1 + (chance >= found).sum()) / (1 + PERMUTATIONS)
@@ -171,7 +173,7 @@ def false_alarms(values, patients: list[str], alpha: float, seed: int, splits: i
 
     Mann-Whitney with the normal approximation. Several cubes of one patient stay together, so their likeness shows."""
     ranks, (kinds, owner) = stats.rankdata(values), np.unique(patients, return_inverse=True)
-    order = np.argsort(np.random.default_rng([seed, 8]).random((splits, len(kinds))), axis=1)
+    order = np.argsort(stream(seed, "halves of patients").random((splits, len(kinds))), axis=1)
     half = (order < len(kinds) // 2)[:, owner]  # [s n]
     n, m = half.sum(axis=1), (~half).sum(axis=1)
     area = half @ ranks - n * (n + 1) / 2

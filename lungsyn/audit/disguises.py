@@ -11,10 +11,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from lungsyn.random import stream
+
 CUBE_MM = 30.0  # of a patient's CT, in another body
 NOISE_HU = 20.0  # and half a voxel: as near as a network comes that knows a patient by heart
 BESIDE_MM = 3.0
-PAIRS_SEED, DRAW_SEED = 9, 10
 
 Window = tuple[np.ndarray, np.ndarray]
 Disguise = Callable[[Window, Window, float, np.random.Generator], Window]  # train, host, spacing in mm, draw
@@ -112,11 +113,10 @@ DEFORMED = ("scaled by 1.25", "rotated by 10 degrees", "rotated by 20 degrees") 
 
 def disguise(name: str, train: Window, hosts: Window, spacing_mm: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Each of the ``train`` windows (``[n e e e]``, ``[n 3 e e e]``) in this disguise, in one of the ``hosts``."""
-    number = list(DISGUISES).index(name)
-    pairs = np.random.default_rng([seed, PAIRS_SEED]).integers(0, len(hosts[0]), len(train[0]))
+    pairs = stream(seed, "hosts", name).integers(0, len(hosts[0]), len(train[0]))
     made = []
     for i, host in enumerate(pairs):
-        rng = np.random.default_rng([seed, DRAW_SEED, number, i])
+        rng = stream(seed, "disguise", name, i)
         windows = (train[0][i], train[1][i]), (hosts[0][host], hosts[1][host])
         made.append(DISGUISES[name](*windows, spacing_mm, rng))
     return tuple(np.stack(arrays).astype(np.float32) for arrays in zip(*made, strict=True))

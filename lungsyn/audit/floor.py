@@ -18,6 +18,7 @@ from lungsyn.audit.features import WINDOW_HU, Extractor
 from lungsyn.audit.specimens import TISSUES, VIEWS, Measured, Specimen, gather, measure
 from lungsyn.errors import InputError
 from lungsyn.progress import Progress
+from lungsyn.random import stream
 from lungsyn.volume.intensity import AIR_HU
 
 DRAWS = 200
@@ -47,7 +48,7 @@ def beside_floor(synthetic: Statistic, floor: Statistic, n_units: dict[str, int]
     """
     if min(n_units.values()) < 2:
         raise InputError(f"patients to compare: {n_units}; each set needs two or more: change cohort.split or sets")
-    rng = np.random.default_rng([seed, 6])
+    rng = stream(seed, "subsets")
     n = min(n_units["synthetic"], n_units["held_out"])
     whole = np.ones(n_units["train"])
     compared = [(synthetic, n_units["synthetic"]), (floor, n_units["held_out"])]
@@ -205,7 +206,7 @@ def _spectrum(gathered: dict, seed: int) -> dict:
 def _diversity(sets: dict[str, Sequence[Measured]], seed: int) -> dict:
     """Mean MS-SSIM of the axial slices of two units, a case of each: among the synthetic, and among train patients
     ("floor"). None where there are not two."""
-    rng = np.random.default_rng([seed, 7])
+    rng = stream(seed, "pairs of cases")
     chosen = {}
     for name in ("train", "synthetic"):
         one_each = list({measured.unit: i for i, measured in enumerate(sets[name])}.values())

@@ -28,6 +28,7 @@ from lungsyn.audit.patches import (
 from lungsyn.config import Probing
 from lungsyn.errors import InputError
 from lungsyn.generation.conditions import region_to_make
+from lungsyn.random import stream
 from lungsyn.volume.files import map_volume, open_case, read_json
 from lungsyn.volume.tables import read_table
 
@@ -171,7 +172,7 @@ def _planted(
 
 def _chosen(places: list[Place], count: int, seed: int) -> list[Place]:
     """Random places, each once if there are enough."""
-    rng = np.random.default_rng([seed, 5])
+    rng = stream(seed, "planted places")
     rounds = [rng.permutation(len(places)) for _ in range(-(-count // len(places)))]
     return [places[i] for i in np.concatenate(rounds)[:count]]
 
@@ -180,7 +181,7 @@ def _noisy(sources: list[Place], cutter: Cutter, settings: Probing, seed: int) -
     """Copies with noise, shifted and mirrored: ``[n e e e]``."""
     hu, masks = cut(sources, cutter)
     spread = unexplained(hu, masks).std(axis=(1, 2, 3))
-    rng = np.random.default_rng([seed, 6])
+    rng = stream(seed, "planted copies")
     return unexplained(*memorisation.plant(hu, masks, spread, settings.max_shift_voxels, rng))
 
 

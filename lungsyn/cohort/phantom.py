@@ -28,6 +28,7 @@ from lungsyn.cohort.chest import (
 from lungsyn.cohort.dicom import write_ct
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
+from lungsyn.random import stream
 from lungsyn.volume.resample import resample
 from lungsyn.volume.space import Volume
 
@@ -75,7 +76,7 @@ def simulate(
 
     The true lungs hold their vessels and nodules. The draws depend on ``seed`` and the patient only.
     """
-    rng = np.random.default_rng([seed, int("".join(filter(str.isdigit, scan.patient_id)))])
+    rng = stream(seed, "phantom", scan.patient_id)
     fov_mm = DATABASE_MATRIX * scan.pixel_spacing
     pixels = (np.arange(settings.matrix) + 0.5) * fov_mm / settings.matrix - fov_mm / 2
     grid = Grid(pixels + rng.uniform(-10, 10), pixels + rng.uniform(-30, 10), annotations.slice_z_mm(scan))
@@ -117,7 +118,7 @@ def choose_scans(settings: config.Phantom, nodules: config.Nodules, seed: int) -
     thinnest, thickest = settings.slice_thickness_mm
     scans = [scan for scan in annotations.all_scans() if thinnest <= scan.slice_thickness <= thickest]
     chosen = {}
-    for i in np.random.default_rng(seed).permutation(len(scans)):
+    for i in stream(seed, "scans of phantoms").permutation(len(scans)):
         if len(chosen) == settings.patients:
             break
         scan, z_mm = scans[i], annotations.slice_z_mm(scans[i])

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
+from lungsyn.random import stream
+
 POWER = 0.8
 NOTHING = 1e-10  # of Dice: 0.3 - 0.1 is not quite 0.2
 FEWEST_TO_CLAIM = 3  # patients: two that happen to be alike would show anything
@@ -257,7 +259,7 @@ def unskewed(t: float, skewness: float) -> float:
 
 def draw_patients(n: int, samples: int, seed: int) -> np.ndarray:
     """How often each of ``n`` patients is in each bootstrap sample: ``[samples n]``, rows sum to ``n``."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=samples)
+    return stream(seed, "bootstrap").multinomial(n, np.full(n, 1.0 / n), size=samples)
 
 
 def expanded_quantiles(estimates: np.ndarray, n: int, confidence: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from matplotlib.patheffects import withStroke
 from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.scores import nodule_mask
+from lungsyn.random import stream
 from lungsyn.volume.files import Case
 from lungsyn.volume.space import PLANES, bounding_box
 
@@ -189,7 +190,7 @@ def _thumbnail(axis, item: Drawn, index: int, arms: tuple[str, str], window_hu) 
 def choose(names: Sequence[str], count: int, seed: int) -> list[str]:
     """``count`` of the names (or all), drawn by the seed from their sorted list: nobody picks."""
     ordered = sorted(names)
-    drawn = np.random.default_rng(seed).permutation(len(ordered))[:count]
+    drawn = stream(seed, "shown cases").permutation(len(ordered))[:count]
     return [ordered[k] for k in drawn]
 
 

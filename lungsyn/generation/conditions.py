@@ -21,6 +21,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from lungsyn.errors import InputError
+from lungsyn.random import seed_of, stream
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import diameter_mm, fullest
 
@@ -53,10 +54,9 @@ def untargeted(
 ) -> list[dict]:  # fmt: skip
     """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies and nodules about equally often. No
     nodule is made smaller than ``smallest_mm``; ``place``: `usual_place`."""
-    rng = np.random.default_rng([seed, 2])
     if not train_cases:
         raise InputError("no train case to take masks from: the cohort's train split is empty")
-    bodies, donors = (_in_turn(train_cases, volumes, rng) for _ in range(2))
+    bodies, donors = (_in_turn(train_cases, volumes, stream(seed, what, why)) for what in ("bodies", "donors"))
     return [
         _row(i, body, donor, seed, smallest_mm, place, why)
         for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
@@ -67,7 +67,7 @@ def targeted(worst_cases: list[str], volumes: int, seed: int, smallest_mm: float
     """``volumes`` rows that go through the worst cases in turn; no nodule is made smaller than ``smallest_mm``."""
     if not worst_cases:
         raise InputError("no validation case to target: the cohort's validation split is empty")
-    sources = _in_turn(worst_cases, volumes, np.random.default_rng([seed, 3]))
+    sources = _in_turn(worst_cases, volumes, stream(seed, "bodies", "targeted"))
     return [_row(i, case, case, seed, smallest_mm, OWN, "targeted") for i, case in enumerate(sources)]
 
 
@@ -76,12 +76,12 @@ def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str
     return [str(case) for case in np.concatenate(rounds)[:count]]
 
 
-def _row(number: int, body: str, donor: str, seed: int, smallest_mm: float, place: str, why: str) -> dict:
+def _row(i: int, body: str, donor: str, seed: int, smallest_mm: float, place: str, why: str) -> dict:
     return {
-        "volume": f"{number:04d}",
+        "volume": f"{i:04d}",
         "body_case": body,
         "nodule_case": donor,
-        "seed": f"{seed}{number:05d}",
+        "seed": seed_of(seed, "volume", why, i),
         "smallest_mm": f"{smallest_mm:.2f}",
         "place": place,
         "why": why,
@@ -110,7 +110,7 @@ def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
     If no nodule of the donor fits into the lungs, the body's own nodules are varied at their own place instead. Where
     not even they fit, as in a crop that is hardly larger than its nodule, they stay as they are.
     """
-    rng = np.random.default_rng([int(row["seed"]), 4])
+    rng = stream(int(row["seed"]), "masks")
     body = open_source(row["body_case"])
     kept = np.array(body.nodules) if row["why"] == "inpainted" else np.zeros_like(body.nodules)
     nothing = np.zeros_like(body.nodules)

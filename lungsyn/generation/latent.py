@@ -32,6 +32,7 @@ from lungsyn.generation.canvas import Canvas, Start, Starts, blend, set_known
 from lungsyn.generation.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.random import seed_of
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import box
 
@@ -214,7 +215,7 @@ def synthesise_latent(
         known = weight = None
         if canvas.background is not None:
             known, weight = blended(encoded), F.avg_pool3d(canvas.weight[None], factor)
-        add_noise = noise_adder(torch.Generator(device).manual_seed(seed))
+        add_noise = noise_adder(torch.Generator(device).manual_seed(seed_of(seed, "noise")))
         add_noise(latents, 1.0)
         grain = torch.zeros(BANDS, *(n // 2 for n in canvas.padded), device=device)
         add_noise(grain, 1.0)  # one for the volume: where patches overlap they draw the same

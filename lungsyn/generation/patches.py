@@ -27,6 +27,7 @@ from lungsyn.errors import InputError
 from lungsyn.generation.bands import HALO, inner
 from lungsyn.generation.prediction import diffuse, training_target
 from lungsyn.generation.schedule import SCHEDULES
+from lungsyn.random import stream
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import coordinates, padded_shape, random_start, window
@@ -88,6 +89,7 @@ class TrainingPatches(Dataset):
         if not folders:
             raise InputError("no case to train on: the cohort's train split is empty")
         self.folders, self.settings, self.seed, self.stratified = folders, settings, seed, stratified
+        self.purpose = "watched patch" if stratified else "patch"
         self.abar = SCHEDULES[settings.schedule](settings.timesteps)
         self.cases = [open_case(folder) for folder in folders]
         self.centres = [nodule_centres(case) for case in self.cases]
@@ -97,7 +99,7 @@ class TrainingPatches(Dataset):
         return 2**62
 
     def __getitem__(self, i: int) -> Example:
-        s, rng = self.settings, np.random.default_rng([self.seed, i])
+        s, rng = self.settings, stream(self.seed, self.purpose, i)
         near = rng.random() < s.nodule_patches and self.with_nodules
         number = int(rng.choice(self.with_nodules) if near else rng.integers(len(self.cases)))
         case = self.cases[number]

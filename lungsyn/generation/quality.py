@@ -28,6 +28,7 @@ from scipy import ndimage
 
 from lungsyn.anatomy import measures as anatomy
 from lungsyn.config import Grid
+from lungsyn.random import seed_of
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AERATED_HU, AIR_HU, NOT_FINITE_HU
 from lungsyn.volume.patches import axis_starts, padded_shape, patch_stride
@@ -386,7 +387,7 @@ def attempt_seed(seed: int, attempt: int) -> int:
     """The seed of the noise of a volume's ``attempt``; of the first it is the volume's own ``seed``."""
     if attempt == 0:
         return seed
-    return int(np.random.SeedSequence([seed, 7, attempt]).generate_state(1, np.uint64)[0]) >> 1
+    return seed_of(seed, "attempt", attempt)
 
 
 def attempts(

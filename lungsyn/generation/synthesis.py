@@ -17,7 +17,6 @@ and the masks, whatever the number of patches.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +29,7 @@ from lungsyn.generation.patches import coarse_windows, with_halo
 from lungsyn.generation.prediction import Denoiser, guided, to_x0
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.random import seed_of, stream
 from lungsyn.volume.patches import axis_starts, box, patch_stride, shifted_starts
 
 # (x_t [b 1 P+2h P+2h P+2h] with its halo, starts, coarse views [b P/2 P/2 P/2] or None, t) -> x_0 [b P P P]
@@ -60,7 +60,7 @@ def synthesise(
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
     denoise = network_denoiser(network, canvas, settings, abar, synthesis.guidance_scale, precision)
     device = canvas.masks.device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed_of(seed, "noise"))
     x = torch.zeros(canvas.padded, device=device)
     add_noise = noise_adder(generator)
     add_noise(x, 1.0)
@@ -69,7 +69,7 @@ def synthesise(
     else:
         grids = [grid] * synthesis.steps
         if grid is None:
-            grids = step_grids(canvas, settings, synthesis, np.random.default_rng(seed))
+            grids = step_grids(canvas, settings, synthesis, stream(seed, "grids"))
         by_timestep = dict(zip(timesteps, grids, strict=False))
         volume_denoiser = blended(denoise, canvas, settings, by_timestep.__getitem__, patches_per_batch)
         x = sample(volume_denoiser, x, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
@@ -183,7 +183,8 @@ def stitched(
                 set_known_part(patch, canvas, *box(start, settings.patch_voxels))
             return x0
 
-        adders = [noise_adder(torch.Generator(x.device).manual_seed(hash((seed, *start)))) for start in starts]
+        seeds = [seed_of(seed, "noise of a patch", *start) for start in starts]
+        adders = [noise_adder(torch.Generator(x.device).manual_seed(one)) for one in seeds]
 
         def add_noise(patches: Tensor, scale: float) -> None:
             for patch, add in zip(patches, adders, strict=True):

@@ -29,6 +29,7 @@ from lungsyn.optimizer import AdamW, Muon, without_momentum
 from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
+from lungsyn.random import seed_of, stream
 from lungsyn.steps import Steps
 from lungsyn.volume.files import data_digests, read_json
 from lungsyn.volume.patches import batches
@@ -62,7 +63,7 @@ def train(
         autoencoder, facts, _ = train(folders, settings.autoencoder_training, compute, seed, checkpoints, team)
         before = {"autoencoder": facts}
 
-    torch.manual_seed(seed)  # the initial weights
+    torch.manual_seed(seed_of(seed, "weights", settings.kind))
     network = build(settings).to(device)
     learner, optimizer_of = network, Muon
     if isinstance(settings, Adversarial):
@@ -219,7 +220,7 @@ def hold_out(folders: list[Path], settings: Generator, seed: int) -> tuple[list[
     patient_of = {folder: read_json(folder / "case.json")["patient"] for folder in folders}
     patients = list(dict.fromkeys(patient_of.values()))
     count = min(round(settings.held_out * len(patients)), len(patients) - 1)
-    order = np.random.default_rng([seed, 1]).permutation(len(patients))
+    order = stream(seed, "watching patients").permutation(len(patients))
     watching = {patients[i] for i in order[:count]}
     learned = [folder for folder in folders if patient_of[folder] not in watching]
     return learned, [folder for folder in folders if patient_of[folder] in watching]
@@ -317,7 +318,7 @@ def due(images_seen: int, batch: int, settings: Generator) -> bool:
 def held_out_batches(folders: list[Path], settings: Generator, seed: int, team: Team = ALONE) -> Iterator[dict]:
     """The same patches, noise and evenly spaced timesteps at every check; no flips, no dropout."""
     plain = settings.model_copy(update={"flips": False, "nodule_dropout": 0.0})
-    patches = TrainingPatches(folders, plain, seed + 1, stratified=settings.validation_patches)
+    patches = TrainingPatches(folders, plain, seed, stratified=settings.validation_patches)
     for numbers in batches(team.share(range(settings.validation_patches)), settings.batch_patches):
         yield collate([patches[i] for i in numbers])
 

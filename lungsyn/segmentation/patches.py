@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from lungsyn.config import Segmenter
 from lungsyn.errors import InputError
+from lungsyn.random import stream
 from lungsyn.volume.files import open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import random_start, window
@@ -43,7 +44,7 @@ class TrainingPatches(Dataset):
         return 2**62
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        s, rng = self.settings, np.random.default_rng([self.seed, i])
+        s, rng = self.settings, stream(self.seed, "patch", i)
         kind = int(self.synthetic_share is not None and rng.random() < self.synthetic_share)
         near = rng.random() < s.nodule_patches and self.with_nodules[kind]
         number = int(rng.choice(self.with_nodules[kind] if near else self.pools[kind]))

@@ -14,6 +14,7 @@ from lungsyn.config import Compute, Segmenter
 from lungsyn.optimizer import Muon
 from lungsyn.processes import reading_ahead
 from lungsyn.progress import Progress
+from lungsyn.random import seed_of
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
 from lungsyn.steps import Steps
@@ -24,7 +25,7 @@ RECORDS = 20  # points on the loss curve
 
 def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
     """The seed of a replicate, the same in every arm (so arms are paired), another one in a reseeded control."""
-    return int(np.random.SeedSequence([seed, replicate, int(reseeded)]).generate_state(1)[0])
+    return seed_of(seed, "replicate", replicate, int(reseeded))
 
 
 def train(
@@ -37,7 +38,7 @@ def train(
     device = choose_device(compute)
     set_up(compute.segmenter_threads, device, one_shape=True)
 
-    torch.manual_seed(seed)  # the initial weights
+    torch.manual_seed(seed_of(seed, "weights"))
     network = build(settings).to(device, memory_format=torch.channels_last_3d)
     optimizer = Muon(network.parameters(), settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice

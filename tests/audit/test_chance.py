@@ -81,9 +81,9 @@ def test_a_preference_is_found():
 
 
 def test_halves_of_the_held_out_patients_raise_alarms_at_the_stated_rate():
-    rng = np.random.default_rng(4)
-    values, patients = rng.normal(size=60), [str(i // 2) for i in range(60)]
-    assert 0.02 <= false_alarms(values, patients, 0.05, seed=0) <= 0.08
+    rng, patients = np.random.default_rng(4), [str(i // 2) for i in range(60)]
+    found = [false_alarms(rng.normal(size=60), patients, 0.05, seed) for seed in range(10)]
+    assert 0.03 <= np.mean(found) <= 0.07
 
 
 @pytest.mark.parametrize(("n", "held_out"), [(10, 6), (50, 26), (200, 120)])
