@@ -271,8 +271,9 @@ def cohort_summary(rows: Sequence[Mapping]) -> dict:
             "nodules": sum(int(row["n_nodules"] or 0) for row in members),
         })  # fmt: skip
     reasons = Counter(row["reason"] for row in rows if row["status"] != "included")
+    n_excluded = sum(row["status"] != "included" and bool(row["patient"]) for row in rows)  # an exclusion may name none
     warned: dict[str, list[str]] = {}
     for row in rows:
         for warning in filter(None, row["warnings"].split(JOIN) if row["status"] == "included" else ()):
             warned.setdefault(warning, []).append(row["case"])
-    return {"splits": splits, "excluded": reasons.most_common(), "n_excluded": reasons.total(), "warned": warned}
+    return {"splits": splits, "excluded": reasons.most_common(), "n_excluded": n_excluded, "warned": warned}

@@ -136,9 +136,11 @@ def test_rejected_volumes_are_counted(html):
 
 
 def test_cohort_counts():
-    summary = report.cohort_summary(COHORT)
+    typing_error = {"case": "x", "patient": "", "status": "excluded", "reason": "no such case", "warnings": ""}
+    summary = report.cohort_summary([*COHORT, typing_error])
     assert summary["splits"][0] == {"split": "train", "cases": 2, "patients": 1, "nodules": 3}
-    assert (summary["excluded"], summary["n_excluded"]) == ([("slices <missing>", 1)], 1)
+    assert summary["excluded"] == [("slices <missing>", 1), ("no such case", 1)]
+    assert summary["n_excluded"] == 1  # an exclusion that names no case is told, and is no case
 
 
 def test_an_effect_is_named(comparison):

@@ -229,7 +229,7 @@ CONTRACT = {
     "figures.contact_cases": (1, PICTURES),
     "figures.case_arms": (["real", "synthetic"], PICTURES),
     "compute.device": ("cpu", NOTHING),
-    "compute.precision": ("float32", NOTHING),
+    "compute.precision": ("bfloat16", NOTHING),
     "compute.gpus": (2, NOTHING),
     "compute.generator_threads": (2, NOTHING),
     "compute.segmenter_threads": (2, NOTHING),
@@ -630,6 +630,12 @@ def test_one_changed_slice_is_noticed(study):
     os.utime(path, (time.time() + 10, time.time() + 10))
     os.utime(path.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
     assert cases_of(follow(study)) == {"b"}
+
+
+def test_a_listing_that_is_deleted_is_made_again(study):
+    """By hand, or by a run that was killed while it wrote it; the cases and their table are still there."""
+    (study / LISTING).unlink()
+    assert {"listing", "cohort"} <= {label(job) for job in to_run(study)}
 
 
 def test_a_slice_in_a_folder_below_is_noticed(study):
