@@ -449,11 +449,17 @@ def rates(records: list[dict], reference: Mapping) -> list[dict]:
         values = [r["measures"][name] for r in records if name in r["measures"]]
         accepted = [r["measures"][name] for r in records if name in r["measures"] and not r["faults"]]
         rows.append({
-            "measure": name, "what": of_measure["what"], "low": of_measure["low"], "high": of_measure["high"],
+            "measure": name, "what": of_measure["what"], **_told(name, of_measure),
             "train_median": _median(list(reference["values"][name].values())), "accepted_median": _median(accepted),
             "judged": 0 if of_measure["low"] is None else len(values), **_counts(records, name),
         })  # fmt: skip
     return rows
+
+
+def _told(name: str, of_measure: Mapping) -> dict[str, float | None]:
+    """Both ends of the range; None for one towards which nothing is wrong."""
+    no_end = {"low": MEASURES[name].lowest, "high": MEASURES[name].highest}
+    return {end: of_measure[end] if no_end[end] is None else None for end in no_end}
 
 
 def _counts(records: list[dict], name: str | None) -> dict[str, int]:

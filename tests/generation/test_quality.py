@@ -352,3 +352,11 @@ def test_the_picture_goes_through_the_largest_nodule():
     assert slices["ct_2"].shape == SHAPE[:2]
     without = dataclasses.replace(case, nodules=case.nodules * 0, about={"nodules": []})
     assert np.array_equal(quality.middle_slices(without)["ct_0"], case.ct[SHAPE[0] // 2])
+
+
+def test_an_end_towards_which_nothing_is_wrong_is_not_told():
+    """No airway is too long: a limit of a metre in the table would be read as one."""
+    measured = {f"case-{i}": {"airway_mm": 100.0 + i, "lung_hu": -850.0 + i} for i in range(25)}
+    rows = {row["measure"]: row for row in quality.rates([], quality.reference(measured, 0.05))}
+    assert rows["airway_mm"]["high"] is None and 0 < rows["airway_mm"]["low"] < 110
+    assert rows["lung_hu"]["low"] < -840 < rows["lung_hu"]["high"]
