@@ -25,9 +25,11 @@ import numpy as np
 from PIL import Image
 
 from lungsyn import checkpoint
+from lungsyn.volume.files import FOUND_WHOLE
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ("--configfile", "tests/workflow/tiny.yaml")
+KEPT = (".snakemake_timestamp", FOUND_WHOLE)  # hidden files that are no leftovers
 KILLS = {  # how: which processes of the run get which signal
     "terminate everything": (signal.SIGTERM, "everything"),
     "kill everything": (signal.SIGKILL, "everything"),
@@ -132,7 +134,7 @@ def check_whole(folder: Path) -> None:
     """Every file opens in full, nothing half-written lies beside them."""
     results = folder / "results"
     files = [path for path in results.rglob("*") if path.is_file() and "logs" not in path.parts]
-    assert not [path for path in files if path.name.startswith(".") and path.name != ".snakemake_timestamp"]
+    assert not [path for path in files if path.name.startswith(".") and path.name not in KEPT]
     readers = {
         ".nii": lambda path: np.asanyarray(nib.load(path).dataobj),
         ".json": lambda path: json.loads(path.read_text()),
