@@ -4,7 +4,7 @@
 
 import hashlib
 
-from lungsyn.cohort.private import row_of
+from lungsyn.cohort.private import read_names
 
 
 rule phantom:
@@ -85,6 +85,12 @@ def listed_in(table, written_ns):
     return {row["case"]: row for row in read_table(table) if row["status"] == "included"}
 
 
+@cache
+def sources_in(names, written_ns):
+    """The place of every case's raw files: read once, and not again by each case."""
+    return {row["case"]: row["source"] for row in read_names(names)}
+
+
 def raw_of_case(wildcards):
     """What tells that a case's raw files, or its patient, are others: the digest of NIfTI files; names, sizes and times of
     a series'. Scores and the audit count patients by what the case itself says of it."""
@@ -93,7 +99,8 @@ def raw_of_case(wildcards):
         raise WorkflowError(f"results/listing.tsv includes no case {wildcards.case}")
     if STUDY.cohort.dataset == "nifti":
         return [row["raw"], row["patient"]]
-    return files_below([Path(RAW, row_of(Path(NAMES), wildcards.case)["source"])], ("st_mtime_ns",))
+    source = sources_in(Path(NAMES), Path(NAMES).stat().st_mtime_ns)[wildcards.case]
+    return files_below([Path(RAW, source)], ("st_mtime_ns",))
 
 
 rule prepare:
