@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from lungsyn.volume.morphology import IN_PLANE
+
 FAT, MUSCLE, BONE, AIRWAY = 1, 2, 3, 4  # muscle stands for all soft tissue without fat, blood and organs too
 FAT_HU = (-200, -30)
 MUSCLE_HU = (-30, 150)
@@ -19,7 +21,6 @@ AIRWAY_REACH_MM = 40.0  # from the midline: trachea and main bronchi
 AIRWAY_LEVEL = 0.4  # of the lungs' height: below lie stomach and bowel
 AIRWAY_MM2 = (40.0, 800.0)  # of a section
 SHORTEST_MM = 50.0  # of slices that show both lungs, to call it a chest
-IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None] & np.array([False, True, False])
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungsyn.volume.intensity import AERATED_HU
-from lungsyn.volume.morphology import within
+from lungsyn.volume.morphology import IN_PLANE, within
 from lungsyn.volume.resample import empty, resample, resample_mask, slabs
 from lungsyn.volume.space import Space, Volume, bounding_box
 
@@ -35,7 +35,6 @@ AIRWAY_HU = -880  # a trachea's median is below, a lung's top above
 AIRWAY_MM2 = 800  # largest section of a trachea (normal up to 25 mm wide), in the axial plane
 AIRWAY_MM = 25  # a shorter run of sections is no trachea
 MIDLINE_MM = 35  # how far a trachea's top may lie from the middle of the body
-IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None] & np.array([False, True, False])
 
 
 @dataclass(frozen=True, eq=False)

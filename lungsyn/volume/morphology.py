@@ -1,6 +1,10 @@
-"""Shapes of masks, by balls."""
+"""Shapes of masks, by balls, and who is whose neighbour."""
 
 import numpy as np
+from scipy import ndimage
+
+# Neighbours in an axial slice, for ndimage: [x y z].
+IN_PLANE = ndimage.generate_binary_structure(2, 1)[:, :, None] & np.array([False, True, False])
 
 
 def within(mask: np.ndarray, radius: float, axes: tuple[int, ...] | None = None) -> np.ndarray:

@@ -101,7 +101,7 @@ def test_a_training_goes_on_in_its_precision_whatever_is_measured_then(
 def test_the_loss_falls_and_the_best_is_kept(case_folders, generator_settings, tmp_path):
     settings = generator_settings.model_copy(update={"images": 400, "learning_rate": 3e-3, "ema_images": 20})
     weights, facts, records = training.train(case_folders, settings, CPU, 0, tmp_path)
-    assert records[-1]["validation"] < 0.8 * records[0]["validation"]  # always of the same patches
+    assert records[-1]["validation"] < 0.7 * records[0]["validation"]  # always of the same patches
     assert facts["best_loss"] == min(r["validation"] for r in records)
     assert len(records[-1]["validation_per_noise"]) == training.NOISE_BINS
     curve = next(tmp_path.glob("*/training.jsonl")).read_text().splitlines()
