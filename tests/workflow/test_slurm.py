@@ -30,11 +30,10 @@ CONFIG = (  # two arms, one of each kind; and the same precision in both runs, w
 TABLE = "results/comparison/unet.tsv"
 LOG = "results/logs/train_generator/patch_ddpm/100.log"
 SMALL = {  # what a cluster's users would set, and waits of seconds instead of minutes
-    "cores": 1,  # a group runs one job after the other, so that it needs one GPU
+    "cores": 1,
     "latency-wait": 10,
     "seconds-between-status-checks": 3,
     "slurm-init-seconds-before-status-checks": 3,
-    "groups": {"prepare": "prepare", "train_segmenter": "arm", "predict": "arm", "score": "arm"},
     "group-components": {"prepare": 6},
 }
 
@@ -66,7 +65,6 @@ def profile(tmp_path_factory) -> Path:
         resources["mem_mb"] = "attempt * 2000"
     shipped["set-threads"] = dict.fromkeys(shipped["set-threads"], 1)
     shipped["set-resources"]["synthesise"] |= {"gpu": 0, "gres": "'gpu:1' if input.model else ''"}  # the other way
-    shipped["set-resources"]["score"] = {"slurm_partition": "gpu"}  # jobs of a group lie in one partition
     folder = tmp_path_factory.mktemp("profile")
     (folder / "config.yaml").write_text(yaml.safe_dump(shipped | SMALL))
     return folder
@@ -190,8 +188,8 @@ def test_a_retry_gets_more_memory(study):
 
 
 def test_gpu_jobs_are_on_the_gpu_partition_and_got_a_gpu(study):
-    partition_of = dict.fromkeys(("train_generator", "synthesise", "arm"), "gpu")
-    partition_of |= {"prepare": "cpu", "reference": "cpu"}
+    partition_of = dict.fromkeys(("train_generator", "synthesise", "train_segmenter", "predict"), "gpu")
+    partition_of |= {"prepare": "cpu", "reference": "cpu", "score": "cpu"}
     for rule, wanted in partition_of.items():
         rows = squeue(rule, "Partition", "tres-per-job", "tres-per-node")
         assert rows, rule
