@@ -4,7 +4,8 @@
 
 from snakemake.utils import min_version
 
-from lungsyn import config as study_config
+from lungsyn.settings import checking
+
 
 min_version("9.0")
 
@@ -18,7 +19,7 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/operation.smk"
 
 
-STUDY = checked(study_config.check, config)
+STUDY = checked(checking.check, config)
 
 
 include: "workflow/rules/common.smk"

@@ -18,10 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lungsyn.config import SectionType, from_json
 from lungsyn.errors import InputError
 from lungsyn.processes import ALONE, STOP_SIGNALS, Team
 from lungsyn.provenance import NO_MODEL
+from lungsyn.settings.checking import from_json
+from lungsyn.settings.section import SectionType
 from lungsyn.volume.files import refused, whole_file, write_json_lines
 
 

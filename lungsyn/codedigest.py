@@ -21,7 +21,7 @@ COMMANDS = f"{PACKAGE}.cli."  # a module per stage, with its verbs
 # Not counted: what checks settings (their values are parameters of the rule), what says where and how a job runs, and
 # what only looks on.
 LOOKING_ON = ("progress", "live", "provenance", "codedigest")
-NOT_COUNTED = {f"{PACKAGE}.{name}" for name in ("config", "errors", "compute", "memory", *LOOKING_ON)}
+NOT_COUNTED = {f"{PACKAGE}.{name}" for name in ("errors", "compute", "memory", *LOOKING_ON)}
 
 Key = tuple[str, str]  # module and name of a definition; the name "" stands for the module's other statements
 
@@ -53,10 +53,15 @@ def reached(stage: str, verb: str) -> set[Key]:
     while waiting:
         module, name = waiting.pop()
         foreign = module.startswith(f"{PACKAGE}.evaluation") and stage != "evaluation"
-        if (module, name) not in found and module not in NOT_COUNTED and not foreign:
+        if (module, name) not in found and not uncounted(module) and not foreign:
             found.add((module, name))
             waiting += uses(module, name)
     return found
+
+
+def uncounted(module: str) -> bool:
+    """Whether edits of a module change no result."""
+    return module in NOT_COUNTED or module.startswith(f"{PACKAGE}.settings.")
 
 
 @cache

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from lungsyn.config import Compute
 from lungsyn.errors import InputError
 from lungsyn.memory import keep_freed_memory, peak_host_mb
+from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import read_json, write_json
 
 TURNS = 8  # of the two precisions when they are measured

@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lungsyn.compute import choose_device
-from lungsyn.config import Compute, Generator, Synthesis
 from lungsyn.evaluation.figures import COLOURS, INK, loss_against_patches, save
 from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
 from lungsyn.generation.canvas import Background, make_canvas
 from lungsyn.generation.synthesis import synthesise
 from lungsyn.generation.training import Watch, hold_out
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.generators import Generator
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import to_hu, to_model_range
 from lungsyn.volume.patches import box, padded_shape

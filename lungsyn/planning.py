@@ -16,9 +16,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lungsyn.config import Cohort, Config, Generator, LatentDiffusion, Segmenter, TrainedGenerator, from_json
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
+from lungsyn.settings.checking import from_json
+from lungsyn.settings.cohort import Cohort
+from lungsyn.settings.generators import Generator, LatentDiffusion, TrainedGenerator
+from lungsyn.settings.segmenters import Segmenter
+from lungsyn.settings.study import Config
 from lungsyn.volume.files import write_left_out
 from lungsyn.volume.patches import MIRRORS
 from lungsyn.volume.tables import read_table, write_table

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from lungsyn.compute import loader_processes
-from lungsyn.config import Compute
 from lungsyn.errors import InputError
+from lungsyn.settings.compute import Compute
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # batch systems' warnings, and Ctrl-C
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lungsyn.codedigest import of_verb
-from lungsyn.config import Section
+from lungsyn.settings.section import Section
 from lungsyn.volume.files import refused
 
 PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "nibabel", "numpy", "scipy", "matplotlib")

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from lungsyn.codedigest import of_verb
 from lungsyn.cohort.private import read_names
-from lungsyn.config import NUMBERED_CASE
 from lungsyn.errors import InputError
 from lungsyn.provenance import file_digest, model_facts
+from lungsyn.settings.cohort import NUMBERED_CASE
 from lungsyn.volume.files import read_json
 
 RECORDS = Path(".snakemake/metadata")

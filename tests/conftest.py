@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 
-from lungsyn.config import Adversarial, Config, Generator, LatentDiffusion, check, part
 from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.settings.checking import check
+from lungsyn.settings.generators import Adversarial, Generator, LatentDiffusion
+from lungsyn.settings.section import part
+from lungsyn.settings.study import Config
 from lungsyn.volume.files import Case, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space

@@ -13,9 +13,9 @@ import torch
 
 from lungsyn import checkpoint, cli, codedigest
 from lungsyn.cli import arguments
-from lungsyn.config import Inference, Segmenter
 from lungsyn.provenance import note, versions
 from lungsyn.segmentation.networks import build
+from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.volume.files import open_case, write_volume
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
@@ -71,7 +71,7 @@ def test_a_table_of_another_cohort_or_kind_is_one_message(case_folders, tmp_path
 
 @pytest.mark.parametrize("verb", ["train", "predict"])
 def test_voxels_that_were_changed_are_one_message_without_traceback(verb, case_folders, tmp_path, capsys, study):
-    from lungsyn.config import as_json, part
+    from lungsyn.settings.section import as_json, part
 
     folder = shutil.copytree(case_folders[0], tmp_path / "case-0")
     content = bytearray((folder / "ct.nii").read_bytes())
@@ -120,7 +120,7 @@ def test_what_a_command_writes_is_not_for_everybody(tmp_path):
 
 
 def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, study):
-    from lungsyn.config import as_json
+    from lungsyn.settings.section import as_json
 
     code = cli.main(["segmentation", "predict", "--inference", '{"overlap": 0}', "--models", str(tmp_path / "none"),
                      "--cases", str(tmp_path), "--out", str(tmp_path / "out")])  # fmt: skip

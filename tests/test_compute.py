@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lungsyn import compute
-from lungsyn.config import Compute
 from lungsyn.errors import InputError
+from lungsyn.settings.compute import Compute
 
 
 def test_a_named_device_is_taken_and_auto_is_what_is_there(monkeypatch):

@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lungsyn import config
 from lungsyn.errors import InputError
+from lungsyn.settings.checking import check, from_json, read, schema_yaml
+from lungsyn.settings.section import as_json
+from lungsyn.settings.study import Config
+from lungsyn.settings.synthesis import Synthesis
 from tests.conftest import ROOT
 
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -30,12 +33,12 @@ def changed(path: str, value):
 
 
 def test_the_shipped_config_is_good():
-    assert config.check(SHIPPED).study.name == "phantom"
+    assert check(SHIPPED).study.name == "phantom"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflow/experiments").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_experiment_is_good(path):
-    assert config.check(merged(SHIPPED, yaml.safe_load(path.read_text())))
+    assert check(merged(SHIPPED, yaml.safe_load(path.read_text())))
 
 
 BAD = [
@@ -95,14 +98,14 @@ BAD = [
 @pytest.mark.parametrize(("path", "value", "message"), BAD, ids=[f"{path}={value}"[:50] for path, value, _ in BAD])
 def test_a_bad_value_names_key_value_rule_and_way_out(path, value, message):
     with pytest.raises(InputError, match=message):
-        config.check(changed(path, value))
+        check(changed(path, value))
 
 
 @pytest.mark.parametrize("key", ["loader_processes", "patches_per_batch"])
 @pytest.mark.parametrize("value", [-1, "many", 1.5])
 def test_a_value_that_is_neither_a_number_nor_auto_is_one_mistake(key, value):
     with pytest.raises(InputError) as told:
-        config.check(changed(f"compute.{key}", value))
+        check(changed(f"compute.{key}", value))
     _, line = str(told.value).splitlines()
     assert line.startswith(f"  compute.{key} is {value!r}: input should be ") and line.endswith(", or auto")
 
@@ -111,30 +114,30 @@ def test_a_missing_key_is_named():
     raw = copy.deepcopy(SHIPPED)
     del raw["synthesis"]["steps"]
     with pytest.raises(InputError, match=r"synthesis\.steps: missing; add it"):
-        config.check(raw)
+        check(raw)
 
 
 def test_all_mistakes_are_told_at_once():
     raw = changed("synthesis.steps", 0)
     raw["study"]["sed"] = 1
     with pytest.raises(InputError, match=r"(?s)study\.sed.*synthesis\.steps"):
-        config.check(raw)
+        check(raw)
 
 
 def test_a_section_survives_the_command_line():
-    study = config.check(SHIPPED)
-    assert config.from_json(config.Config, config.as_json(study)) == study
+    study = check(SHIPPED)
+    assert from_json(Config, as_json(study)) == study
     with pytest.raises(InputError, match="stepz"):
-        config.from_json(config.Synthesis, '{"stepz": 3}')
+        from_json(Synthesis, '{"stepz": 3}')
 
 
 def test_the_schema_file_is_the_models_schema():
     written = (ROOT / "workflow/schemas/config.schema.yaml").read_text()
-    assert written == config.schema_yaml(), "run: lungsyn config schema --out workflow/schemas/config.schema.yaml"
+    assert written == schema_yaml(), "run: lungsyn config schema --out workflow/schemas/config.schema.yaml"
 
 
 def test_every_key_is_described():
-    schema = config.Config.model_json_schema()
+    schema = Config.model_json_schema()
     plain = {"Config", "Compute"}
     for name, model in schema["$defs"].items():
         for key, field in model["properties"].items():
@@ -147,39 +150,39 @@ def test_every_key_is_described():
 def test_a_file_that_is_no_config_is_named(tmp_path, text, message):
     (tmp_path / "overlay.yaml").write_text(text)
     with pytest.raises(InputError, match=rf"overlay\.yaml: {message}"):
-        config.read([ROOT / "config.yaml", tmp_path / "overlay.yaml"])
+        read([ROOT / "config.yaml", tmp_path / "overlay.yaml"])
 
 
 def test_frozen():
     with pytest.raises(Exception, match="frozen"):
-        config.check(SHIPPED).study.seed = 3
+        check(SHIPPED).study.seed = 3
 
 
 def test_pasting_needs_a_real_background():
     raw = changed("generators.pasted", {"kind": "copy_paste"})
     raw["sets"]["pasted"] = {"generator": "pasted", "conditions": "untargeted", "volumes": 3}
     with pytest.raises(InputError, match=r"sets\.pasted\.conditions is 'untargeted': .* so it must be inpainted"):
-        config.check(raw)
+        check(raw)
     raw["sets"]["pasted"]["conditions"] = "inpainted"
-    assert config.check(raw).generators["pasted"].kind == "copy_paste"
+    assert check(raw).generators["pasted"].kind == "copy_paste"
 
 
 def test_the_benchmark_s_segmenter_has_every_size():
     raw = changed("training_percent", [25, 100])
     raw["segmenters"]["small"] = raw["segmenters"]["unet"] | {"training_percent": [25], "arms": ["real", "synthetic"]}
-    study = config.check(raw)
+    study = check(raw)
     assert study.sizes_of("small") == [25] and study.sizes_of("unet") == [25, 100]
     assert study.arms_of("small") == ["real", "synthetic"] and study.arms_of("unet") == list(raw["arms"])
     raw["segmenters"]["unet"]["training_percent"] = [100]
     with pytest.raises(InputError, match=r"segmenters\.unet\.training_percent lacks \[25\]: the benchmark's segmenter"):
-        config.check(raw)
+        check(raw)
 
 
 def test_a_phantom_is_called_one_whatever_the_study_s_name():
-    assert config.check(SHIPPED).title.name == "phantom"
-    assert config.check(changed("study.name", "first try")).title.name == "first try (phantom)"
+    assert check(SHIPPED).title.name == "phantom"
+    assert check(changed("study.name", "first try")).title.name == "first try (phantom)"
     real = merged(SHIPPED, {"study": {"name": "ours"}, "cohort": {"dataset": "nifti", "root": "/data"}})
-    assert config.check(real).title.name == "ours"
+    assert check(real).title.name == "ours"
 
 
 @pytest.mark.parametrize("name", ["phantom", "Phantom, second try", "our PHANTOMs"])
@@ -187,7 +190,7 @@ def test_patients_are_not_called_a_phantom(name):
     """An overlay for real data that has no name would keep that of the shipped study."""
     overlay = {"study": {"name": name}, "cohort": {"dataset": "nifti", "root": "/data"}}
     with pytest.raises(InputError, match=r"study\.name is .*pictures of patients .* give the study a name of its own"):
-        config.check(merged(SHIPPED, overlay))
+        check(merged(SHIPPED, overlay))
 
 
 @pytest.mark.parametrize(
@@ -216,22 +219,22 @@ def test_patients_are_not_called_a_phantom(name):
 )
 def test_what_yaml_makes_of_a_name_without_quotes_is_said(overlay, message):
     with pytest.raises(InputError, match=message):
-        config.check(merged(SHIPPED, yaml.safe_load(overlay)))
+        check(merged(SHIPPED, yaml.safe_load(overlay)))
 
 
 def test_a_name_in_quotes_is_a_name():
     exclude = yaml.safe_load("{'0001': x, 'no': y}")
-    assert config.check(changed("cohort.exclude", exclude)).cohort.exclude == {"0001": "x", "no": "y"}
+    assert check(changed("cohort.exclude", exclude)).cohort.exclude == {"0001": "x", "no": "y"}
 
 
 def test_data_beside_a_phantom_is_a_mistake():
     """Real scans would be read at the phantom's settings, under its name."""
     with pytest.raises(InputError, match=r"remove cohort\.root"):
-        config.check(changed("cohort.root", "/data"))
+        check(changed("cohort.root", "/data"))
 
 
 def test_a_root_may_begin_at_home():
     real = merged(SHIPPED, {"study": {"name": "ours"}, "cohort": {"dataset": "nifti", "root": "~/scans"}})
-    assert config.check(real).cohort.root == Path.home() / "scans"
+    assert check(real).cohort.root == Path.home() / "scans"
     real["cohort"]["root"] = "~nobody-of-that-name/scans"  # left as it is: no such folder, which is told later
-    assert config.check(real).cohort.root == Path("~nobody-of-that-name/scans")
+    assert check(real).cohort.root == Path("~nobody-of-that-name/scans")

@@ -8,7 +8,6 @@ import torch
 
 from lungsyn import checkpoint
 from lungsyn.compute import set_up
-from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.generation import network as networks
 from lungsyn.generation import synthesis as syn
 from lungsyn.generation import training
@@ -16,6 +15,9 @@ from lungsyn.generation.canvas import make_canvas
 from lungsyn.generation.patches import TrainingPatches
 from lungsyn.segmentation import prediction
 from lungsyn.segmentation import training as segmenter_training
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.section import part
+from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.steps import Steps
 from lungsyn.volume.files import open_case
 from tests.conftest import killed_at

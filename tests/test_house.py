@@ -75,8 +75,8 @@ def test_pure_modules_import_only_numbers():
 
 @pytest.mark.parametrize(
     "module",
-    ["lungsyn.cli", "lungsyn.config", "lungsyn.volume.files", "lungsyn.cohort.table", "lungsyn.evaluation.scores",
-     "lungsyn.evaluation.figures", "lungsyn.audit.figures", "lungsyn.evaluation.report", "lungsyn.provenance"],
+    ["lungsyn.cli", "lungsyn.settings.checking", "lungsyn.volume.files", "lungsyn.cohort.table", "lungsyn.provenance",
+     "lungsyn.evaluation.scores", "lungsyn.evaluation.figures", "lungsyn.audit.figures", "lungsyn.evaluation.report"],
 )  # fmt: skip
 def test_a_per_case_job_does_not_wait_for_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lungsyn import checkpoint, processes
-from lungsyn.config import Compute
 from lungsyn.errors import InputError
 from lungsyn.generation import training
 from lungsyn.generation.network import build
+from lungsyn.settings.compute import Compute
 from tests.conftest import ROOT
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
@@ -108,7 +108,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 TRAINING = """
 import sys
 from pathlib import Path
-from lungsyn.config import Compute, TrainedGenerator, from_json
+from lungsyn.settings.checking import from_json
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.generators import TrainedGenerator
 from lungsyn.generation.training import train
 
 compute = Compute(device="cpu", precision="float32", generator_threads=1, loader_processes=2, checkpoint_seconds=3600)

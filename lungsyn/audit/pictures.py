@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from lungsyn.audit.memorisation import TURNS, aligned
 from lungsyn.audit.patches import Cutter, Place, cut
-from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.pictures import draw_slice
+from lungsyn.settings.evaluation import Figures
 
 PAIRS = {"nodule": 4, "volume": 2}  # of each group
 

@@ -25,10 +25,10 @@ from lungsyn.audit.patches import (
     volume_cutter,
     volume_places,
 )
-from lungsyn.config import Probing
 from lungsyn.errors import InputError
 from lungsyn.generation.conditions import region_to_make
 from lungsyn.random import stream
+from lungsyn.settings.audit import Probing
 from lungsyn.volume.files import map_volume, open_case, read_json
 from lungsyn.volume.tables import read_table
 

@@ -42,7 +42,7 @@ from lungsyn.audit.chance import (
 )
 from lungsyn.audit.disguises import DISGUISES, EIGHT_MM, VERBATIM
 from lungsyn.audit.probes import KINDS, NOISY, PART
-from lungsyn.config import Thresholds
+from lungsyn.settings.audit import Thresholds
 
 PASS, FAIL, BLIND = "pass", "fail", "blind"
 LEAST_RECALL = 0.95  # of planted copies

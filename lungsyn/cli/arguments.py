@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from lungsyn import config
 from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
+from lungsyn.settings.checking import from_json
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.section import Section
 from lungsyn.volume.files import read_json
 
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
@@ -25,12 +27,12 @@ def verb(stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], N
     return register
 
 
-def section(model: type[config.Section]) -> Callable[[str], config.Section]:
+def section(model: type[Section]) -> Callable[[str], Section]:
     """An argument type: a section of the config as JSON."""
 
-    def parse(text: str) -> config.Section:
+    def parse(text: str) -> Section:
         try:
-            return config.from_json(model, text)
+            return from_json(model, text)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -60,13 +62,13 @@ def add(parser: argparse.ArgumentParser, *names: str, **options) -> None:
         parser.add_argument(f"--{name}", required=True, **({"type": Path} | options))
 
 
-def add_section(parser: argparse.ArgumentParser, **models: type[config.Section]) -> None:
+def add_section(parser: argparse.ArgumentParser, **models: type[Section]) -> None:
     for name, model in models.items():
         parser.add_argument(f"--{name}", required=True, type=section(model), metavar="JSON")
 
 
 def add_compute(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--compute", type=section(config.Compute), default=config.Compute(), metavar="JSON")
+    parser.add_argument("--compute", type=section(Compute), default=Compute(), metavar="JSON")
 
 
 def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from lungsyn import config
 from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, attempts, case_folders, verb
 from lungsyn.errors import InputError
 from lungsyn.provenance import note
+from lungsyn.settings.audit import Fidelity, Probing, Thresholds
 from lungsyn.volume.files import data_digests, read_json, whole, write_json
 from lungsyn.volume.tables import read_table, write_table
 
 
 def _probe_arguments(parser):
-    add_section(parser, audit=config.Probing)
+    add_section(parser, audit=Probing)
     add_numbers(parser, "seed")
     add(parser, "synthetic", "train", "held-out", nargs="+")
     add_compute(parser)
@@ -55,7 +55,7 @@ def audit_membership(args) -> None:
 
 
 def _verdict_arguments(parser):
-    add_section(parser, audit=config.Thresholds)
+    add_section(parser, audit=Thresholds)
     add_numbers(parser, "seed", "size")
     parser.add_argument("--set", required=True, help="name of the synthetic set")
     parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
@@ -90,7 +90,7 @@ def audit_verdict(args) -> None:
 def _fidelity_arguments(parser):
     add(parser, "real-train", "real-held-out", "synthetic", nargs="+")
     parser.add_argument("--set", required=True, help="name of the synthetic set")
-    add_section(parser, fidelity=config.Fidelity)
+    add_section(parser, fidelity=Fidelity)
     add_numbers(parser, "size", "seed")
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
     add(parser, "out", "quality")

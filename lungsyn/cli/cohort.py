@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from lungsyn import config
 from lungsyn.cli.arguments import add, add_numbers, add_section, case_folders, verb
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Listing, Nodules, Phantom, Preparation
 from lungsyn.volume.files import open_case, read_json, whole_case, write_case, write_left_out
 from lungsyn.volume.tables import read_table, write_table
 
 
 def _phantom_arguments(parser):
-    add_section(parser, phantom=config.Phantom, nodules=config.Nodules)
+    add_section(parser, phantom=Phantom, nodules=Nodules)
     add_numbers(parser, "seed", "workers")
     add(parser, "out")
 
@@ -24,7 +24,7 @@ def cohort_phantom(args) -> None:
 
 
 def _index_arguments(parser):
-    add_section(parser, cohort=config.Listing)
+    add_section(parser, cohort=Listing)
     add_numbers(parser, "seed", "workers")
     add(parser, "root", "names", "out")
 
@@ -46,7 +46,7 @@ def cohort_index(args) -> None:
 
 def _prepare_arguments(parser):
     parser.add_argument("--case", required=True, help="the case's name in the listing")
-    add_section(parser, cohort=config.Preparation)
+    add_section(parser, cohort=Preparation)
     add(parser, "root", "names", "out")
 
 

@@ -4,10 +4,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lungsyn import config
 from lungsyn.cli.arguments import add, add_numbers, add_section, attempts, case_folders, verb
 from lungsyn.errors import InputError
 from lungsyn.provenance import versions
+from lungsyn.settings.audit import Probing
+from lungsyn.settings.evaluation import Evaluation, Figures
+from lungsyn.settings.section import as_json
+from lungsyn.settings.study import Benchmark, Config, Study
 from lungsyn.volume.files import map_volume, open_case, read_json, read_written, whole_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
@@ -57,7 +60,7 @@ def _tested(arms: dict[str, list[dict]]) -> dict[str, list[dict]]:
     return {arm: [row for row in rows if row["split"] == TEST] for arm, rows in arms.items()}
 
 
-def _worst(paths: list[Path], benchmark: config.Benchmark) -> dict[int, list[str]]:
+def _worst(paths: list[Path], benchmark: Benchmark) -> dict[int, list[str]]:
     """The worst validation cases at each size, from score tables of the benchmark's segmenter."""
     from lungsyn.evaluation.groups import worst_cases
 
@@ -67,7 +70,7 @@ def _worst(paths: list[Path], benchmark: config.Benchmark) -> dict[int, list[str
 def _compare_arguments(parser):
     add(parser, "scores", "nodules", "points", "benchmark-scores", nargs="+")
     add(parser, "out", "froc", "strata")
-    add_section(parser, benchmark=config.Benchmark, evaluation=config.Evaluation)
+    add_section(parser, benchmark=Benchmark, evaluation=Evaluation)
     add_numbers(parser, "seed")
 
 
@@ -100,8 +103,8 @@ def _plot_arms_arguments(parser):
     add(parser, "scores", "comparisons", "frocs", "curves", "cases", nargs="+")
     add(parser, "nodules", "predictions", nargs="*")  # of figures.case_arms, wherever both are
     add(parser, "cohort", "out")
-    add_section(parser, benchmark=config.Benchmark, evaluation=config.Evaluation)
-    add_section(parser, study=config.Study, figures=config.Figures)
+    add_section(parser, benchmark=Benchmark, evaluation=Evaluation)
+    add_section(parser, study=Study, figures=Figures)
     parser.add_argument("--null-arms", nargs="*", default=[])
 
 
@@ -212,7 +215,7 @@ def _plot_set_arguments(parser):
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
     parser.add_argument("--set", required=True, help="name of the synthetic set")
     add_numbers(parser, "size")
-    add_section(parser, audit=config.Probing, study=config.Study, figures=config.Figures)
+    add_section(parser, audit=Probing, study=Study, figures=Figures)
 
 
 @verb("evaluation", "plot-set", _plot_set_arguments)
@@ -255,7 +258,7 @@ def _drawn_from(path: Path) -> str:
 
 
 def _report_arguments(parser):
-    add_section(parser, config=config.Config)
+    add_section(parser, config=Config)
     add(parser, "cohort", "main-figure", "text", "out")
     add(parser, "comparisons", "strata", "pictures", nargs="+")
     add(parser, "verdicts", "quality", nargs="*")
@@ -293,11 +296,11 @@ def evaluation_report(args) -> None:
     write_text(args.out, page)
 
 
-def _shown(study: config.Config) -> str:
+def _shown(study: Config) -> str:
     """The config as JSON, less what says nothing of the study, and the place of data whose names are not public."""
     if not study.cohort.readable:
         study = study.model_copy(update={"cohort": study.cohort.model_copy(update={"root": None})})
-    return config.as_json(study, without={"compute"})
+    return as_json(study, without={"compute"})
 
 
 def _answer_arguments(parser):

@@ -3,10 +3,11 @@
 from functools import cache
 from pathlib import Path
 
-from lungsyn import config
 from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, case_folders, checkpoints_of, verb
 from lungsyn.errors import InputError
 from lungsyn.provenance import file_digest, note
+from lungsyn.settings.generators import TrainedGenerator
+from lungsyn.settings.synthesis import Grid, Quality, Synthesis
 from lungsyn.volume.files import (
     data_digests,
     open_case,
@@ -23,7 +24,7 @@ from lungsyn.volume.tables import read_table, write_table
 
 
 def _train_arguments(parser):
-    add_section(parser, generator=config.TrainedGenerator)
+    add_section(parser, generator=TrainedGenerator)
     add_numbers(parser, "seed")
     add(parser, "cases", nargs="+")
     add(parser, "checkpoints", "model", "curve", "live")
@@ -99,7 +100,7 @@ def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
 
 
 def _reference_arguments(parser):
-    add_section(parser, grid=config.Grid, quality=config.Quality)
+    add_section(parser, grid=Grid, quality=Quality)
     add(parser, "cases", nargs="+")
     add(parser, "out")
 
@@ -119,7 +120,7 @@ def _synthesise_arguments(parser):
     add(parser, "conditions")
     add_numbers(parser, "batch")
     parser.add_argument("--set", required=True, help="name of the synthetic set, noted in its cases")
-    add_section(parser, synthesis=config.Synthesis, quality=config.Quality)
+    add_section(parser, synthesis=Synthesis, quality=Quality)
     add(parser, "cases", nargs="+")
     add_compute(parser)
     add(parser, "out")

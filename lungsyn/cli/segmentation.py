@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from lungsyn import config
 from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, case_folders, checkpoints_of, verb
 from lungsyn.provenance import note
+from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.volume.files import data_digests, whole, whole_case, write_json_lines
 
 
 def _train_segmenter_arguments(parser):
-    add_section(parser, segmenter=config.Segmenter)
+    add_section(parser, segmenter=Segmenter)
     add_numbers(parser, "seed", "replicate")
     parser.add_argument("--reseeded", action="store_true", help="other random draws than the other arms (control)")
     parser.add_argument("--cases", nargs="*", type=Path, default=[], help="real cases")
@@ -40,7 +40,7 @@ def segmentation_train(args) -> None:
 
 
 def _predict_arguments(parser):
-    add_section(parser, inference=config.Inference)
+    add_section(parser, inference=Inference)
     add(parser, "models", "cases", nargs="+")
     add_compute(parser)
     add(parser, "out")

@@ -3,9 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from lungsyn import config
 from lungsyn.cli.arguments import add, verb
 from lungsyn.errors import InputError
+from lungsyn.settings.checking import check, read, schema_yaml
 from lungsyn.volume.files import write_text
 
 
@@ -38,7 +38,7 @@ def study_plan(args) -> None:
     from lungsyn.evaluation.groups import check_worst
 
     files = [Path("config.yaml"), *args.configfile]
-    study = config.check(config.read(files))
+    study = check(read(files))
     n_cases = args.cases or planning.expected_cases(study)
     if n_cases < 3:
         raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
@@ -53,4 +53,4 @@ def _schema_arguments(parser):
 @verb("config", "schema", _schema_arguments)
 def config_schema(args) -> None:
     """Write the JSON schema of config.yaml, made from the models."""
-    write_text(args.out, config.schema_yaml())
+    write_text(args.out, schema_yaml())

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from lungsyn.config import Nodules
+from lungsyn.settings.cohort import Nodules
 from lungsyn.volume.space import Volume, bounding_box
 
 DATABASE_MATRIX = 512

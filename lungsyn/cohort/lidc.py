@@ -26,8 +26,8 @@ from lungsyn.cohort.dicom import (
     step_flaw,
 )
 from lungsyn.cohort.workers import mapping
-from lungsyn.config import Listing, Nodules
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Listing, Nodules
 from lungsyn.volume.space import Volume
 
 # Most of a chest that is not lung or air is fat, muscle, blood. In three slices of each of 8 real ones 0.83 to 0.92 of

@@ -27,8 +27,8 @@ from lungsyn.cohort import plausible
 from lungsyn.cohort.names import as_folder, readable
 from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.workers import mapping
-from lungsyn.config import Listing, Preparation, Reading
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Listing, Preparation, Reading
 from lungsyn.volume.files import read_image
 from lungsyn.volume.nodules import diameter_mm
 from lungsyn.volume.space import Volume

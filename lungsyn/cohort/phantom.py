@@ -12,7 +12,6 @@ import pydicom
 from pydicom.uid import generate_uid
 from scipy import ndimage
 
-from lungsyn import config
 from lungsyn.cohort import annotations
 from lungsyn.cohort.annotations import DATABASE_MATRIX, Nodule
 from lungsyn.cohort.chest import (
@@ -29,6 +28,7 @@ from lungsyn.cohort.dicom import write_ct
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
 from lungsyn.random import stream
+from lungsyn.settings.cohort import Nodules, Phantom
 from lungsyn.volume.resample import resample
 from lungsyn.volume.space import Volume
 
@@ -68,9 +68,7 @@ def paint_nodule(hu: np.ndarray, grid: Grid, nodule: Nodule, scan, rng: np.rando
     part += (occupancy * (nodule_hu(nodule, inside_mm, texture / max(texture.std(), 1e-6)) - part)).astype(hu.dtype)
 
 
-def simulate(
-    scan, settings: config.Phantom, nodules: list[Nodule], seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def simulate(scan, settings: Phantom, nodules: list[Nodule], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A chest with the scan's nodules: HU (int16 ``[x y z]``), lungs (uint8, 1 right, 2 left), affine (to
     RAS+ mm).
 
@@ -109,7 +107,7 @@ def _points(nodule: Nodule, scan, grid: Grid) -> np.ndarray:
     return (voxels @ volume.affine[:3, :3].T + volume.affine[:3, 3]) * (-1.0, -1.0, 1.0)
 
 
-def choose_scans(settings: config.Phantom, nodules: config.Nodules, seed: int) -> list[tuple]:
+def choose_scans(settings: Phantom, nodules: Nodules, seed: int) -> list[tuple]:
     """Scans and their nodules, one scan per patient, in a seeded order of which more patients only extend the
     list.
 
@@ -149,8 +147,8 @@ def write_series(folder: Path, scan, hu: np.ndarray, affine: np.ndarray) -> None
 
 
 def write_cohort(
-    settings: config.Phantom,
-    nodules: config.Nodules,
+    settings: Phantom,
+    nodules: Nodules,
     seed: int,
     root: Path,
     workers: int = 1,
@@ -167,7 +165,7 @@ def write_cohort(
             progress(f"phantom {number}/{len(series)}: {line}")
 
 
-def _write_one(settings: config.Phantom, nodules: config.Nodules, seed: int, root: Path, series_uid: str) -> str:
+def _write_one(settings: Phantom, nodules: Nodules, seed: int, root: Path, series_uid: str) -> str:
     """Simulate and write one scan; the database is opened again, since its objects do not cross processes."""
     scan = annotations.find_scan(series_uid)
     found = annotations.nodules(scan, nodules)

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 
 from lungsyn.cohort import lungs, recognised
-from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU
 from lungsyn.volume.near import told_of_predictions

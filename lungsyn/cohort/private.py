@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lungsyn.cohort.split import order
-from lungsyn.config import NUMBERED_CASE
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import NUMBERED_CASE
 from lungsyn.volume.files import whole_file
 from lungsyn.volume.tables import read_table, write_table
 

@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Iterable
 
-from lungsyn.config import Split
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Split
 
 SPLITS = ("train", "validation", "test")
 

@@ -15,9 +15,9 @@ from lungsyn.cohort import lidc, nifti, private, split
 from lungsyn.cohort.annotations import RATINGS
 from lungsyn.cohort.patients import refuse_two_splits
 from lungsyn.cohort.preprocess import prepare
-from lungsyn.config import Listing, Preparation
 from lungsyn.errors import InputError
 from lungsyn.memory import keep_freed_memory
+from lungsyn.settings.cohort import Listing, Preparation
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.tables import JOIN

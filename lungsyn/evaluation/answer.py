@@ -9,10 +9,10 @@ as no difference shown, with the smallest one that could have been seen.
 
 from collections.abc import Mapping, Sequence
 
-from lungsyn.config import null_arms
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import TEST
 from lungsyn.evaluation.paired import FEWEST_TO_CLAIM
+from lungsyn.settings.study import null_arms
 
 
 def differs(row: Mapping, confidence: float) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from lungsyn.config import Evaluation
 from lungsyn.errors import InputError
 from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_of
 from lungsyn.evaluation.paired import (
@@ -18,6 +17,7 @@ from lungsyn.evaluation.paired import (
     paired_difference,
     spread_of,
 )
+from lungsyn.settings.evaluation import Evaluation
 
 _DIFFERENCE = [
     "mean_difference", "ci_low", "ci_high", "p_wilcoxon", "p_wilcoxon_holm", "trainings_low", "trainings_high", "p",

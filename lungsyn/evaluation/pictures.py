@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from lungsyn.config import Figures
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.scores import nodule_mask
 from lungsyn.random import stream
+from lungsyn.settings.evaluation import Figures
 from lungsyn.volume.files import Case
 from lungsyn.volume.space import PLANES, bounding_box
 

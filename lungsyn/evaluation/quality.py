@@ -11,9 +11,10 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
-from lungsyn.config import Figures, Study
 from lungsyn.evaluation.figures import COLOURS, INK, QUIET, headline, jitter, save
 from lungsyn.evaluation.pictures import choose, draw_contour, draw_slice
+from lungsyn.settings.evaluation import Figures
+from lungsyn.settings.study import Study
 
 ROWS = ("real train", "accepted", "rejected")
 ROW_COLOURS = (COLOURS[0], COLOURS[2], COLOURS[1])

@@ -229,7 +229,7 @@ def build(
 ) -> str:  # fmt: skip
     """The report as HTML.
 
-    ``config_json``: the whole config (`config.as_json`); ``comparisons`` and ``strata``: rows of
+    ``config_json``: the whole config (`section.as_json`); ``comparisons`` and ``strata``: rows of
     `comparison.compare` and of `strata.strata_rows` (with their ``size``) by segmenter;
     ``cohort_rows``: of ``cohort.tsv``; ``figures``: (PNG, caption), the first one the main figure;
     ``provenance``: ``versions`` {package: version} and ``cost`` [{stage, jobs, seconds, peak_memory_mb}],

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lungsyn.config import Generator
+from lungsyn.settings.generators import Generator
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import all_starts, batches, box, importance_vector, padded_shape, total_weight
 

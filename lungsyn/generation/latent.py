@@ -26,13 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungsyn.config import Autoencoder, LatentDiffusion, Synthesis
 from lungsyn.generation.bands import MASKS, band_sd, from_bands, inner, to_bands, to_half
 from lungsyn.generation.canvas import Canvas, Start, Starts, blend, set_known
 from lungsyn.generation.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
 from lungsyn.random import seed_of
+from lungsyn.settings.generators import Autoencoder, LatentDiffusion
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import box
 

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lungsyn.config import Autoencoder, Generator, LatentDiffusion
 from lungsyn.generation.bands import (
     HALO,
     MASKS,
@@ -39,6 +38,7 @@ from lungsyn.generation.bands import (
 from lungsyn.generation.latent import LatentUNet, PatchAutoencoder
 from lungsyn.generation.prediction import from_v, precondition, skip_of_variance
 from lungsyn.generation.schedule import SCHEDULES
+from lungsyn.settings.generators import Autoencoder, Generator, LatentDiffusion
 
 
 class Block(nn.Module):

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lungsyn.config import Autoencoder, Generator, LatentDiffusion
 from lungsyn.errors import InputError
 from lungsyn.generation.bands import HALO, inner
 from lungsyn.generation.prediction import diffuse, training_target
 from lungsyn.generation.schedule import SCHEDULES
 from lungsyn.random import stream
+from lungsyn.settings.generators import Autoencoder, Generator, LatentDiffusion
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import coordinates, padded_shape, random_start, window

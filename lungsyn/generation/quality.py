@@ -27,8 +27,8 @@ import numpy as np
 from scipy import ndimage
 
 from lungsyn.anatomy import measures as anatomy
-from lungsyn.config import Grid
 from lungsyn.random import seed_of
+from lungsyn.settings.synthesis import Grid
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AERATED_HU, AIR_HU, NOT_FINITE_HU
 from lungsyn.volume.patches import axis_starts, padded_shape, patch_stride

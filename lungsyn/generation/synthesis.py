@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungsyn.config import Generator, LatentDiffusion, Synthesis
 from lungsyn.generation.bands import HALO, inner
 from lungsyn.generation.canvas import Canvas, Start, Starts, blend, set_known, set_known_part
 from lungsyn.generation.latent import synthesise_latent
@@ -30,6 +29,8 @@ from lungsyn.generation.prediction import Denoiser, guided, to_x0
 from lungsyn.generation.samplers import noise_adder, plan, sample
 from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
 from lungsyn.random import seed_of, stream
+from lungsyn.settings.generators import Generator, LatentDiffusion
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.patches import axis_starts, box, patch_stride, shifted_starts
 
 # (x_t [b 1 P+2h P+2h P+2h] with its halo, starts, coarse views [b P/2 P/2 P/2] or None, t) -> x_0 [b P P P]

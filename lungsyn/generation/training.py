@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
-from lungsyn.config import Adversarial, Autoencoder, Compute, Generator, LatentDiffusion
 from lungsyn.errors import InputError
 from lungsyn.generation.bands import inner
 from lungsyn.generation.critic import Adversaries, Critic
@@ -30,6 +29,8 @@ from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
 from lungsyn.random import seed_of, stream
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.generators import Adversarial, Autoencoder, Generator, LatentDiffusion
 from lungsyn.steps import Steps
 from lungsyn.volume.files import data_digests, read_json
 from lungsyn.volume.patches import batches

@@ -4,7 +4,7 @@ import torch
 from monai.networks.nets import DynUNet, SwinUNETR, UNet
 from torch import nn
 
-from lungsyn.config import Segmenter
+from lungsyn.settings.segmenters import Segmenter
 
 PRIOR_LOGIT = -4.0  # every voxel starts as 2 % nodule: see start_from_prior
 PUBLISHED_WINDOW, SMALL_WINDOW = 7, 4  # tokens of 2^3 voxels along an edge of swin_unetr's attention

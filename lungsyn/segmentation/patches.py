@@ -10,9 +10,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lungsyn.config import Segmenter
 from lungsyn.errors import InputError
 from lungsyn.random import stream
+from lungsyn.settings.segmenters import Segmenter
 from lungsyn.volume.files import open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import random_start, window

@@ -9,8 +9,9 @@ from monai.inferers import sliding_window_inference
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, set_up
-from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.segmentation.networks import build
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.near import near_lungs as near_lungs  # what ``predict`` is given

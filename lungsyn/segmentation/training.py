@@ -10,13 +10,14 @@ from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
-from lungsyn.config import Compute, Segmenter
 from lungsyn.optimizer import Muon
 from lungsyn.processes import reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.random import seed_of
 from lungsyn.segmentation.networks import build
 from lungsyn.segmentation.patches import TrainingPatches
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.segmenters import Segmenter
 from lungsyn.steps import Steps
 from lungsyn.volume.files import data_digests
 

@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from lungsyn.anatomy import measures, tissues
 from lungsyn.cohort.preprocess import prepare
-from lungsyn.config import Preprocess
 from lungsyn.generation import quality
+from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.files import Case, read_volume
 from lungsyn.volume.space import Volume
 from tests.conftest import ROOT

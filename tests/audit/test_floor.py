@@ -15,8 +15,9 @@ from lungsyn import cli
 from lungsyn.audit import fidelity, floor
 from lungsyn.audit.features import scattering
 from lungsyn.audit.specimens import TISSUES, VIEWS, measure, specimen
-from lungsyn.config import Fidelity, Probing, as_json
 from lungsyn.errors import InputError
+from lungsyn.settings.audit import Fidelity, Probing
+from lungsyn.settings.section import as_json
 from lungsyn.volume.files import Case, open_case, read_volume, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.tables import read_table

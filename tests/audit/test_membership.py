@@ -8,12 +8,12 @@ import torch
 
 from lungsyn.audit import membership
 from lungsyn.audit.verdict import membership_check
-from lungsyn.config import Thresholds
 from lungsyn.errors import InputError
 from lungsyn.generation.bands import inner
 from lungsyn.generation.cases import LoadedGenerator
 from lungsyn.generation.patches import TrainingPatches, collate
 from lungsyn.generation.training import hold_out, weighted_loss
+from lungsyn.settings.audit import Thresholds
 
 CPU = torch.device("cpu")
 

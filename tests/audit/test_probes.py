@@ -10,9 +10,10 @@ from lungsyn import checkpoint, cli
 from lungsyn.audit.disguises import DEFORMED, DISGUISES, WHOLES
 from lungsyn.audit.probes import COLUMNS, probe, probe_parts
 from lungsyn.audit.verdict import verdict
-from lungsyn.config import Probing, Thresholds, as_json
 from lungsyn.errors import InputError
 from lungsyn.generation.network import build
+from lungsyn.settings.audit import Probing, Thresholds
+from lungsyn.settings.section import as_json
 from lungsyn.volume.files import open_case, write_case
 from lungsyn.volume.tables import read_table
 from tests.conftest import make_case

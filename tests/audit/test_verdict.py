@@ -9,8 +9,8 @@ from lungsyn.audit.disguises import DISGUISES, VERBATIM
 from lungsyn.audit.probes import COLUMNS, KINDS, NOISY, PART
 from lungsyn.audit.verdict import membership_check, overall, verdict
 from lungsyn.cohort.export import refuse_unless_passed
-from lungsyn.config import Thresholds
 from lungsyn.errors import InputError
+from lungsyn.settings.audit import Thresholds
 from lungsyn.volume.files import read_json, write_case, write_json
 from lungsyn.volume.tables import write_table
 from tests.conftest import make_case

@@ -10,7 +10,9 @@ import torch
 import yaml
 
 from lungsyn.compute import choose_precision, describe, name_of, set_up
-from lungsyn.config import Inference, Segmenter, check, part
+from lungsyn.settings.checking import check
+from lungsyn.settings.section import part
+from lungsyn.settings.segmenters import Inference, Segmenter
 from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter, studies
 from tests.benchmarks.claims import CLOCKS, HEADER, Bench
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from lungsyn.compute import choose_device, patches_at_once
-from lungsyn.config import Compute, Generator, Inference, Segmenter, Synthesis
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.generators import Generator
+from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.steps import WARM_UP
 
 

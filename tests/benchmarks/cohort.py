@@ -84,7 +84,7 @@ def forget(root: Path) -> None:
 def write_chest(root: Path) -> str:
     """A simulated chest in about ``SLICES`` slices, the nearest that LIDC-IDRI has: its series UID."""
     from lungsyn.cohort import annotations, phantom
-    from lungsyn.config import Nodules, Phantom
+    from lungsyn.settings.cohort import Nodules, Phantom
 
     scans = [s for s in annotations.all_scans() if annotations.evenly_spaced(annotations.slice_z_mm(s))]
     scans = sorted(scans, key=lambda s: (abs(len(s.slice_zvals) - SLICES), s.id))

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from lungsyn.compute import choose_precision, has_bfloat16
-from lungsyn.config import Generator
 from lungsyn.generation.bands import HALO
 from lungsyn.generation.canvas import Canvas, make_canvas
 from lungsyn.generation.network import build, coarse_channels
 from lungsyn.generation.synthesis import synthesise
 from lungsyn.generation.training import hold_out, steps_of
 from lungsyn.optimizer import Muon
+from lungsyn.settings.generators import Generator
 from tests.benchmarks import peers, quality
 from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped, warm_up
 

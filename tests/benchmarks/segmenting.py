@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from lungsyn.compute import choose_device, loader_processes, set_up
-from lungsyn.config import Compute, Inference, Segmenter
 from lungsyn.memory import peak_host_mb
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.segmenters import Inference, Segmenter
 from tests.benchmarks.claims import CLOCKS
 
 WARM_UP_STEPS = 3

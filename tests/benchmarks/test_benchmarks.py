@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 
-from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.generation.bands import inner
 from lungsyn.generation.network import build
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.section import part
+from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.volume.tables import write_table
 from tests.benchmarks import audit, generator, memory, peers, quality, segmenter, segmenting
 from tests.benchmarks.__main__ import BENCHMARKS, arguments, bench_of

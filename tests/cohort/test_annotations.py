@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort import annotations
-from lungsyn.config import Nodules
+from lungsyn.settings.cohort import Nodules
 
 LARGE = Nodules(consensus_level=0.5, min_readers=3, min_diameter_mm=10)
 EVERY = Nodules(consensus_level=0.5, min_readers=1, min_diameter_mm=0)

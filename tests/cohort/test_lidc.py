@@ -13,8 +13,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGLSLossless, 
 
 from lungsyn import cli
 from lungsyn.cohort import annotations, dicom, lidc, phantom, table
-from lungsyn.config import Cohort, Listing, Preparation, as_json, part
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Cohort, Listing, Preparation
+from lungsyn.settings.section import as_json, part
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT

@@ -6,7 +6,7 @@ import pytest
 from lungsyn.cohort import annotations, phantom
 from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, find_chest, part_mask, sides
 from lungsyn.cohort.preprocess import prepare
-from lungsyn.config import Nodules, Phantom, Preprocess
+from lungsyn.settings.cohort import Nodules, Phantom, Preprocess
 from lungsyn.volume.resample import resample_mask
 from lungsyn.volume.space import Space, Volume
 

@@ -11,8 +11,8 @@ import pytest
 
 from lungsyn.cohort import nifti, plausible, private, table
 from lungsyn.cohort.patients import NO_LIST, SAME_VOXELS
-from lungsyn.config import Cohort
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Cohort
 from lungsyn.volume.files import write_case
 from lungsyn.volume.tables import read_table, write_table
 

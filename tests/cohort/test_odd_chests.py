@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort.preprocess import prepare
-from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.files import read_volume
 from lungsyn.volume.intensity import AERATED_HU
 from lungsyn.volume.space import Volume

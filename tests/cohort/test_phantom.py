@@ -6,8 +6,8 @@ import pytest
 from scipy import ndimage
 
 from lungsyn.cohort import annotations, chest, phantom
-from lungsyn.config import Nodules, Phantom
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Nodules, Phantom
 from lungsyn.volume.resample import resample_mask
 from lungsyn.volume.space import Volume
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort.preprocess import HU_RANGE, nodule_index, on_grid, prepare, reoriented
-from lungsyn.config import Preprocess
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.space import Space, Volume
 
 LPS = np.diag([-0.7, -0.7, 2.5, 1.0])

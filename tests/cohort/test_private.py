@@ -8,8 +8,10 @@ import pytest
 
 from lungsyn import cli
 from lungsyn.cohort import nifti, preprocess, private, table
-from lungsyn.config import Cohort, Listing, Preparation, as_json, check, part
 from lungsyn.errors import InputError
+from lungsyn.settings.checking import check
+from lungsyn.settings.cohort import Cohort, Listing, Preparation
+from lungsyn.settings.section import as_json, part
 from lungsyn.volume.files import CASE_FILES, data_digests
 from lungsyn.volume.tables import read_table
 from tests.cohort import test_nifti

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort import annotations, lidc, phantom
-from lungsyn.config import Cohort
+from lungsyn.settings.cohort import Cohort
 from lungsyn.volume.files import read_volume
 from lungsyn.volume.space import Volume, bounding_box
 from lungsyn.volume.tables import read_table

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungsyn.cohort.split import SPLITS, assign, train_ranks, within
-from lungsyn.config import Split
 from lungsyn.errors import InputError
+from lungsyn.settings.cohort import Split
 
 USUAL = Split(train=0.7, validation=0.1, test=0.2)
 patients = st.sets(st.text("abcdefgh0123456789", min_size=1, max_size=6), min_size=3, max_size=60)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from lungsyn.config import Evaluation
 from lungsyn.evaluation.comparison import compare
 from lungsyn.evaluation.froc import froc_rows
 from lungsyn.evaluation.groups import worst_cases
 from lungsyn.evaluation.strata import strata_rows
+from lungsyn.settings.evaluation import Evaluation
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space

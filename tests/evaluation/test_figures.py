@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lungsyn.cli.evaluation import _curves
-from lungsyn.config import Figures
 from lungsyn.evaluation import figures, pictures, summaries
 from lungsyn.evaluation.comparison import compare
 from lungsyn.evaluation.froc import froc_rows
 from lungsyn.evaluation.groups import worst_cases
+from lungsyn.settings.evaluation import Figures
 from tests.evaluation.conftest import N_TRAIN
 
 SETTINGS = Figures(dpi=60, window_hu=(-1200, 400), contact_cases=3, case_arms=("real", "real+synthetic"))

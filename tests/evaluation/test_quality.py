@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lungsyn.config import Study
 from lungsyn.evaluation.quality import plot_quality
+from lungsyn.settings.study import Study
 from tests.evaluation.test_figures import SETTINGS, check
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 
 from lungsyn import checkpoint
-from lungsyn.config import Compute, TrainedGenerator, from_json
 from lungsyn.generation import training
 from lungsyn.generation.patches import TrainingPatches
 from lungsyn.processes import Team, team
+from lungsyn.settings.checking import from_json
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.generators import TrainedGenerator
 
 
 class Stopping(TrainingPatches):

@@ -6,11 +6,12 @@ import torch
 from scipy import ndimage
 
 from lungsyn import checkpoint
-from lungsyn.config import Compute, grid_of
 from lungsyn.generation import quality
 from lungsyn.generation.cases import attempts_at, load_generator, pasted_case, synthetic_case
 from lungsyn.generation.conditions import region_to_make, untargeted
 from lungsyn.generation.network import build
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.synthesis import grid_of
 from lungsyn.volume.files import open_case
 from tests.conftest import without_lungs
 

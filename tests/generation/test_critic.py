@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lungsyn import checkpoint, config, planning
+from lungsyn import checkpoint, planning
 from lungsyn.audit.membership import log_loss
-from lungsyn.config import Compute
 from lungsyn.errors import InputError
 from lungsyn.generation import training
 from lungsyn.generation.bands import inner
@@ -20,6 +19,10 @@ from lungsyn.generation.patches import TrainingPatches
 from lungsyn.generation.samplers import plan, sample
 from lungsyn.generation.schedule import pure_noise
 from lungsyn.processes import Team
+from lungsyn.settings.checking import check, from_json
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.generators import TrainedGenerator
+from lungsyn.settings.section import as_json
 from lungsyn.volume.files import open_case, write_case
 from tests.conftest import first_batch, make_case
 
@@ -152,10 +155,10 @@ def test_a_volume_is_made_in_one_step_whatever_synthesis_says(case_folders, gan_
 def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
     raw = study.model_dump(mode="json")
     raw["generators"]["gan"] = gan_settings.model_dump(mode="json")
-    assert config.check(raw).generators["gan"] == gan_settings
+    assert check(raw).generators["gan"] == gan_settings
     raw["compute"]["gpus"] = 2
     with pytest.raises(InputError, match=r"gpus is 2, but generators\.gan is a patch_gan, which one GPU trains"):
-        config.check(raw)
+        check(raw)
     raw["compute"]["gpus"] = 1
     for key, value, message in (
         ("schedule", "cosine", r"gan\.schedule is 'cosine': input should be 'pure_noise'"),
@@ -167,12 +170,12 @@ def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
             "generators": {"gan": raw["generators"]["gan"] | {"patch_voxels": 24, "channels": [8], key: value}},
         }
         with pytest.raises(InputError, match=message):
-            config.check(bad)
+            check(bad)
     with pytest.raises(InputError, match=r"^critic_channels\.0 is 0: input should be greater"):
         given = raw["generators"]["gan"] | {"critic_channels": [0]}
-        config.from_json(config.TrainedGenerator, json.dumps(given))
+        from_json(TrainedGenerator, json.dumps(given))
     with pytest.raises(InputError, match=r"^kind missing: it must be one of 'patch_ddpm', 'latent_ddpm', 'patch_gan'"):
-        config.from_json(config.TrainedGenerator, "{}")
+        from_json(TrainedGenerator, "{}")
 
 
 def test_a_gan_is_trained_by_one_process(gan_settings):
@@ -184,7 +187,7 @@ def test_its_work_is_planned(gan_settings, generator_settings, tmp_path):
     assert planning.generator_work(gan_settings) > planning.generator_work(generator_settings)
     path = tmp_path / "generator/gan/100/model.safetensors"
     about = {"images_seen": 40, "cost": {"seconds": 10.0}, "ran_on": "cpu (x86_64)"}
-    checkpoint.save(path, {}, about | {"generator": json.loads(config.as_json(gan_settings))})
+    checkpoint.save(path, {}, about | {"generator": json.loads(as_json(gan_settings))})
     rates, measured = planning.seconds_per_work(tmp_path)
     assert measured == {"train_generator"}
     assert rates["train_generator"] == pytest.approx(10 / planning.generator_work(gan_settings))

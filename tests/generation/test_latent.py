@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lungsyn import checkpoint, config, planning
+from lungsyn import checkpoint, planning
 from lungsyn.audit.membership import log_loss
-from lungsyn.config import Compute, LatentDiffusion
 from lungsyn.errors import InputError
 from lungsyn.generation import training
 from lungsyn.generation.bands import band_sd, inner, to_bands
@@ -23,6 +22,10 @@ from lungsyn.generation.prediction import diffuse, training_target
 from lungsyn.generation.synthesis import synthesise
 from lungsyn.live import watcher
 from lungsyn.optimizer import Muon
+from lungsyn.settings.checking import check
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.generators import LatentDiffusion
+from lungsyn.settings.section import as_json
 from lungsyn.volume.files import open_case
 from tests.conftest import first_batch, without_zeros
 
@@ -46,7 +49,7 @@ def trained(case_folders, latent_settings, tmp_path_factory):
     """Weights, facts and records; and the model file."""
     root = tmp_path_factory.mktemp("latent")
     made = training.train(case_folders, latent_settings, CPU, 7, root / "checkpoints")
-    about = {"generator": json.loads(config.as_json(latent_settings))} | made[1]
+    about = {"generator": json.loads(as_json(latent_settings))} | made[1]
     checkpoint.save(root / "model.safetensors", made[0], about)
     return *made, root / "model.safetensors"
 
@@ -270,14 +273,14 @@ def test_its_training_can_be_watched(case_folders, latent_settings, tmp_path, ca
 def test_what_does_not_fit_is_refused(latent_settings, study):
     raw = study.model_dump(mode="json")
     raw["generators"]["latent"] = latent_settings.model_dump(mode="json")
-    assert config.check(raw).generators["latent"] == latent_settings
+    assert check(raw).generators["latent"] == latent_settings
 
     def refused(match, *, autoencoder=None, **changed):
         given = json.loads(json.dumps(raw))
         given["generators"]["latent"] |= changed
         given["generators"]["latent"]["autoencoder"] |= autoencoder or {}
         with pytest.raises(InputError, match=match):
-            config.check(given)
+            check(given)
 
     levels = r"latent: patch_voxels 24 must be a multiple of 16 for 2 levels of the autoencoder and 3 of the diffusion"
     refused(levels, patch_voxels=24, channels=[8, 8, 8])

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from lungsyn.config import Grid, grid_of
 from lungsyn.generation import quality
 from lungsyn.generation.synthesis import stride_voxels
+from lungsyn.settings.synthesis import Grid, grid_of
 from lungsyn.volume.intensity import NOT_FINITE_HU, to_hu
 from lungsyn.volume.patches import axis_starts
 from tests.anatomy.chests import chest

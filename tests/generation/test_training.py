@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from lungsyn import checkpoint, compute
-from lungsyn.config import Compute
 from lungsyn.generation import training
 from lungsyn.generation.bands import HALO
 from lungsyn.generation.patches import TrainingPatches
+from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import write_case
 from tests.conftest import killed_at, make_case
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from lungsyn import checkpoint
-from lungsyn.config import Compute, Inference, Segmenter, part
 from lungsyn.errors import InputError
 from lungsyn.segmentation import networks, prediction, training
 from lungsyn.segmentation.patches import TrainingPatches, augment, blur, change_grey_values
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.section import part
+from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.volume.files import open_case, write_case
 from lungsyn.volume.near import near_lungs, outside_share, told_of_predictions
 from tests.conftest import killed_at, make_case

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lungsyn import cli, config, planning
+from lungsyn import cli, planning
 from lungsyn.errors import InputError
+from lungsyn.settings.checking import check, read
+from lungsyn.settings.study import Config
 from lungsyn.volume.tables import write_table
 from tests.conftest import ROOT
 
@@ -16,8 +18,8 @@ FILES = [ROOT / "config.yaml", ROOT / "tests/workflow/tiny.yaml"]
 
 
 @pytest.fixture(scope="module")
-def tiny() -> config.Config:
-    return config.check(config.read(FILES))
+def tiny() -> Config:
+    return check(read(FILES))
 
 
 def test_jobs_are_counted_without_data(tiny, monkeypatch):
@@ -35,7 +37,7 @@ def test_jobs_are_counted_without_data(tiny, monkeypatch):
 def test_the_default_study_is_few_jobs(monkeypatch):
     """Each costs a start, and on a cluster a place in the queue: a study of 32 cases takes fewer than 80."""
     monkeypatch.chdir(ROOT)
-    study = config.check(config.read(FILES[:1]))
+    study = check(read(FILES[:1]))
     assert planning.expected_cases(study) == 32
     assert len(planning.jobs_of(FILES[:1], study, 32)) + 1 < 80  # "all" is counted as well
 

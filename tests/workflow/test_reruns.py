@@ -32,10 +32,11 @@ from snakemake.settings.types import (
     ResourceSettings,
 )
 
-from lungsyn import codedigest, config
+from lungsyn import codedigest
 from lungsyn.cli import make_parser
 from lungsyn.cohort import private, table
 from lungsyn.errors import InputError
+from lungsyn.settings.checking import check
 from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import ROOT
 
@@ -397,7 +398,7 @@ def at(key: str, value) -> dict:
 
 
 def test_every_key_has_an_expectation():
-    keys = set(leaves(config.check(tiny()).model_dump(mode="json")))
+    keys = set(leaves(check(tiny()).model_dump(mode="json")))
     assert keys == set(CONTRACT), "say in CONTRACT what a change of the key reruns"
 
 
@@ -411,9 +412,9 @@ def test_a_changed_key_reruns_what_depends_on_it_and_nothing_else(key, finished,
     overlay = merged(at(key, value), rest[0] if rest else {})
     if expected == REFUSED:
         with pytest.raises(InputError, match=key):
-            config.check(merged(tiny(), overlay))
+            check(merged(tiny(), overlay))
         return
-    assert config.check(merged(tiny(), overlay)) != config.check(tiny())
+    assert check(merged(tiny(), overlay)) != check(tiny())
     found = reruns(finished, overlay, tmp_path / "copy")
     assert found == expected | (REPORT if expected else NOTHING)
 

@@ -26,7 +26,7 @@ rule memorisation:
         gpu=GPU,
     params:
         code=code_of("audit", "memorisation"),
-        audit=settings(STUDY.audit, study_config.Probing),
+        audit=settings(STUDY.audit, Probing),
         seed=SEED,
     shell:
         "lungsyn audit memorisation --audit {params.audit:q} --seed {params.seed} --synthetic {input.synthetic}"
@@ -66,7 +66,7 @@ rule verdict:
         "results/logs/verdict/{set}/{size}.log",
     params:
         code=code_of("audit", "verdict"),
-        audit=settings(STUDY.audit, study_config.Thresholds),
+        audit=settings(STUDY.audit, Thresholds),
         membership=lambda w, input: f"--membership {input.membership}" if input.membership else "",
         splits=held_out_splits,
         seed=SEED,

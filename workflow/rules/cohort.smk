@@ -49,8 +49,8 @@ def raw_files(_):
 def listed_by(wildcards):
     """All that makes the listing again. The table is then made again, too, also where the listing comes out the same:
     Snakemake would leave it out, and start what waits for it without its cases."""
-    cohort = settings(STUDY.cohort, study_config.Listing)(wildcards)
-    phantom = [] if STUDY.cohort.root else [code_of("cohort", "phantom"), study_config.as_json(STUDY.cohort.phantom)]
+    cohort = settings(STUDY.cohort, Listing)(wildcards)
+    phantom = [] if STUDY.cohort.root else [code_of("cohort", "phantom"), as_json(STUDY.cohort.phantom)]
     return [code_of("cohort", "index"), cohort, str(RAW), raw_files(wildcards), SEED, *phantom]
 
 
@@ -65,7 +65,7 @@ checkpoint listing:
     threads: 2
     params:
         code=code_of("cohort", "index"),
-        cohort=settings(STUDY.cohort, study_config.Listing),
+        cohort=settings(STUDY.cohort, Listing),
         root=fixed(RAW),
         files=raw_files,
         seed=SEED,
@@ -118,7 +118,7 @@ rule prepare:
     params:
         code=code_of("cohort", "prepare"),
         raw=raw_of_case,
-        cohort=settings(STUDY.cohort, study_config.Preparation),
+        cohort=settings(STUDY.cohort, Preparation),
         root=fixed(RAW),
     shell:
         "lungsyn cohort prepare --case={wildcards.case} --cohort {params.cohort:q} --root {params.root:q}"

@@ -12,6 +12,12 @@ from platform import machine
 
 # A parameter of every rule: an edit reruns the rules whose code it is.
 from lungsyn.codedigest import of_verb as code_of
+from lungsyn.settings.audit import Probing, Thresholds
+from lungsyn.settings.cohort import Listing, Preparation
+from lungsyn.settings.section import as_json, part
+from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.settings.study import null_arms
+from lungsyn.settings.synthesis import grid_of
 from lungsyn.volume.tables import read_table
 
 
@@ -76,7 +82,7 @@ GPUS = STUDY.compute.gpus if STUDY.compute.gpus > 1 else GPU
 TOGETHER = f"torchrun --standalone --nproc-per-node {GPUS} --no-python " if STUDY.compute.gpus > 1 else ""
 
 # Where and how it runs: not a parameter, so that changing it reruns nothing.
-COMPUTE = f"--compute {shlex.quote(study_config.as_json(STUDY.compute))}"
+COMPUTE = f"--compute {shlex.quote(as_json(STUDY.compute))}"
 # The same of the name on the picture of a training that goes on: another name trains nothing again.
 TITLE = shlex.quote(f"--study={STUDY.title.name}")
 
@@ -90,7 +96,7 @@ def fixed(value):
 def settings(section, model=None):
     """A parameter: a section of the config, or the part of it that ``model`` has, as JSON, as the command line takes
     it."""
-    return fixed(study_config.as_json(study_config.part(section, model) if model else section))
+    return fixed(as_json(part(section, model) if model else section))
 
 
 def cohort_rows():

@@ -112,7 +112,7 @@ rule plot_arms:
         code=code_of("evaluation", "plot-arms"),
         benchmark=settings(STUDY.benchmark),
         evaluation=settings(STUDY.evaluation),
-        null_arms=study_config.null_arms(STUDY.model_dump()["arms"], STUDY.benchmark.arm),
+        null_arms=null_arms(STUDY.model_dump()["arms"], STUDY.benchmark.arm),
         study=settings(STUDY.title),
         figures=settings(STUDY.figures),
     shell:
@@ -148,7 +148,7 @@ rule plot_set:
     params:
         code=code_of("evaluation", "plot-set"),
         reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
-        audit=settings(STUDY.audit, study_config.Probing),
+        audit=settings(STUDY.audit, Probing),
         study=settings(STUDY.title),
         figures=settings(STUDY.figures),
     shell:
@@ -187,7 +187,7 @@ rule report:
         "results/logs/report.log",
     params:
         code=code_of("evaluation", "report"),
-        config=fixed(study_config.as_json(STUDY, without={"compute"})),
+        config=fixed(as_json(STUDY, without={"compute"})),
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"

@@ -73,7 +73,7 @@ rule reference:
         "results/logs/reference/{generator}/{size}.log",
     params:
         code=code_of("generation", "reference"),
-        grid=lambda w: settings(study_config.grid_of(STUDY.generators[w.generator], STUDY.synthesis))(w),
+        grid=lambda w: settings(grid_of(STUDY.generators[w.generator], STUDY.synthesis))(w),
         quality=settings(STUDY.quality),
     shell:
         "lungsyn generation reference --cases {input.cases} --grid {params.grid:q} --quality {params.quality:q}"

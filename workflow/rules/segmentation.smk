@@ -34,7 +34,7 @@ rule train_segmenter:
         gpu=GPU,
     params:
         code=code_of("segmentation", "train"),
-        segmenter=lambda w: settings(STUDY.segmenters[w.segmenter], study_config.Segmenter)(w),
+        segmenter=lambda w: settings(STUDY.segmenters[w.segmenter], Segmenter)(w),
         share=share,
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
         seed=SEED,
@@ -62,7 +62,7 @@ rule predict:
         gpu=GPU,
     params:
         code=code_of("segmentation", "predict"),
-        inference=lambda w: settings(STUDY.segmenters[w.segmenter], study_config.Inference)(w),
+        inference=lambda w: settings(STUDY.segmenters[w.segmenter], Inference)(w),
     shell:
         "lungsyn segmentation predict --inference {params.inference:q} --models {input.models} --cases {input.cases}"
         " {COMPUTE} --out {output} > {log} 2>&1"

@@ -1,0 +1,107 @@
+"""``cohort``: where cases come from, how they are split and prepared."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lungsyn.settings.section import Count, Fraction, Millimetres, Section, at_home
+
+NUMBERED_CASE = r"case-\d+"  # where names are not public
+
+
+class Phantom(Section):
+    patients: int = Field(ge=6, le=400, description="Number of simulated patients")
+    matrix: Literal[128, 256, 512] = Field(description="In-plane voxels; LIDC-IDRI has 512")
+    slice_thickness_mm: tuple[Millimetres, Millimetres] = Field(description="Range of slice thickness of the scans")
+    max_slices: Count = Field(description="Scans with more slices are not chosen")
+    noise_hu: float = Field(ge=0, le=200, description="Standard deviation of the image noise, HU")
+
+
+class Nodules(Section):
+    consensus_level: Fraction = Field(description="A voxel is nodule when this fraction of the readers marked it")
+    min_readers: int = Field(ge=1, le=4, description="Nodules marked by fewer readers are left out")
+    min_diameter_mm: float = Field(ge=0, le=100, description="Smaller nodules (mean of the readers) are left out")
+
+
+class Split(Section):
+    train: Fraction = Field(description="Fraction of the patients")
+    validation: Fraction = Field(description="Fraction of the patients")
+    test: Fraction = Field(description="Fraction of the patients")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self):
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train + validation + test is {total:g}; the three fractions must sum to 1")
+        return self
+
+
+class Preprocess(Section):
+    spacing_mm: Millimetres = Field(description="Isotropic voxel spacing of the prepared cases")
+    margin_mm: float = Field(ge=0, le=200, description="Kept around the lungs when cropping")
+    field_of_view: Literal["chest", "part"] = Field(
+        description="chest: the skin is in the image, so body and air are told apart and the crop follows the lungs; "
+        "part: a cut-out around a nodule, kept whole"
+    )
+
+
+class Reading(Section):
+    """The part of ``cohort`` that reading a case from the raw data needs."""
+
+    dataset: Literal["phantom", "lidc", "nifti"] = Field(description="Where cases come from")
+    lesion_labels: list[int] = Field(default=[1], min_length=1, description="Label values that are nodule (nifti)")
+    nodules: Nodules
+
+
+class Listing(Reading):
+    """The part of ``cohort`` that listing and splitting the cases needs."""
+
+    exclude: dict[str, str] = Field(default={}, description="Cases to leave out: {case: reason}")
+    public_names: bool = Field(
+        default=False,
+        description="Whether the files' and patients' names may be seen by everybody (nifti); false: cases and "
+        "patients get numbers, and results/private/names.tsv says which is which",
+    )
+    max_slice_thickness_mm: Millimetres = Field(description="Thicker series are left out (lidc)")
+    split: Split
+
+    @property
+    def readable(self) -> bool:
+        """Whether names stay as they are: those of LIDC-IDRI's patients and of the phantoms are public."""
+        return self.public_names or self.dataset != "nifti"
+
+    @model_validator(mode="after")
+    def _excluded_by_number(self):
+        named = [case for case in self.exclude if not self.readable and not re.fullmatch(NUMBERED_CASE, case)]
+        if named:
+            raise ValueError(
+                f"exclude names {named[0]!r}, but cases of data whose names are not public are excluded by their "
+                "number, as 'case-0012': results/private/names.tsv has it. Set public_names to true if nobody's "
+                "name is in a file's"
+            )
+        return self
+
+
+class Preparation(Reading):
+    """The part of ``cohort`` that preparing one case needs."""
+
+    preprocess: Preprocess
+
+
+class Cohort(Listing, Preparation):
+    root: Annotated[Path, AfterValidator(at_home)] | None = Field(
+        default=None, description="Folder of the raw data (lidc, nifti)"
+    )
+    phantom: Phantom
+
+    @model_validator(mode="after")
+    def _has_root(self):
+        if self.dataset != "phantom" and self.root is None:
+            raise ValueError(f"dataset {self.dataset!r} reads files: set cohort.root to their folder")
+        if self.dataset == "phantom" and self.root is not None:
+            raise ValueError(
+                "dataset 'phantom' reads no files: set cohort.dataset to lidc or nifti, or remove cohort.root"
+            )
+        return self

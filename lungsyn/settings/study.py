@@ -1,0 +1,190 @@
+"""The whole study: its sections together, and what must agree between them."""
+
+from collections.abc import Iterable
+
+from pydantic import Field, model_validator
+
+from lungsyn.settings.audit import Audit
+from lungsyn.settings.cohort import Cohort
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.evaluation import Evaluation, Figures
+from lungsyn.settings.generators import AnyGenerator
+from lungsyn.settings.section import Count, Fraction, Name, Percent, Section
+from lungsyn.settings.segmenters import Trial
+from lungsyn.settings.synthesis import Quality, Synthesis, SyntheticSet
+
+LARGEST_PATCH_MM = 250.0
+
+
+class Study(Section):
+    name: str = Field(description="Title on every picture and table")
+    seed: int = Field(ge=0, description="Every random draw of the study derives from it")
+
+
+class Benchmark(Section):
+    arm: Name = Field(description="Arm that all others are compared with; it finds the worst validation cases")
+    segmenter: Name = Field(description="Segmenter that finds the worst validation cases")
+    worst_cases: Count = Field(description="How many validation cases count as the worst")
+
+
+class Arm(Section):
+    real: bool = Field(description="Whether the real train cases are in the training set")
+    synthetic: Name | None = Field(default=None, description="Synthetic set in the training set")
+    synthetic_share: Fraction | None = Field(
+        default=None, description="Share of the training patches that are synthetic; null: by the number of cases"
+    )
+    reseeded: bool = Field(default=False, description="A control: the data of an arm that is not, other random draws")
+
+    @model_validator(mode="after")
+    def _has_data(self):
+        if not self.real and self.synthetic is None:
+            raise ValueError("an arm needs real data, a synthetic set, or both")
+        if self.synthetic_share is not None and not (self.real and self.synthetic):
+            raise ValueError(
+                f"synthetic_share {self.synthetic_share:g} divides the patches between real and synthetic cases, but "
+                "the arm has only one kind: remove it"
+            )
+        return self
+
+
+class Config(Section):
+    """The whole study."""
+
+    study: Study
+    cohort: Cohort
+    benchmark: Benchmark
+    generators: dict[Name, AnyGenerator] = Field(min_length=1)
+    synthesis: Synthesis
+    quality: Quality
+    sets: dict[Name, SyntheticSet]
+    segmenters: dict[Name, Trial] = Field(min_length=1)
+    training_percent: list[Percent] = Field(
+        default=[100], min_length=1, description="Training-set sizes, percent of the train patients"
+    )
+    replicates: int = Field(ge=1, le=100, description="Trainings per arm, with different seeds")
+    arms: dict[Name, Arm] = Field(min_length=1)
+    evaluation: Evaluation
+    audit: Audit = Audit()
+    figures: Figures
+    compute: Compute = Compute()
+
+    @property
+    def title(self) -> Study:
+        """The study as pictures name it: those of a phantom say that they are of no patient, whatever its name."""
+        if self.cohort.dataset != "phantom" or "phantom" in self.study.name.lower():
+            return self.study
+        return self.study.model_copy(update={"name": f"{self.study.name} (phantom)"})
+
+    @model_validator(mode="after")
+    def _is_called_what_it_is(self):
+        if self.cohort.dataset != "phantom" and "phantom" in self.study.name.lower():
+            raise ValueError(
+                f"study.name is {self.study.name!r}, but cohort.dataset is {self.cohort.dataset!r}: pictures of "
+                "patients would be titled as a phantom's, which anybody may have; give the study a name of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_exist(self):
+        for name, synthetic in self.sets.items():
+            known(f"sets.{name}.generator", synthetic.generator, self.generators)
+            pasted = self.generators[synthetic.generator].kind == "copy_paste"
+            if pasted and synthetic.conditions != "inpainted":
+                raise ValueError(
+                    f"sets.{name}.conditions is {synthetic.conditions!r}: copy-paste puts nodules into the CT of train "
+                    "cases, so it must be inpainted"
+                )
+        for name, arm in self.arms.items():
+            if arm.synthetic is not None:
+                known(f"arms.{name}.synthetic", arm.synthetic, self.sets)
+        known("benchmark.arm", self.benchmark.arm, self.arms)
+        known("benchmark.segmenter", self.benchmark.segmenter, self.segmenters)
+        for name, generator in self.generators.items():
+            if generator.kind == "copy_paste":
+                continue
+            edge_mm = generator.patch_voxels * self.cohort.preprocess.spacing_mm
+            if self.cohort.preprocess.field_of_view == "chest" and edge_mm > LARGEST_PATCH_MM:
+                raise ValueError(
+                    f"generators.{name}.patch_voxels is {generator.patch_voxels}: at "
+                    f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
+                    f"({LARGEST_PATCH_MM:g} mm): lower it"
+                )
+            if generator.kind == "patch_gan":
+                if self.compute.gpus > 1:
+                    raise ValueError(
+                        f"compute.gpus is {self.compute.gpus}, but generators.{name} is a patch_gan, which one GPU "
+                        "trains: set gpus to 1"
+                    )
+                continue
+            if self.synthesis.steps > generator.timesteps:
+                raise ValueError(
+                    f"synthesis.steps is {self.synthesis.steps}, more than the {generator.timesteps} of "
+                    f"generators.{name}.timesteps: lower it"
+                )
+            if self.synthesis.guidance_scale > 1 and not generator.nodule_dropout:
+                raise ValueError(
+                    f"synthesis.guidance_scale is {self.synthesis.guidance_scale:g}, but generators.{name} never "
+                    "learns without masks: give it a nodule_dropout, such as 0.1, or set guidance_scale to 1"
+                )
+        if not all(self.cohort.split.model_dump().values()):
+            raise ValueError(
+                "cohort.split leaves no patient for train, validation or test: the worst cases are of validation, and "
+                "claims rest on test; give each more than 0"
+            )
+        for name in self.figures.case_arms:
+            known("figures.case_arms", name, self.arms)
+        benchmark = self.arms[self.benchmark.arm]
+        if benchmark.synthetic is not None and self.sets[benchmark.synthetic].conditions == "targeted":
+            raise ValueError(
+                f"benchmark.arm {self.benchmark.arm!r} trains on a targeted set, which itself needs the benchmark's "
+                "scores: choose an arm without it, such as 'real'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trials_can_be_compared(self):
+        wanted = set()
+        if len(set(self.training_percent)) < len(self.training_percent):
+            raise ValueError(f"training_percent is {self.training_percent}: name each size once")
+        for name, trial in self.segmenters.items():
+            for arm in trial.arms or ():
+                known(f"segmenters.{name}.arms", arm, self.arms)
+            for percent in trial.training_percent or ():
+                known(f"segmenters.{name}.training_percent", percent, self.training_percent)
+            if self.benchmark.arm not in self.arms_of(name):
+                raise ValueError(
+                    f"segmenters.{name}.arms lacks {self.benchmark.arm!r} (benchmark.arm), which all arms are compared "
+                    "with: add it"
+                )
+            wanted |= set(self.sizes_of(name))
+        missing = wanted - set(self.sizes_of(self.benchmark.segmenter))
+        if missing:
+            raise ValueError(
+                f"segmenters.{self.benchmark.segmenter}.training_percent lacks {sorted(missing)}: the benchmark's "
+                "segmenter finds the worst cases at every size, so it needs every size that another one has"
+            )
+        return self
+
+    def arms_of(self, segmenter: str) -> list[str]:
+        """The arms that a segmenter is trained in, in the config's order."""
+        chosen = self.segmenters[segmenter].arms
+        return [arm for arm in self.arms if chosen is None or arm in chosen]
+
+    def sizes_of(self, segmenter: str) -> list[int]:
+        """The training-set sizes that a segmenter is trained at, percent of the train patients, ascending."""
+        return sorted(self.segmenters[segmenter].training_percent or self.training_percent)
+
+
+def null_arms(arms: dict[str, dict], benchmark: str) -> list[str]:
+    """The arms (as in the config) that differ from the benchmark by their random draws alone."""
+
+    def data(name: str) -> tuple:
+        return tuple(arms[name].get(key) for key in ("real", "synthetic", "synthetic_share"))
+
+    return [name for name in arms if arms[name].get("reseeded") and name != benchmark and data(name) == data(benchmark)]
+
+
+def known(key: str, name, known: Iterable) -> None:
+    if name not in known:
+        choices = ", ".join(sorted(map(str, known)))
+        raise ValueError(f"{key} is {name!r}, which does not exist: it must be one of {choices}")
