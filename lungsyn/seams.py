@@ -1,0 +1,187 @@
+"""What users add, and what is asked of it: generators, segmenters, sources of masks, readers. No torch here.
+
+A family is one module with a class ``Family`` (see ``lungsyn.registry``) that inherits from one of the classes below.
+Its ``Settings`` are a section of the config; the keys get their defaults, limits and descriptions there. ``recipe`` is
+a number that is raised by hand when the family's results change: jobs whose recipe changed are run again.
+
+``docs/extend.md`` adds one of each.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from lungsyn.settings.compute import Compute
+from lungsyn.settings.section import Section
+from lungsyn.volume.files import Case
+from lungsyn.volume.labels import LabelMap
+
+if TYPE_CHECKING:
+    from lungsyn.settings.study import Config
+    from lungsyn.settings.synthesis import Synthesis
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What a volume is made from: its label map, and what of it is known.
+
+    ``known``: a real case whose CT is kept where ``made`` is 0; ``made`` (float32 ``[x y z]``, 0 to 1) says how much of
+    each voxel is made anew. ``placed``: the nodules that the source put in, with HU of their own, for who pastes them.
+    """
+
+    labels: LabelMap
+    affine: np.ndarray
+    known: Case | None = None
+    made: np.ndarray | None = None
+    placed: tuple = ()
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """Voxel spacing along x, y and z: ``[3]``."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """A made volume: int16 HU ``[x y z]``, and its label map where that is not the scene's (None: it is)."""
+
+    hu: np.ndarray
+    labels: LabelMap | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every training gets beside its data and settings.
+
+    ``checkpoints``: a folder that outlives a stopped job. ``watch``: draws a picture of a generator's training."""
+
+    seed: int
+    compute: Compute
+    checkpoints: Path
+    watch: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A training's result: tensors by name, facts of it (at least ``cost``), the records of its curve."""
+
+    tensors: dict[str, Any]
+    facts: dict
+    records: list[dict] = field(default_factory=list)
+
+
+class Generator(ABC):
+    """A generator that is ready to make volumes, on its device."""
+
+    needs: frozenset[str] = frozenset()  # names of the labels that it is led by
+    ran_on: str = "cpu"  # device and precision, for provenance
+
+    @abstractmethod
+    def sample(self, scene: Scene, seed: int, on_step: OnStep = lambda step: None) -> Sampled:
+        """Make the volume of ``scene``: int16 HU ``[x y z]``. The same seed makes the same volume."""
+
+
+class Attackable(Generator):
+    """A generator whose loss on a case can be asked for: membership is attacked by it."""
+
+    @abstractmethod
+    def log_loss(self, folder: Path, seed: int) -> float:
+        """Mean logarithm of the training loss on a case in ``folder``; nan where nothing of it counts."""
+
+    @abstractmethod
+    def learned_from(self, folders: Sequence[Path], seed: int) -> list[Path]:
+        """Those of its train cases that gave it a gradient."""
+
+
+class GeneratorFamily(ABC):
+    """A kind of generator."""
+
+    Settings: ClassVar[type[Section]]
+    recipe: ClassVar[int] = 1
+    trains: ClassVar[bool] = True  # False: there is nothing to fit, no model file, and nothing made to be checked
+    needs_known: ClassVar[bool] = False  # True: it only changes a CT that is known, as an inpainting source gives one
+
+    def check(self, name: str, settings: Any, study: "Config") -> None:
+        """The family's own checks against the rest of the study. Raises ValueError that names the key."""
+        return
+
+    def fit(self, cases: Sequence[Path], settings: Any, run: Run) -> Trained | None:
+        """Train on the cases in these folders. A stopped training goes on from ``run.checkpoints``. None in a process
+        that only helps another one to train."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def load(self, model: Path | None, compute: Compute, synthesis: "Synthesis") -> Generator:
+        """The generator of a model file (None where nothing is trained), whose settings travel with it."""
+
+    def patch_grid(self, settings: Any, synthesis: "Synthesis") -> "tuple[int, int, float] | None":
+        """Where patches meet in a volume: edge and multiple of their starts in voxels, overlap. None: no patches."""
+        return
+
+
+class Segmenter(ABC):
+    """A trained segmenter, ready on its device."""
+
+    @abstractmethod
+    def predict(self, case: Case) -> np.ndarray:
+        """The probability of nodule in whole percent, rounded down: uint8 ``[x y z]``."""
+
+
+class SegmenterFamily(ABC):
+    """A kind of segmenter. ``Inference`` are the settings that only prediction reads: another value trains nothing."""
+
+    Settings: ClassVar[type[Section]]
+    Inference: ClassVar[type[Section]]
+    recipe: ClassVar[int] = 1
+
+    @abstractmethod
+    def fit(
+        self, real: Sequence[Path], synthetic: Sequence[Path], share: float | None, settings: Any, run: Run
+    ) -> Trained:
+        """Train on real and synthetic cases; ``share`` of the patches (None: of the cases alike) are synthetic."""
+
+    @abstractmethod
+    def load(self, model: Path, compute: Compute, inference: Any) -> Segmenter:
+        """The segmenter of a model file, whose settings travel with it."""
+
+
+class MaskSource(ABC):
+    """Where the masks of synthetic volumes come from. A row of its table holds all that decides a volume's masks."""
+
+    Settings: ClassVar[type[Section]]
+    recipe: ClassVar[int] = 1
+    split: ClassVar[str] = "train"  # whose cases it takes masks, or statistics of masks, from
+    needs_benchmark: ClassVar[bool] = False  # whether it asks which cases the benchmark finds worst
+    gives_known: ClassVar[bool] = False  # whether its scenes keep a real CT
+
+    @abstractmethod
+    def rows(self, cases: Sequence[Path], volumes: int, seed: int, settings: Any) -> list[dict]:
+        """``volumes`` rows, each with ``volume`` (its number as text), ``seed`` and ``cases`` (names of the cases that
+        its scene opens, joined by spaces), and what else ``scene`` asks for. Of a source that needs the benchmark
+        ``cases`` are the worst ones."""
+
+    @abstractmethod
+    def scene(self, row: dict, open_case: Callable[[str], Case]) -> Scene:
+        """The scene of a row as it was read from the table (all values are text)."""
+
+
+class Reader(ABC):
+    """A dataset: how its cases are found and read."""
+
+    recipe: ClassVar[int] = 1
+    public_names: ClassVar[bool] = False  # whether everybody may see the names of its files and patients
+    tracked: ClassVar[bool] = True  # whether the raw folder is an input of the workflow
+
+    @abstractmethod
+    def index(self, root: Path, settings: Any, workers: int) -> list[dict]:
+        """One row per case that the raw data hold, usable or not."""
+
+    @abstractmethod
+    def read(self, root: Path, row: dict, settings: Any) -> Iterator[Any]:
+        """The case of a row."""

@@ -1,0 +1,56 @@
+"""Label maps: what is where, by name, on one grid.
+
+A name has a layer of its own, so that layers may overlap: a nodule lies in a lung, and the lung in the body. In
+``nodules`` a voxel has the index of its nodule, in ``lungs`` 1 is right and 2 left, elsewhere 1 is inside; 0 is none.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+ALWAYS = ("nodules", "lungs", "body")  # what every case has; further names are a study's own
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Layers ``{name: uint8 [x y z]}`` on one grid, at least one. Raises ValueError where their shapes differ.
+
+    >>> lungs = np.zeros((4, 4, 4), np.uint8)
+    >>> LabelMap({"lungs": lungs}).names
+    ('lungs',)
+    """
+
+    layers: Mapping[str, np.ndarray]
+
+    def __post_init__(self):
+        if len({layer.shape for layer in self.layers.values()}) != 1:
+            shapes = {name: layer.shape for name, layer in self.layers.items()}
+            raise ValueError(f"the layers of a label map have one shape, not {shapes}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.layers[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.layers
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.layers)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return next(iter(self.layers.values())).shape
+
+    def stack(self, names: Iterable[str]) -> np.ndarray:
+        """The named layers as uint8 ``[n x y z]``. Raises KeyError for one that is not there."""
+        return np.stack([np.asarray(self.layers[name]) for name in names])
+
+    def replaced(self, **layers: np.ndarray) -> "LabelMap":
+        """A label map with other, or further, layers.
+
+        >>> one = LabelMap({"body": np.ones((2, 2, 2), np.uint8)})
+        >>> one.replaced(airway=np.zeros((2, 2, 2), np.uint8)).names
+        ('body', 'airway')
+        """
+        return LabelMap({**self.layers, **layers})
