@@ -18,9 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from lungsyn.compute import choose_device
 from lungsyn.evaluation.figures import COLOURS, INK, loss_against_patches, save
 from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
-from lungsyn.generation.canvas import Background, make_canvas
-from lungsyn.generation.synthesis import synthesise
-from lungsyn.generation.training import Watch, hold_out
+from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.synthesis import synthesise
+from lungsyn.generators.core.training import Watch, hold_out
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.generators import Generator
 from lungsyn.settings.synthesis import Synthesis

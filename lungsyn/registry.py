@@ -32,7 +32,9 @@ def kinds(seam: str) -> dict[str, str]:
     found = {m.name: f"{folder.__name__}.{m.name}" for m in pkgutil.iter_modules(folder.__path__) if not m.ispkg}
     for entry in entry_points(group=f"lungsyn.{seam}"):
         if found.setdefault(entry.name, entry.value) != entry.value:
-            raise InputError(f"{seam}: the kind {entry.name!r} is both {found[entry.name]} and {entry.value}: rename one")
+            raise InputError(
+                f"{seam}: the kind {entry.name!r} is both {found[entry.name]} and {entry.value}: rename one"
+            )
     return dict(sorted(found.items()))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.generators.core.patches import TrainingPatches, collate
 from lungsyn.settings.checking import check
 from lungsyn.settings.generators import Adversarial, Generator, LatentDiffusion
 from lungsyn.settings.section import part

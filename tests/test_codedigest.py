@@ -116,7 +116,7 @@ def test_every_rule_of_the_package_reaches_its_stage():
     forget()
     found = codedigest.reached("generation", "train")
     assert {
-        ("lungsyn.generation.training", "weighted_loss"), ("lungsyn.generation.network", "PatchUNet"),
-        ("lungsyn.generation.schedule", "cosine"), ("lungsyn.volume.files", "open_case"),
+        ("lungsyn.generators.core.training", "weighted_loss"), ("lungsyn.generators.networks.patch_unet", "PatchUNet"),
+        ("lungsyn.generators.core.schedule", "cosine"), ("lungsyn.volume.files", "open_case"),
     } <= found  # fmt: skip
     assert not [module for module, _ in found if "evaluation" in module or "segmentation" in module]

@@ -8,11 +8,11 @@ import torch
 
 from lungsyn import checkpoint
 from lungsyn.compute import set_up
-from lungsyn.generation import network as networks
-from lungsyn.generation import synthesis as syn
-from lungsyn.generation import training
-from lungsyn.generation.canvas import make_canvas
-from lungsyn.generation.patches import TrainingPatches
+from lungsyn.generators.core import synthesis as syn
+from lungsyn.generators.core import training
+from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.patches import TrainingPatches
+from lungsyn.generators.networks import patch_unet as networks
 from lungsyn.segmentation import prediction
 from lungsyn.segmentation import training as segmenter_training
 from lungsyn.settings.compute import Compute

@@ -12,10 +12,10 @@ from PIL import Image
 
 from lungsyn import live
 from lungsyn.evaluation.figures import STYLE
-from lungsyn.generation import training
-from lungsyn.generation.bands import inner
-from lungsyn.generation.patches import masks_window
-from lungsyn.generation.schedule import sampling_timesteps
+from lungsyn.generators.core import training
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.patches import masks_window
+from lungsyn.generators.core.schedule import sampling_timesteps
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import open_case
 from lungsyn.volume.intensity import to_hu, to_model_range

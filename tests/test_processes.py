@@ -9,8 +9,8 @@ import torch
 
 from lungsyn import checkpoint, processes
 from lungsyn.errors import InputError
-from lungsyn.generation import training
-from lungsyn.generation.network import build
+from lungsyn.generators.core import training
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.settings.compute import Compute
 from tests.conftest import ROOT
 
@@ -34,7 +34,7 @@ def together(case_folders, settings, tmp_path_factory):
     told = {"generator": settings.model_dump(mode="json"), "compute": CPU.model_dump(mode="json"), "seed": 7,
             "folders": [str(folder) for folder in case_folders]}  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-               "tests.generation.in_two_processes", json.dumps(told), str(out)]  # fmt: skip
+               "tests.generators.in_two_processes", json.dumps(told), str(out)]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
@@ -111,7 +111,7 @@ from pathlib import Path
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.generators import TrainedGenerator
-from lungsyn.generation.training import train
+from lungsyn.generators.core.training import train
 
 compute = Compute(device="cpu", precision="float32", generator_threads=1, loader_processes=2, checkpoint_seconds=3600)
 train([Path(f) for f in sys.argv[3:]], from_json(TrainedGenerator, sys.argv[2]), compute, 0, Path(sys.argv[1]))

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from lungsyn.errors import InputError
-from lungsyn.generation.cases import LoadedGenerator
-from lungsyn.generation.patches import TrainingPatches, collate
-from lungsyn.generation.training import hold_out, loss_map, loss_weight
+from lungsyn.generators.core.cases import LoadedGenerator
+from lungsyn.generators.core.patches import TrainingPatches, collate
+from lungsyn.generators.core.training import hold_out, loss_map, loss_weight
 from lungsyn.volume.files import read_json
 from lungsyn.volume.patches import batches
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from lungsyn.errors import InputError
-from lungsyn.generation.patches import masks_window
+from lungsyn.generators.core.patches import masks_window
 from lungsyn.volume.files import map_volume, open_case, read_json
 from lungsyn.volume.intensity import AIR_HU
 from lungsyn.volume.patches import batches, window

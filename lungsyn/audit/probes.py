@@ -26,7 +26,7 @@ from lungsyn.audit.patches import (
     volume_places,
 )
 from lungsyn.errors import InputError
-from lungsyn.generation.conditions import region_to_make
+from lungsyn.masks.core.placing import region_to_make
 from lungsyn.random import stream
 from lungsyn.settings.audit import Probing
 from lungsyn.volume.files import map_volume, open_case, read_json

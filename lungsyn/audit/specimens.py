@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from lungsyn.audit.features import WINDOW_HU, Extractor
 from lungsyn.audit.fidelity import tile_spectrum
-from lungsyn.generation.conditions import changed_nodules, region_to_make
+from lungsyn.masks.core.placing import changed_nodules, region_to_make
 from lungsyn.volume.files import Case, open_case, read_json
 from lungsyn.volume.intensity import AIR_HU
 from lungsyn.volume.space import PLANES

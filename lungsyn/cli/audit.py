@@ -45,7 +45,7 @@ def _membership_arguments(parser):
 def audit_membership(args) -> None:
     """Measure the generator's loss on each case that it learned from and on each that it never saw."""
     from lungsyn.audit import membership
-    from lungsyn.generation.cases import load_generator
+    from lungsyn.generators.core.cases import load_generator
     from lungsyn.provenance import model_facts
 
     generator = load_generator(args.model, args.compute)
@@ -101,7 +101,7 @@ def audit_fidelity(args) -> None:
     """Say how many of a set's volumes were rejected, and how far it is from the train cases, beside held-out ones."""
     from lungsyn.audit import features, floor
     from lungsyn.audit.specimens import openers
-    from lungsyn.generation.quality import RATE_COLUMNS, rates
+    from lungsyn.quality.attempts import RATE_COLUMNS, rates
 
     counted = rates(attempts(args.synthetic), read_json(args.reference)) if args.reference else []
     write_table(args.quality, counted, RATE_COLUMNS)

@@ -37,7 +37,7 @@ def generation_train(args) -> None:
     """Train a generator on the patches of the given cases (the train split)."""
     from lungsyn import checkpoint
     from lungsyn.compute import choose_device
-    from lungsyn.generation.training import train
+    from lungsyn.generators.core.training import train
     from lungsyn.live import watcher
     from lungsyn.processes import team
 
@@ -66,7 +66,7 @@ def _conditions_arguments(parser):
 def generation_conditions(args) -> None:
     """Decide which masks to synthesise: one row per volume."""
     from lungsyn.evaluation.groups import worst_cases
-    from lungsyn.generation import conditions
+    from lungsyn.masks.core import placing as conditions
 
     folders = whole(case_folders(args.cases))
     smallest_mm = conditions.smallest_diameter_mm(read_json(folder / "case.json") for folder in folders)
@@ -108,7 +108,8 @@ def _reference_arguments(parser):
 @verb("generation", "reference", _reference_arguments)
 def generation_reference(args) -> None:
     """Measure real cases (the train split): the ranges in which a synthetic case must lie."""
-    from lungsyn.generation.quality import measure, reference
+    from lungsyn.quality.measures import measure
+    from lungsyn.quality.ranges import reference
 
     measured = {folder.name: measure(whole_case(folder), args.grid) for folder in case_folders(args.cases)}
     write_json(args.out, reference(measured, args.quality.false_rejections))
@@ -130,8 +131,8 @@ def _synthesise_arguments(parser):
 def generation_synthesise(args) -> None:
     """Make one batch of a set's volumes, check them, and write them in the layout of a real case."""
     from lungsyn.compute import describe
-    from lungsyn.generation import quality
-    from lungsyn.generation.cases import attempts_at, load_generator, pasted_case
+    from lungsyn.generators.core.cases import attempts_at, load_generator, pasted_case
+    from lungsyn.quality.attempts import REJECTED_COLUMNS, middle_slices, record, rejected_rows
 
     sources = {folder.name: folder for folder in case_folders(args.cases)}
     size = args.synthesis.volumes_per_job
@@ -149,10 +150,10 @@ def generation_synthesise(args) -> None:
 
     def checked_case(row: dict):
         for attempt in attempts_at(generator, row, args.synthesis, open_source, reference, tries):
-            records.append(quality.record(row, attempt, tries))
+            records.append(record(row, attempt, tries))
             if attempt.faults:
                 picture = args.out / "rejected" / f"{row['volume']}-{attempt.number}.npz"
-                write_arrays(picture, quality.middle_slices(attempt.case))
+                write_arrays(picture, middle_slices(attempt.case))
         attempt.case.about["quality"] = records[-1]
         return attempt.case
 
@@ -166,4 +167,4 @@ def generation_synthesise(args) -> None:
         write_case(args.out / name, case)
     if generator:
         write_json(args.out / "attempts.json", {"attempts": records})
-        write_table(args.out / "rejected.tsv", quality.rejected_rows(records), quality.REJECTED_COLUMNS)
+        write_table(args.out / "rejected.tsv", rejected_rows(records), REJECTED_COLUMNS)

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from lungsyn.anatomy import measures, tissues
 from lungsyn.cohort.preprocess import prepare
-from lungsyn.generation import quality
+from lungsyn.quality.ranges import faults, reference
 from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.files import Case, read_volume
 from lungsyn.volume.space import Volume
@@ -60,11 +60,11 @@ def measured(cases) -> dict[str, dict[str, float]]:
 
 def without_patient(measured, name: str) -> dict:
     """Ranges from all other patients."""
-    return quality.reference({n: m for n, m in measured.items() if patient(n) != patient(name)}, 0.05)
+    return reference({n: m for n, m in measured.items() if patient(n) != patient(name)}, 0.05)
 
 
 def faulty(found: dict[str, float], reference: dict) -> set[str]:
-    return {fault["measure"] for fault in quality.faults(found, reference)}
+    return {fault["measure"] for fault in faults(found, reference)}
 
 
 def test_held_out_real_chests_pass_as_often_as_promised(measured):
@@ -88,7 +88,7 @@ def test_a_chest_without_spine_airway_and_muscle_is_rejected_whoever_is_held_out
     for held_out in measured:
         named = faulty(found, without_patient(measured, held_out))
         assert named >= {"spine_slices", "airway_mm", "fat_muscle_valley", "organ_mottle_hu", "vessel_connected"}
-    reasons = [fault["reason"] for fault in quality.faults(found, without_patient(measured, ODD))]
+    reasons = [fault["reason"] for fault in faults(found, without_patient(measured, ODD))]
     assert any("spine's place, is 0.3" in r or "spine's place, is 0.28" in r for r in reasons)
     assert all("real train cases: at " in reason for reason in reasons)
 
@@ -159,6 +159,6 @@ def test_a_planted_fault_is_caught(cases, measured, plant, measure):
 
 def test_a_mirrored_heart_is_caught_where_the_heart_is_in_its_place(cases, measured):
     """Ranges of all chests but the odd one: with a displaced heart among seven, displaced hearts are normal."""
-    usual = quality.reference({name: found for name, found in measured.items() if name != ODD}, 0.05)
+    usual = reference({name: found for name, found in measured.items() if name != ODD}, 0.05)
     for name, case in cases.items():
         assert ("heart_left" in faulty(anatomy_of(mirrored(case)), usual)) == (name != ODD), name

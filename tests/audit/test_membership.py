@@ -9,10 +9,10 @@ import torch
 from lungsyn.audit import membership
 from lungsyn.audit.verdict import membership_check
 from lungsyn.errors import InputError
-from lungsyn.generation.bands import inner
-from lungsyn.generation.cases import LoadedGenerator
-from lungsyn.generation.patches import TrainingPatches, collate
-from lungsyn.generation.training import hold_out, weighted_loss
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.cases import LoadedGenerator
+from lungsyn.generators.core.patches import TrainingPatches, collate
+from lungsyn.generators.core.training import hold_out, weighted_loss
 from lungsyn.settings.audit import Thresholds
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from lungsyn.audit.disguises import DEFORMED, DISGUISES, WHOLES
 from lungsyn.audit.probes import COLUMNS, probe, probe_parts
 from lungsyn.audit.verdict import verdict
 from lungsyn.errors import InputError
-from lungsyn.generation.network import build
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.settings.section import as_json
 from lungsyn.volume.files import open_case, write_case

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from lungsyn.compute import choose_precision, has_bfloat16
-from lungsyn.generation.bands import HALO
-from lungsyn.generation.canvas import Canvas, make_canvas
-from lungsyn.generation.network import build, coarse_channels
-from lungsyn.generation.synthesis import synthesise
-from lungsyn.generation.training import hold_out, steps_of
+from lungsyn.generators.core.bands import HALO
+from lungsyn.generators.core.canvas import Canvas, make_canvas
+from lungsyn.generators.core.synthesis import synthesise
+from lungsyn.generators.core.training import hold_out, steps_of
+from lungsyn.generators.networks.patch_unet import build, coarse_channels
 from lungsyn.optimizer import Muon
 from lungsyn.settings.generators import Generator
 from tests.benchmarks import peers, quality

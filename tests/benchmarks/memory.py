@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from lungsyn.compute import choose_precision, name_of, set_up
-from lungsyn.generation.canvas import make_canvas
-from lungsyn.generation.network import build
-from lungsyn.generation.synthesis import synthesise
-from lungsyn.generation.training import predict
+from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.synthesis import synthesise
+from lungsyn.generators.core.training import predict
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.settings.generators import Diffusion, Generator
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.intensity import to_hu

@@ -9,8 +9,8 @@ from monai.inferers import sliding_window_inference
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from lungsyn.generation.bands import MASKS
-from lungsyn.generation.network import build, coarse_channels
+from lungsyn.generators.core.bands import MASKS
+from lungsyn.generators.networks.patch_unet import build, coarse_channels
 from lungsyn.settings.generators import Generator
 
 NAIVE_STEPS = 1000

@@ -21,10 +21,10 @@ import torch
 from lungsyn import checkpoint
 from lungsyn.codedigest import of_verb
 from lungsyn.compute import choose_precision
-from lungsyn.generation.canvas import make_canvas
-from lungsyn.generation.network import build
-from lungsyn.generation.synthesis import stride_voxels, synthesise
-from lungsyn.generation.training import train
+from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.synthesis import stride_voxels, synthesise
+from lungsyn.generators.core.training import train
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.settings.generators import Diffusion, Generator
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, open_case, read_json, write_json

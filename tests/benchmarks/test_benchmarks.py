@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from lungsyn.generation.bands import inner
-from lungsyn.generation.network import build
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import part
 from lungsyn.settings.segmenters import Inference, Segmenter

@@ -449,11 +449,11 @@ EDITS = {
     ("cohort/chest.py", "add_noise"): EVERYTHING,
     ("cohort/split.py", "assign"): LIST,  # and what follows, if the list comes out another
     ("cohort/preprocess.py", "prepare"): PREPARED,
-    ("generation/training.py", "train"): GENERATOR,
-    ("generation/network.py", "build"): GENERATOR,
-    ("generation/conditions.py", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | TARGETED | COMPARISON,
-    ("generation/synthesis.py", "synthesise"): SYNTHESIS,
-    ("generation/samplers.py", "ddim_step"): SYNTHESIS,
+    ("generators/core/training.py", "train"): GENERATOR,
+    ("generators/networks/patch_unet.py", "build"): GENERATOR,
+    ("masks/core/placing.py", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | TARGETED | COMPARISON,
+    ("generators/core/synthesis.py", "synthesise"): SYNTHESIS,
+    ("generators/core/samplers.py", "ddim_step"): SYNTHESIS,
     ("segmentation/training.py", "train"): SEGMENTATION,
     ("segmentation/prediction.py", "predict"): PREDICTION,
     ("evaluation/dice.py", "dice"): SCORES | COMPARISON,
@@ -462,7 +462,7 @@ EDITS = {
     ("evaluation/paired.py", "holm"): COMPARISON,
     ("evaluation/figures.py", "plot_training"): {"plot_arms"} | REPORT,
     ("evaluation/report.py", "build"): REPORT,
-    ("generation/quality.py", "rates"): FIDELITY | REPORT,
+    ("quality/attempts.py", "rates"): FIDELITY | REPORT,
     ("audit/pictures.py", "plot_nearest"): of_sets("plot_set") | REPORT,
     ("cli/evaluation.py", "evaluation_report"): REPORT,
     ("cli/segmentation.py", "segmentation_predict"): PREDICTION,
@@ -522,14 +522,14 @@ def test_an_edit_of_the_evaluation_never_trains_or_samples(finished, package):
 
 def test_old_results_can_be_accepted_after_a_harmless_edit(study, package):
     """`snakemake --touch` writes the new digest into Snakemake's records and leaves every file's content alone."""
-    edit(package / "generation/training.py", "train")
+    edit(package / "generators/core/training.py", "train")
     model = study / "results/generator/patch_ddpm/100/model.safetensors"
     before = model.read_text()
     assert "train_generator" in {label(job) for job in to_run(study)}
     snakemake(study, {}, executor="touch")
     assert to_run(study) == []
     assert model.read_text() == before
-    edit(package / "generation/training.py", "train")
+    edit(package / "generators/core/training.py", "train")
     forget_digests()
     assert "train_generator" in {label(job) for job in to_run(study)}
 

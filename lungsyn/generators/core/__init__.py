@@ -1,4 +1,4 @@
-"""The generator: volumes of CT from masks, by a model that only ever sees patches.
+"""What generators share that learn from patches and make volumes of them.
 
 Terms and symbols. ``x_0`` clean values in the model range, ``x_t`` the same at timestep ``t`` (1 ... T; 0 is clean),
 ``abar`` (alphas_cumprod) the share of signal left: ``x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise``. A *denoiser* is

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lungsyn.generation.bands import (
+from lungsyn.generators.core.bands import (
     HALO,
     MASKS,
     band_sd,
@@ -35,9 +35,9 @@ from lungsyn.generation.bands import (
     to_bands,
     to_half,
 )
-from lungsyn.generation.latent import LatentUNet, PatchAutoencoder
-from lungsyn.generation.prediction import from_v, precondition, skip_of_variance
-from lungsyn.generation.schedule import SCHEDULES
+from lungsyn.generators.core.prediction import from_v, precondition, skip_of_variance
+from lungsyn.generators.core.schedule import SCHEDULES
+from lungsyn.generators.networks.latent import LatentUNet, PatchAutoencoder
 from lungsyn.settings.generators import Autoencoder, Generator, LatentDiffusion
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lungsyn.generation import synthesis as syn
-from lungsyn.generation.bands import inner
-from lungsyn.generation.canvas import Background, make_canvas
-from lungsyn.generation.network import build
-from lungsyn.generation.samplers import plan
-from lungsyn.generation.schedule import cosine, sampling_timesteps
+from lungsyn.generators.core import synthesis as syn
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.samplers import plan
+from lungsyn.generators.core.schedule import cosine, sampling_timesteps
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.volume.intensity import to_hu
 from lungsyn.volume.patches import all_starts, box
 from tests.conftest import without_zeros
@@ -175,7 +175,7 @@ def test_training_and_synthesis_see_the_same_surroundings(generator_settings, ca
     x0 = np.full(padded, -1.0, np.float32)
     x0[tuple(slice(n) for n in case.ct.shape)] = to_model_range(case.ct, settings.window_hu)
     start = (4, 8, 12)
-    from lungsyn.generation.patches import TrainingPatches
+    from lungsyn.generators.core.patches import TrainingPatches
 
     patches = TrainingPatches([case_folders[3]], settings, seed=0)
     quiet = torch.zeros((settings.patch_voxels,) * 3)

@@ -6,8 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from lungsyn.generation import quality
-from lungsyn.generation.synthesis import stride_voxels
+from lungsyn.generators.core.synthesis import stride_voxels
+from lungsyn.quality.attempts import Attempt, attempt_seed, attempts, middle_slices, rates, record, rejected_rows
+from lungsyn.quality.measures import ANATOMY, measure
+from lungsyn.quality.ranges import calibrated_width, faults, left_out_scores, spread_of, widths_away
+from lungsyn.quality.ranges import reference as ranges_of
+from lungsyn.quality.seams import _along_axes, border_planes, seam_logs, seam_steps
 from lungsyn.settings.synthesis import Grid, grid_of
 from lungsyn.volume.intensity import NOT_FINITE_HU, to_hu
 from lungsyn.volume.patches import axis_starts
@@ -32,11 +36,11 @@ def with_hu(case, hu):
 
 @pytest.fixture(scope="module")
 def reference() -> dict:
-    return quality.reference({f"case-{i}": quality.measure(real(i), GRID) for i in range(25)}, 0.05)
+    return ranges_of({f"case-{i}": measure(real(i), GRID) for i in range(25)}, 0.05)
 
 
 def faulty(case, reference, made=None) -> set[str]:
-    return {fault["measure"] for fault in quality.faults(quality.measure(case, GRID, made), reference)}
+    return {fault["measure"] for fault in faults(measure(case, GRID, made), reference)}
 
 
 # ------------------------------------------------------------------------------------------------------- planted faults
@@ -111,7 +115,7 @@ def test_a_seam_is_the_only_fault_of_a_case_with_a_seam(reference):
 
 
 def test_the_reason_says_measure_value_and_range(reference):
-    fault = quality.faults(quality.measure(shifted(real(1000), None), GRID), reference)[0]
+    fault = faults(measure(shifted(real(1000), None), GRID), reference)[0]
     assert "median of soft tissue, HU, is 1" in fault["reason"] and "real train cases: " in fault["reason"]
     assert fault["value"] > fault["high"] > fault["low"]
 
@@ -121,7 +125,7 @@ def test_the_reason_says_measure_value_and_range(reference):
 
 def test_known_numbers():
     """White noise of 20 HU; a nodule of 20 HU in a lung of -800."""
-    measures = quality.measure(make_case((60, 60, 50)), GRID)
+    measures = measure(make_case((60, 60, 50)), GRID)
     assert measures["noise_hu"] == pytest.approx(20, rel=0.05)
     assert measures["noise_correlation"] == pytest.approx((-2 / 27 + 18 / 729) / (26 / 27), abs=0.02)
     assert measures["tissue_hu"] == pytest.approx(40, abs=2)
@@ -132,16 +136,16 @@ def test_known_numbers():
 
 def test_a_step_has_its_own_height_whatever_the_anatomy():
     case = real(0)
-    assert max(quality.seam_steps(seam(case, None).ct, case.body > 0, GRID)) == pytest.approx(60, abs=3)
+    assert max(seam_steps(seam(case, None).ct, case.body > 0, GRID)) == pytest.approx(60, abs=3)
     ramp = np.broadcast_to(50.0 * np.arange(40), (40, 40, 40)).copy()
-    assert max(quality.seam_steps(ramp, np.ones(ramp.shape, bool), GRID)) == 0
+    assert max(seam_steps(ramp, np.ones(ramp.shape, bool), GRID)) == 0
 
 
 def test_a_planted_seam_is_seen_and_its_absence_too():
     volume, body = np.random.default_rng(0).normal(0, 0.1, (64, 64, 64)), np.ones((64, 64, 64), bool)
-    ratio = lambda: np.exp(np.mean(quality.seam_logs(volume, body, GRID)))  # noqa: E731
+    ratio = lambda: np.exp(np.mean(seam_logs(volume, body, GRID)))  # noqa: E731
     assert ratio() == pytest.approx(1, abs=0.02)
-    planes = quality.border_planes([0, 12, 24, 36, 48], 16, 64)
+    planes = border_planes([0, 12, 24, 36, 48], 16, 64)
     assert {p for p, *_ in planes} == {12, 16, 24, 28, 36, 40, 48, 52}
     for plane, *far in planes:
         assert not {p for p, *_ in planes} & set(far)
@@ -153,8 +157,8 @@ def test_borders_are_those_of_the_synthesis(generator_settings, study):
     """What is measured lies where patches meet: the grid's numbers come from the same two sections."""
     grid = grid_of(generator_settings, study.synthesis)
     starts = axis_starts(64, 16, stride_voxels(generator_settings, study.synthesis))
-    ours = [planes for *_, planes in quality._along_axes(np.zeros((64,) * 3), np.ones((64,) * 3, bool), grid)]
-    assert ours == [quality.border_planes(starts, 16, 64)] * 3
+    ours = [planes for *_, planes in _along_axes(np.zeros((64,) * 3), np.ones((64,) * 3, bool), grid)]
+    assert ours == [border_planes(starts, 16, 64)] * 3
     assert generator_settings.grid_multiple == 4
 
 
@@ -162,7 +166,7 @@ def test_what_a_cut_out_lacks_is_not_measured(reference):
     """All soft tissue, smaller than a patch: no lung, no seam, no shell of lung around the nodule."""
     case = make_case((14, 14, 14))
     case = dataclasses.replace(with_hu(case, np.full((14,) * 3, 40)), lungs=case.lungs * 0, body=case.body * 0 + 1)
-    found = set(quality.measure(case, GRID))
+    found = set(measure(case, GRID))
     assert {"finite", "body_spread_hu", "tissue_hu", "nodule_hu"} <= found
     assert not found & {"lung_hu", "lung_solid", "seam_ratio", "seam_step_hu", "nodule_contrast_hu"}
 
@@ -172,7 +176,7 @@ def test_of_an_inpainted_case_only_made_nodules_count(reference):
     made = np.zeros(SHAPE, bool)
     made[: SHAPE[0] // 2] = True  # the second nodule lies there, the first does not
     assert made[case.nodules == 2].all() and not made[case.nodules == 1].any()
-    assert set(quality.measure(case, GRID, made)) == {
+    assert set(measure(case, GRID, made)) == {
         "finite", "nodule_hu", "nodule_spread_hu", "nodule_contrast_hu",
     }  # fmt: skip
     gone = absent_nodule(case, np.random.default_rng(0))
@@ -185,9 +189,9 @@ def test_anatomy_is_measured_in_a_chest_and_left_out_of_a_cut_out():
     hu, lungs, nodules, body = chest()
     case = dataclasses.replace(make_case(), ct=hu.astype(np.int16), lungs=lungs, nodules=nodules, body=body)
     case = dataclasses.replace(case, affine=np.diag([3.0, 3.0, 3.0, 1.0]))
-    assert set(quality.ANATOMY) <= set(quality.measure(case, GRID))
+    assert set(ANATOMY) <= set(measure(case, GRID))
     cut_out = dataclasses.replace(case, lungs=(lungs > 0).astype(np.uint8))
-    assert not set(quality.ANATOMY) & set(quality.measure(cut_out, GRID))
+    assert not set(ANATOMY) & set(measure(cut_out, GRID))
 
 
 # --------------------------------------------------------------------------------------------------------------- ranges
@@ -212,8 +216,8 @@ def test_new_real_cases_are_rejected_as_rarely_as_promised(n):
     rng = np.random.default_rng(n)
     rates = []
     for _ in range(20):
-        reference = quality.reference(drawn(n, rng), 0.05)
-        rates.append(np.mean([bool(quality.faults(case, reference)) for case in drawn(100, rng).values()]))
+        reference = ranges_of(drawn(n, rng), 0.05)
+        rates.append(np.mean([bool(faults(case, reference)) for case in drawn(100, rng).values()]))
     promised = reference["false_rejections"]
     assert promised == pytest.approx(max(0.05, 1 / (n + 1)))
     assert np.mean(rates) < promised + 3 * np.std(rates) / 20**0.5
@@ -226,8 +230,8 @@ def test_two_families_share_the_false_rejections():
     rates = []
     for _ in range(20):
         cases = [with_anatomy(n, rng) for n in (60, 100)]
-        reference = quality.reference(cases[0], 0.05)
-        rates.append(np.mean([bool(quality.faults(case, reference)) for case in cases[1].values()]))
+        reference = ranges_of(cases[0], 0.05)
+        rates.append(np.mean([bool(faults(case, reference)) for case in cases[1].values()]))
     assert set(reference["width"]) == {"image", "anatomy"}
     assert 0.05 / 4 < np.mean(rates) < 0.05 + 3 * np.std(rates) / 20**0.5
 
@@ -243,52 +247,50 @@ def test_an_odd_scanner_does_not_excuse_a_missing_spine():
     """One train case of quite another noise: it widens what the image may be, not what a chest may be."""
     cases = {f"case-{i}": {"noise_hu": 20.0 + i, "spine_slices": 1.0} for i in range(7)}
     cases["case-0"]["noise_hu"] = 400.0
-    reference = quality.reference(cases, 0.05)
-    assert not quality.faults({"noise_hu": 300.0, "spine_slices": 0.95}, reference)
-    assert [fault["measure"] for fault in quality.faults({"spine_slices": 0.8}, reference)] == ["spine_slices"]
+    reference = ranges_of(cases, 0.05)
+    assert not faults({"noise_hu": 300.0, "spine_slices": 0.95}, reference)
+    assert [fault["measure"] for fault in faults({"spine_slices": 0.8}, reference)] == ["spine_slices"]
     assert reference["width"]["image"] > 3 * reference["width"]["anatomy"]
 
 
 def test_more_than_enough_is_no_fault():
     """Ranges with one end: the other is the value that nothing exceeds, and is not named."""
     measured = {"spine_slices": 0.8, "airway_mm": 100.0, "organ_mottle_hu": 9.0}
-    reference = quality.reference({f"case-{i}": measured for i in range(30)}, 0.05)
-    assert not quality.faults({"spine_slices": 1.0, "airway_mm": 400.0, "organ_mottle_hu": 0.0}, reference)
-    found = quality.faults({"spine_slices": 0.1, "airway_mm": 10.0, "organ_mottle_hu": 90.0}, reference)
+    reference = ranges_of({f"case-{i}": measured for i in range(30)}, 0.05)
+    assert not faults({"spine_slices": 1.0, "airway_mm": 400.0, "organ_mottle_hu": 0.0}, reference)
+    found = faults({"spine_slices": 0.1, "airway_mm": 10.0, "organ_mottle_hu": 90.0}, reference)
     assert [fault["reason"].split("real train cases: ")[1][:8] for fault in found] == ["at least"] * 2 + ["at most "]
-    assert quality.left_out_scores({"airway_mm": {"a": 100.0, "b": 100.0, "c": 900.0}})[2] == 0
+    assert left_out_scores({"airway_mm": {"a": 100.0, "b": 100.0, "c": 900.0}})[2] == 0
     json.dumps(reference, allow_nan=False)
 
 
 def test_the_width_is_the_conformal_quantile():
     scores = [float(k) for k in range(1, 100)]
-    assert quality.calibrated_width(scores, 0.05) == 95
-    assert quality.calibrated_width(scores, 0.2) == 80
-    assert quality.calibrated_width([1.5, 3.0, 2.0], 0.05) == 3  # too few to promise: the largest
-    assert quality.calibrated_width([0.1, 0.2], 0.05) == 1
+    assert calibrated_width(scores, 0.05) == 95
+    assert calibrated_width(scores, 0.2) == 80
+    assert calibrated_width([1.5, 3.0, 2.0], 0.05) == 3  # too few to promise: the largest
+    assert calibrated_width([0.1, 0.2], 0.05) == 1
 
 
 def test_a_case_is_not_measured_by_itself():
     """Left out, a case is as odd as a new one would be; counted in, it widens its own range."""
     values = {"tissue_hu": {f"case-{i}": float(v) for i, v in enumerate([0, 200, 400, *[3000] * 2])}}
-    odd = quality.widths_away(
-        "tissue_hu", 0.0, quality.spread_of("tissue_hu", np.array([200.0, 400.0, 3000.0, 3000.0]))
-    )
-    assert quality.left_out_scores(values)[0] == odd
+    odd = widths_away("tissue_hu", 0.0, spread_of("tissue_hu", np.array([200.0, 400.0, 3000.0, 3000.0])))
+    assert left_out_scores(values)[0] == odd
 
 
 def test_a_small_difference_is_never_a_fault():
     """Train cases that are all the same give no range of no width."""
     alike = {f"case-{i}": {"finite": 1.0, "tissue_hu": 40.0, "noise_hu": 20.0} for i in range(30)}
-    reference = quality.reference(alike, 0.05)
-    assert not quality.faults({"tissue_hu": 65.0, "noise_hu": 22.0}, reference)
-    assert len(quality.faults({"tissue_hu": 75.0, "noise_hu": 30.0}, reference)) == 2
+    reference = ranges_of(alike, 0.05)
+    assert not faults({"tissue_hu": 65.0, "noise_hu": 22.0}, reference)
+    assert len(faults({"tissue_hu": 75.0, "noise_hu": 30.0}, reference)) == 2
 
 
 def test_too_few_train_cases_judge_only_what_is_a_number():
-    reference = quality.reference({"a": {"finite": 1.0, "lung_hu": -800.0}}, 0.05)
-    assert not quality.faults({"finite": 1.0, "lung_hu": 300.0}, reference)
-    assert quality.faults({"finite": 0.9999, "lung_hu": 300.0}, reference)[0]["measure"] == "finite"
+    reference = ranges_of({"a": {"finite": 1.0, "lung_hu": -800.0}}, 0.05)
+    assert not faults({"finite": 1.0, "lung_hu": 300.0}, reference)
+    assert faults({"finite": 0.9999, "lung_hu": 300.0}, reference)[0]["measure"] == "finite"
     json.dumps(reference, allow_nan=False)
 
 
@@ -301,11 +303,11 @@ RANGES = {
 ROW = {"volume": "0003", "seed": "202400003"}
 
 
-def run(values: list[float], tries: int) -> list[quality.Attempt]:
+def run(values: list[float], tries: int) -> list[Attempt]:
     """A generator whose attempt i has the lung HU ``values[i]``, the last of them for ever."""
     case = make_case((8, 8, 8))
     return list(
-        quality.attempts(
+        attempts(
             lambda i: dataclasses.replace(case, about={"lung_hu": values[min(i, len(values) - 1)]}),
             lambda case: {"lung_hu": case.about["lung_hu"]}, RANGES, tries,
         )
@@ -314,13 +316,13 @@ def run(values: list[float], tries: int) -> list[quality.Attempt]:
 
 def test_a_case_that_fails_twice_is_made_three_times():
     tried = run([-100.0, -200.0, -800.0, -800.0], tries=5)
-    records = [quality.record(ROW, attempt, 5) for attempt in tried]
+    records = [record(ROW, attempt, 5) for attempt in tried]
     assert [attempt.number for attempt in tried] == [0, 1, 2]
     assert [r["kept"] for r in records] == [False, False, True]
     assert records[0]["seed"] == 202400003
     assert len({r["seed"] for r in records}) == 3
-    assert [r["seed"] for r in records[1:]] == [quality.attempt_seed(202400003, i) for i in (1, 2)]
-    listed = quality.rejected_rows(records)
+    assert [r["seed"] for r in records[1:]] == [attempt_seed(202400003, i) for i in (1, 2)]
+    listed = rejected_rows(records)
     assert [(row["attempt"], row["measure"], row["value"], row["kept"]) for row in listed] == [
         (0, "lung_hu", -100.0, 0), (1, "lung_hu", -200.0, 0),
     ]  # fmt: skip
@@ -330,33 +332,33 @@ def test_a_case_that_fails_twice_is_made_three_times():
 @pytest.mark.parametrize("tries", [0, 2])
 def test_a_generator_that_always_fails_ends_with_a_marked_case(tries):
     tried = run([-100.0], tries)
-    records = [quality.record(ROW, attempt, tries) for attempt in tried]
+    records = [record(ROW, attempt, tries) for attempt in tried]
     assert len(tried) == 1 + tries
     assert [r["kept"] for r in records] == [False] * tries + [True]
-    assert records[-1]["faults"] and quality.rejected_rows(records)[-1]["kept"] == 1
-    total, lung = quality.rates(records, RANGES)
+    assert records[-1]["faults"] and rejected_rows(records)[-1]["kept"] == 1
+    total, lung = rates(records, RANGES)
     assert (total["judged"], total["rejected"], total["kept"]) == (1 + tries, 1 + tries, 1)
     assert (lung["judged"], lung["rejected"], lung["kept"], lung["accepted_median"]) == (1 + tries, 1 + tries, 1, None)
 
 
 def test_seeds_of_attempts_differ_between_volumes_and_fit_every_generator():
-    seeds = [quality.attempt_seed(seed, attempt) for seed in range(50) for attempt in range(1, 20)]
+    seeds = [attempt_seed(seed, attempt) for seed in range(50) for attempt in range(1, 20)]
     assert len(set(seeds)) == len(seeds)
     assert min(seeds) >= 0 and max(seeds) < 2**63
 
 
 def test_the_picture_goes_through_the_largest_nodule():
     case = make_case(SHAPE)
-    slices = quality.middle_slices(case)
+    slices = middle_slices(case)
     assert all(slices[f"nodules_{axis}"].any() for axis in range(3))
     assert slices["ct_2"].shape == SHAPE[:2]
     without = dataclasses.replace(case, nodules=case.nodules * 0, about={"nodules": []})
-    assert np.array_equal(quality.middle_slices(without)["ct_0"], case.ct[SHAPE[0] // 2])
+    assert np.array_equal(middle_slices(without)["ct_0"], case.ct[SHAPE[0] // 2])
 
 
 def test_an_end_towards_which_nothing_is_wrong_is_not_told():
     """No airway is too long: a limit of a metre in the table would be read as one."""
     measured = {f"case-{i}": {"airway_mm": 100.0 + i, "lung_hu": -850.0 + i} for i in range(25)}
-    rows = {row["measure"]: row for row in quality.rates([], quality.reference(measured, 0.05))}
+    rows = {row["measure"]: row for row in rates([], ranges_of(measured, 0.05))}
     assert rows["airway_mm"]["high"] is None and 0 < rows["airway_mm"]["low"] < 110
     assert rows["lung_hu"]["low"] < -840 < rows["lung_hu"]["high"]

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.canvas import Canvas, Start, Starts, blend, set_known, set_known_part
-from lungsyn.generation.latent import synthesise_latent
-from lungsyn.generation.patches import coarse_windows, with_halo
-from lungsyn.generation.prediction import Denoiser, guided, to_x0
-from lungsyn.generation.samplers import noise_adder, plan, sample
-from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.generators.core.bands import HALO, inner
+from lungsyn.generators.core.canvas import Canvas, Start, Starts, blend, set_known, set_known_part
+from lungsyn.generators.core.patches import coarse_windows, with_halo
+from lungsyn.generators.core.prediction import Denoiser, guided, to_x0
+from lungsyn.generators.core.samplers import noise_adder, plan, sample
+from lungsyn.generators.core.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.generators.networks.latent import synthesise_latent
 from lungsyn.random import seed_of, stream
 from lungsyn.settings.generators import Generator, LatentDiffusion
 from lungsyn.settings.synthesis import Synthesis

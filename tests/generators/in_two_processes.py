@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from lungsyn import checkpoint
-from lungsyn.generation import training
-from lungsyn.generation.patches import TrainingPatches
+from lungsyn.generators.core import training
+from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.processes import Team, team
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute

@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lungsyn.generation.bands import HALO, LUNG_HU, NODULE_HU, TISSUE_HU, band_sd, inner, shares
-from lungsyn.generation.network import build, channel_norm, coarse_channels
-from lungsyn.generation.prediction import diffuse, to_x0
+from lungsyn.generators.core.bands import HALO, LUNG_HU, NODULE_HU, TISSUE_HU, band_sd, inner, shares
+from lungsyn.generators.core.prediction import diffuse, to_x0
+from lungsyn.generators.networks.patch_unet import build, channel_norm, coarse_channels
 from tests.conftest import without_zeros
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lungsyn.generation.prediction import (
+from lungsyn.generators.core.prediction import (
     diffuse,
     from_v,
     guide,
@@ -11,7 +11,7 @@ from lungsyn.generation.prediction import (
     to_x0,
     training_target,
 )
-from lungsyn.generation.schedule import cosine
+from lungsyn.generators.core.schedule import cosine
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v", "sample"])

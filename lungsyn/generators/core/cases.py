@@ -11,12 +11,13 @@ from scipy import ndimage
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, patches_at_once, peak_memory_mb, set_up
-from lungsyn.generation.canvas import Background, make_canvas
-from lungsyn.generation.conditions import RIM_VOXELS, Arrangement, Placed, as_it_is, make_masks, region_to_make
-from lungsyn.generation.network import build
-from lungsyn.generation.quality import Attempt, attempt_seed, attempts, measure
-from lungsyn.generation.synthesis import synthesise
+from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.synthesis import synthesise
+from lungsyn.generators.networks.patch_unet import build
+from lungsyn.masks.core.placing import RIM_VOXELS, Arrangement, Placed, as_it_is, make_masks, region_to_make
 from lungsyn.progress import Progress
+from lungsyn.quality.attempts import Attempt, attempt_seed, attempts
+from lungsyn.quality.measures import measure
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.generators import Generator, TrainedGenerator
 from lungsyn.settings.synthesis import Synthesis, grid_of

@@ -9,15 +9,15 @@ import torch
 from lungsyn import checkpoint, planning
 from lungsyn.audit.membership import log_loss
 from lungsyn.errors import InputError
-from lungsyn.generation import training
-from lungsyn.generation.bands import inner
-from lungsyn.generation.cases import load_generator, synthetic_case
-from lungsyn.generation.conditions import untargeted
-from lungsyn.generation.critic import Adversaries, Critic
-from lungsyn.generation.network import build
-from lungsyn.generation.patches import TrainingPatches
-from lungsyn.generation.samplers import plan, sample
-from lungsyn.generation.schedule import pure_noise
+from lungsyn.generators.core import training
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.cases import load_generator, synthetic_case
+from lungsyn.generators.core.patches import TrainingPatches
+from lungsyn.generators.core.samplers import plan, sample
+from lungsyn.generators.core.schedule import pure_noise
+from lungsyn.generators.networks.critic import Adversaries, Critic
+from lungsyn.generators.networks.patch_unet import build
+from lungsyn.masks.core.placing import untargeted
 from lungsyn.processes import Team
 from lungsyn.settings.checking import check, from_json
 from lungsyn.settings.compute import Compute

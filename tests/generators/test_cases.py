@@ -6,10 +6,11 @@ import torch
 from scipy import ndimage
 
 from lungsyn import checkpoint
-from lungsyn.generation import quality
-from lungsyn.generation.cases import attempts_at, load_generator, pasted_case, synthetic_case
-from lungsyn.generation.conditions import region_to_make, untargeted
-from lungsyn.generation.network import build
+from lungsyn.generators.core.cases import attempts_at, load_generator, pasted_case, synthetic_case
+from lungsyn.generators.networks.patch_unet import build
+from lungsyn.masks.core.placing import region_to_make, untargeted
+from lungsyn.quality.measures import measure
+from lungsyn.quality.ranges import reference
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.synthesis import grid_of
 from lungsyn.volume.files import open_case
@@ -113,7 +114,7 @@ def test_nothing_is_pasted_where_nothing_fits(sources):
 
 def reference_of(folders, generator, synthesis):
     grid = grid_of(generator.settings, synthesis)
-    return quality.reference({folder.name: quality.measure(open_case(folder), grid) for folder in folders}, 0.05)
+    return reference({folder.name: measure(open_case(folder), grid) for folder in folders}, 0.05)
 
 
 def test_an_inpainted_case_without_room_is_the_real_one(generator, few_steps, sources, case_folders):

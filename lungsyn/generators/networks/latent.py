@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungsyn.generation.bands import MASKS, band_sd, from_bands, inner, to_bands, to_half
-from lungsyn.generation.canvas import Canvas, Start, Starts, blend, set_known
-from lungsyn.generation.prediction import diffuse, guided, to_x0, training_target
-from lungsyn.generation.samplers import noise_adder, plan, sample
-from lungsyn.generation.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.generators.core.bands import MASKS, band_sd, from_bands, inner, to_bands, to_half
+from lungsyn.generators.core.canvas import Canvas, Start, Starts, blend, set_known
+from lungsyn.generators.core.prediction import diffuse, guided, to_x0, training_target
+from lungsyn.generators.core.samplers import noise_adder, plan, sample
+from lungsyn.generators.core.schedule import SCHEDULES, sampling_timesteps
 from lungsyn.random import seed_of
 from lungsyn.settings.generators import Autoencoder, LatentDiffusion
 from lungsyn.settings.synthesis import Synthesis

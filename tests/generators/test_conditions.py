@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from lungsyn.errors import InputError
-from lungsyn.generation import conditions
+from lungsyn.masks.core import placing as conditions
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.nodules import diameter_mm, nodule_facts
 from lungsyn.volume.space import Space

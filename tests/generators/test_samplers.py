@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lungsyn.generation.samplers import ddim_step, ddpm_step, noise_adder, plan, sample
-from lungsyn.generation.schedule import SCHEDULES, cosine, linear, log_snr, sampling_timesteps
+from lungsyn.generators.core.samplers import ddim_step, ddpm_step, noise_adder, plan, sample
+from lungsyn.generators.core.schedule import SCHEDULES, cosine, linear, log_snr, sampling_timesteps
 
 MEAN, STD = 0.3, 0.5
 

@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from lungsyn import checkpoint, planning
 from lungsyn.audit.membership import log_loss
 from lungsyn.errors import InputError
-from lungsyn.generation import training
-from lungsyn.generation.bands import band_sd, inner, to_bands
-from lungsyn.generation.canvas import Background, make_canvas
-from lungsyn.generation.cases import load_generator, synthetic_case
-from lungsyn.generation.conditions import untargeted
-from lungsyn.generation.latent import latent_noise
-from lungsyn.generation.network import build
-from lungsyn.generation.patches import TrainingPatches
-from lungsyn.generation.prediction import diffuse, training_target
-from lungsyn.generation.synthesis import synthesise
+from lungsyn.generators.core import training
+from lungsyn.generators.core.bands import band_sd, inner, to_bands
+from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.cases import load_generator, synthetic_case
+from lungsyn.generators.core.patches import TrainingPatches
+from lungsyn.generators.core.prediction import diffuse, training_target
+from lungsyn.generators.core.synthesis import synthesise
+from lungsyn.generators.networks.latent import latent_noise
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.live import watcher
+from lungsyn.masks.core.placing import untargeted
 from lungsyn.optimizer import Muon
 from lungsyn.settings.checking import check
 from lungsyn.settings.compute import Compute

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lungsyn.generation.prediction import Denoiser
-from lungsyn.generation.schedule import log_snr
+from lungsyn.generators.core.prediction import Denoiser
+from lungsyn.generators.core.schedule import log_snr
 
 
 class Step(NamedTuple):

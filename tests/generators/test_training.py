@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from lungsyn import checkpoint, compute
-from lungsyn.generation import training
-from lungsyn.generation.bands import HALO
-from lungsyn.generation.patches import TrainingPatches
+from lungsyn.generators.core import training
+from lungsyn.generators.core.bands import HALO
+from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import write_case
 from tests.conftest import killed_at, make_case

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from lungsyn.generation.bands import HAAR_SD, band_sd, from_bands, local_variance, shares, to_bands, to_half
+from lungsyn.generators.core.bands import HAAR_SD, band_sd, from_bands, local_variance, shares, to_bands, to_half
 
 
 def test_the_step_to_half_resolution_is_lossless_and_keeps_energy():

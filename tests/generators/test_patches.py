@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from lungsyn.errors import InputError
-from lungsyn.generation import patches as patches_module
-from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.patches import TrainingPatches, coarse_windows, collate, with_halo
-from lungsyn.generation.prediction import to_x0
-from lungsyn.generation.schedule import cosine
+from lungsyn.generators.core import patches as patches_module
+from lungsyn.generators.core.bands import HALO, inner
+from lungsyn.generators.core.patches import TrainingPatches, coarse_windows, collate, with_halo
+from lungsyn.generators.core.prediction import to_x0
+from lungsyn.generators.core.schedule import cosine
 from lungsyn.volume.intensity import to_model_range
 from lungsyn.volume.patches import padded_shape
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungsyn.generation.bands import MASKS, band_sd, expected_blocks, tissue_means, to_bands, to_half
+from lungsyn.generators.core.bands import MASKS, band_sd, expected_blocks, tissue_means, to_bands, to_half
 from lungsyn.settings.generators import Adversarial
 
 SLOPE = 0.2  # of the leaky rectifier

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lungsyn.errors import InputError
-from lungsyn.generation.bands import HALO, inner
-from lungsyn.generation.prediction import diffuse, training_target
-from lungsyn.generation.schedule import SCHEDULES
+from lungsyn.generators.core.bands import HALO, inner
+from lungsyn.generators.core.prediction import diffuse, training_target
+from lungsyn.generators.core.schedule import SCHEDULES
 from lungsyn.random import stream
 from lungsyn.settings.generators import Autoencoder, Generator, LatentDiffusion
 from lungsyn.volume.files import Case, open_case

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, name_of, peak_memory_mb, set_up
 from lungsyn.errors import InputError
-from lungsyn.generation.bands import inner
-from lungsyn.generation.critic import Adversaries, Critic
-from lungsyn.generation.network import build
-from lungsyn.generation.patches import TrainingPatches, collate
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.patches import TrainingPatches, collate
+from lungsyn.generators.networks.critic import Adversaries, Critic
+from lungsyn.generators.networks.patch_unet import build
 from lungsyn.optimizer import AdamW, Muon, without_momentum
 from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
