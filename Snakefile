@@ -6,7 +6,6 @@ from snakemake.utils import min_version
 
 from lungsyn.settings import checking
 
-
 min_version("9.0")
 
 

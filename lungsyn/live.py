@@ -19,10 +19,10 @@ from lungsyn.compute import choose_device
 from lungsyn.evaluation.figures import COLOURS, INK, loss_against_patches, save
 from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
 from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.generators.core.synthesis import synthesise
 from lungsyn.generators.core.training import Watch, hold_out
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.generators import Generator
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import to_hu, to_model_range
@@ -37,7 +37,7 @@ LARGEST_SHARE = 0.03  # of a training's time; where a picture takes long, fewer 
 
 
 def watcher(
-    folders: Sequence[Path], settings: Generator, compute: Compute, seed: int, out: Path, study_name: str
+    folders: Sequence[Path], settings: PatchSettings, compute: Compute, seed: int, out: Path, study_name: str
 ) -> Watch:
     """What `training.train` calls after each check; it draws ``out`` when there is time for it, and at the end."""
     learned, held_out = hold_out(list(folders), settings, seed)
@@ -61,7 +61,7 @@ def watcher(
     return watch
 
 
-def patch_start(case: Case, nodule: np.ndarray, settings: Generator) -> tuple[int, int, int]:
+def patch_start(case: Case, nodule: np.ndarray, settings: PatchSettings) -> tuple[int, int, int]:
     """Where the patch begins that has the nodule in its middle, as far as case and coarse grid allow."""
     multiple, patch = settings.grid_multiple, settings.patch_voxels
     start = (sum(bounding_box(nodule)) - patch) // 2 // multiple * multiple
@@ -70,7 +70,7 @@ def patch_start(case: Case, nodule: np.ndarray, settings: Generator) -> tuple[in
 
 
 def real_and_made(
-    network: Callable, case: Case, settings: Generator, device: torch.device, precision: torch.dtype, seed: int
+    network: Callable, case: Case, settings: PatchSettings, device: torch.device, precision: torch.dtype, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The patch at the largest nodule, as far as it is in the case: real HU, HU made in its place, nodule mask."""
     nodule = largest_nodule(case.nodules)
@@ -79,17 +79,17 @@ def real_and_made(
     to_make = np.zeros(case.ct.shape, np.float32)
     to_make[patch] = 1
     real = Background(to_model_range(case.ct, settings.window_hu), to_make)
-    masks = np.stack([case.nodules, case.lungs, case.body])
+    masks = case.labels.stack(settings.labels)
     canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), settings, device, real)
 
-    plan = SAMPLING.model_copy(update={"steps": min(SAMPLING.steps, settings.timesteps)})
+    plan = SAMPLING.model_copy(update={"steps": min(SAMPLING.steps, settings.learning().timesteps)})
     made = synthesise(network, canvas, settings, plan, seed, 1, precision, grid=[[a] for a in start])
     real_hu, made_hu = (to_hu(x[patch], settings.window_hu) for x in (real.values, made.cpu().numpy()))
     return real_hu, made_hu, np.asarray(case.nodules[patch]) > 0
 
 
 def draw(
-    pairs: dict[str, tuple], records: Sequence[dict], settings: Generator, whose: str, study_name: str, out: Path
+    pairs: dict[str, tuple], records: Sequence[dict], settings: PatchSettings, whose: str, study_name: str, out: Path
 ) -> None:
     """The loss on the left; a column per case: the real slice above, the made one below."""
 

@@ -1,13 +1,12 @@
-"""What a study will cost before it is run: jobs per rule, hours, memory, disk.
+"""What a study will cost before it is run: jobs per rule, hours where they were measured, disk.
 
-Jobs are counted by Snakemake itself, over a made-up list of cases, so that the count follows the rules. Hours come from
-rates, seconds per unit of work: measured ones where models of this machine recorded them, else the documented ones
-below. Work is counted in voxels that a network sees, times what it does with each (``width``).
+Jobs are counted by Snakemake itself, over a made-up list of cases, so that the count follows the rules. Hours are told
+of trainings and volumes only, and only where this folder has one that was made with the same settings, whatever its
+length: what another machine took says nothing of this one.
 """
 
 import json
 import os
-import re
 import shutil
 import statistics
 import sys
@@ -18,40 +17,17 @@ from pathlib import Path
 
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
-from lungsyn.settings.checking import from_json
 from lungsyn.settings.cohort import Cohort
-from lungsyn.settings.generators import Generator, LatentDiffusion, TrainedGenerator
+from lungsyn.settings.section import part
 from lungsyn.settings.segmenters import Segmenter
 from lungsyn.settings.study import Config
-from lungsyn.volume.files import write_left_out
-from lungsyn.volume.patches import MIRRORS
+from lungsyn.volume.files import read_json, write_left_out
 from lungsyn.volume.tables import read_table, write_table
 
 CHEST_MM3 = 330 * 270 * 300  # around the lungs of an adult
 CUT_OUT_MM3 = 51**3
 CASE_BYTES = 5  # per voxel: int16 HU and three uint8 masks
 DICOM_MB = 0.53  # one slice of 512 x 512
-
-# Documented: cut-outs of 51^3 voxels with the networks of workflow/experiments/cubes.yaml, two CPU cores.
-# seconds, voxels seen, width: generator, 14,000 patches; 20 steps of one volume; segmenter, 300 steps of four patches.
-SECONDS_PER_WORK = {
-    "train_generator": 1477 / (14_000 * 32**3 * 210),
-    "synthesise": 3.8 / (20 * 51**3 * 210),
-    "train_segmenter": 145 / (300 * 4 * 32**3 * 252),
-}
-CRITIC_WORK = 2.0  # a GAN's training, its generator's alone being 1: 0.22 and 0.11 s a patch with cubes_gan.yaml's
-# What MONAI's networks take for as many channels and blocks, patch_ddpm's being 1: with cubes_latent.yaml's 0.14 and
-# 0.28 s a patch (U-Net and ControlNet together), where patch_ddpm takes 0.10.
-MONAI_WORK = {"autoencoder": 1.4, "latent_ddpm": 5.8}
-GPU_RULES = ("train_generator", "synthesise", "train_segmenter", "predict")
-# Over two CPU cores, roughly. Against the rates above an H200 trains a generator 90 (config.yaml's), 900
-# (cubes_gpu.yaml's) and 2,400 times as fast (lidc.yaml's), and makes volumes with the last 1,100 times as fast;
-# segmenters were not measured.
-GPU_SPEEDUP = 1000
-# Of other rules: a job's start.
-SECONDS_PER_JOB = {"prepare": 20, "score": 60, "fidelity": 60, "plot_arms": 40, "plot_set": 40}
-MEMORY_MB = {"train_generator": 4000, "synthesise": 3000, "train_segmenter": 3000, "predict": 2000, "prepare": 1500}
-SMALL_SECONDS, SMALL_MB = 5, 500
 
 
 def case_voxels(cohort: Cohort) -> float:
@@ -60,72 +36,48 @@ def case_voxels(cohort: Cohort) -> float:
     return volume_mm3 / cohort.preprocess.spacing_mm**3
 
 
-def width(network: Generator | Segmenter) -> float:
-    """Multiplications per voxel up to a constant: channels squared, levels at an eighth of the voxels each.
-
-    The first level of a generator and of ``unet`` is at half resolution already, that of latents at their spacing.
-    """
-    first, blocks = 1 if network.network == "unet" else 0, 1.0
-    if isinstance(network, Generator):
-        first, blocks = 1, network.blocks * MONAI_WORK.get(network.kind, 1.0)
-    if isinstance(network, LatentDiffusion):
-        first = len(network.autoencoder.channels)
-    return blocks * sum(c**2 * 8.0 ** -(level + first) for level, c in enumerate(network.channels))
-
-
-def generator_work(settings: Generator) -> float:
-    work = settings.images * settings.patch_voxels**3 * width(settings)
-    if isinstance(settings, LatentDiffusion):
-        return work + generator_work(settings.autoencoder_training)
-    return work * CRITIC_WORK if settings.kind == "patch_gan" else work
-
-
-def segmenter_work(settings: Segmenter) -> float:
-    return settings.steps * settings.batch_patches * settings.patch_voxels**3 * width(settings)
-
-
-def seconds_per_work(results: Path) -> tuple[dict[str, float], set[str]]:
-    """Rates per rule, and which of them were measured here: from the costs that models recorded."""
-    found: dict[str, list[float]] = {}
-    for path in results.glob("generator/**/model.safetensors"):
-        facts = model_facts(path)
-        settings = from_json(TrainedGenerator, json.dumps(facts["generator"]))
-        work = generator_work(settings) * facts["images_seen"] / settings.images
-        found.setdefault("train_generator", []).append(cpu_seconds(facts) / work)
-    for path in results.glob("segmentation/**/model.safetensors"):
-        facts = model_facts(path)
-        work = segmenter_work(Segmenter.model_validate(facts["segmenter"]))
-        found.setdefault("train_segmenter", []).append(cpu_seconds(facts) / work)
-    return SECONDS_PER_WORK | {rule: statistics.median(rates) for rule, rates in found.items()}, set(found)
+def measured(results: Path) -> dict[tuple[str, str], tuple[float, str]]:
+    """Median seconds for each unit of work, and what it ran on, by rule and settings (of volumes by generator): patches
+    of a generator's training, steps of a segmenter's, volumes."""
+    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for rule, key, length, done in (
+        ("train_generator", "generator", "images", "images_seen"), ("train_segmenter", "segmenter", "steps", ""),
+    ):  # fmt: skip
+        folder = "segmentation" if key == "segmenter" else key
+        for path in results.glob(f"{folder}/**/model.safetensors"):
+            facts = model_facts(path)
+            units = facts[done] if done else facts[key][length]
+            found.setdefault((rule, _but_length(facts[key], length)), []).append(
+                (facts["cost"]["seconds"] / units, facts.get("ran_on", ""))
+            )
+    for path in results.glob("synthetic/*/*/*/*/*/case.json"):
+        about = read_json(path)
+        generator = path.relative_to(results).parts[1]
+        found.setdefault(("synthesise", generator), []).append(
+            (about["cost"]["seconds"], about["made"].get("ran_on", ""))
+        )
+    return {of: (statistics.median(s for s, _ in values), values[0][1]) for of, values in found.items()}
 
 
-def cpu_seconds(facts: dict) -> float:
-    """What a training took, in seconds of a CPU: those of a GPU count ``GPU_SPEEDUP`` times, for each of its GPUs."""
-    seconds, ran_on = facts["cost"]["seconds"], facts.get("ran_on", "")
-    processes = re.search(r"(\d+) processes", ran_on)
-    return seconds * GPU_SPEEDUP * int(processes[1] if processes else 1) if ran_on.startswith("cuda") else seconds
+def _but_length(settings: dict, length: str) -> str:
+    return json.dumps({key: value for key, value in settings.items() if key != length}, sort_keys=True)
 
 
-def job_seconds(rule: str, wildcards: dict, study: Config, n_scored: int, rates: dict[str, float]) -> float:
-    """Expected duration of one job."""
-    voxels = case_voxels(study.cohort)
+def job_seconds(rule: str, wildcards: dict, study: Config, rates: dict) -> tuple[float, str] | None:
+    """Expected seconds of one job and what they were measured on; None where nothing like it was."""
     if rule == "train_generator":
-        return rates[rule] * generator_work(study.generators[wildcards["generator"]])
-    if rule == "train_segmenter":
-        return rates[rule] * segmenter_work(study.segmenters[wildcards["segmenter"]])
-    if rule == "synthesise":
-        settings = study.generators[wildcards["generator"]]
-        if settings.kind == "copy_paste":
-            return SECONDS_PER_JOB["prepare"]
-        steps = 1 if settings.kind == "patch_gan" else study.synthesis.steps
-        work = steps * voxels * width(settings)
-        return rates[rule] * work * min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
-    if rule == "predict":
-        settings = study.segmenters[wildcards["segmenter"]]
-        seen = voxels * (1 - settings.overlap) ** -3 * n_scored * study.replicates
-        seen *= len(MIRRORS) if settings.mirrored else 1
-        return rates["train_segmenter"] / 3 * seen * width(settings)  # forward only
-    return SECONDS_PER_JOB.get(rule, SMALL_SECONDS)
+        settings, length = study.generators[wildcards["generator"]].model_dump(mode="json"), "images"
+    elif rule == "train_segmenter":
+        settings = part(study.segmenters[wildcards["segmenter"]], Segmenter).model_dump(mode="json")
+        length = "steps"
+    elif rule == "synthesise":
+        rate = rates.get((rule, wildcards["generator"]))
+        volumes = min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
+        return rate and (rate[0] * volumes, rate[1])
+    else:
+        return None
+    rate = rates.get((rule, _but_length(settings, length)))
+    return rate and (rate[0] * settings[length], rate[1])
 
 
 def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
@@ -252,30 +204,21 @@ def splits(study: Config, n_cases: int) -> Iterator[str]:
 
 def plan(study: Config, jobs: list[tuple[str, dict]], n_cases: int, folder: Path) -> str:
     """The table that `lungsyn plan` prints; ``folder``, which need not be there yet, gets or has the results."""
-    rates, measured = seconds_per_work(folder / "results")
-    n_scored = sum(split != "train" for split in splits(study, n_cases))
-    seconds: Counter = Counter()
-    count = Counter(rule for rule, _ in jobs)
-    for rule, wildcards in jobs:
-        seconds[rule] += job_seconds(rule, wildcards, study, n_scored, rates)
-    lines = [f"{'rule':<18}{'jobs':>7}{'CPU hours':>11}{'GPU hours':>11}{'memory, MB':>12}  rate"]
-    for rule in sorted(count, key=lambda rule: -seconds[rule]):
-        hours, gpu = seconds[rule] / 3600, rule in GPU_RULES
-        gpu_hours = f"{hours / GPU_SPEEDUP:,.1f}" if gpu else ""
-        source = "train_segmenter" if rule == "predict" else rule
-        known = "documented" if source in SECONDS_PER_WORK or rule in SECONDS_PER_JOB else "assumed"
-        basis = "measured here" if source in measured else known
-        lines.append(
-            f"{rule:<18}{count[rule]:>7,}{hours:>11,.1f}{gpu_hours:>11}{MEMORY_MB.get(rule, SMALL_MB):>12,}  {basis}"
-        )
-    trained = sum(seconds[rule] for rule in GPU_RULES) / 3600
+    rates, count = measured(folder / "results"), Counter(rule for rule, _ in jobs)
+    known = {rule: [found for name, w in jobs if name == rule and (found := job_seconds(rule, w, study, rates))]
+             for rule in count}  # fmt: skip
+    lines = [f"{'rule':<18}{'jobs':>7}{'hours':>9}  measured on"]
+    for rule in sorted(count, key=lambda rule: (-sum(s for s, _ in known[rule]), rule)):
+        hours = f"{sum(s for s, _ in known[rule]) / 3600:,.1f}" if known[rule] else ""
+        ran_on = ", ".join(sorted({ran_on for _, ran_on in known[rule]}))
+        some = f" ({len(known[rule])} of {count[rule]} jobs)" if 0 < len(known[rule]) < count[rule] else ""
+        lines.append(f"{rule:<18}{count[rule]:>7,}{hours:>9}  {ran_on}{some}".rstrip())
     disk = disk_mb(study, n_cases)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return "\n".join([
         f"{study.study.name}: {n_cases:,} cases, {len(jobs):,} jobs", "", *lines, "",
-        f"all: {sum(seconds.values()) / 3600:,.1f} CPU hours, or {trained / GPU_SPEEDUP:,.1f} GPU hours "
-        f"(a GPU taken as {GPU_SPEEDUP:,} times two CPU cores: for large networks more, for small ones less) and "
-        f"{sum(seconds.values()) / 3600 - trained:,.1f} CPU hours",
+        "Hours are of one job after the other, where a training with these settings, or a volume of this generator, "
+        "was made in this folder.",
         f"disk: {sum(disk.values()) / 1000:,.1f} GB (" + ", ".join(f"{k} {v / 1000:,.1f}" for k, v in disk.items())
         + f"); free there: {shutil.disk_usage(there).free / 1e9:,.1f} GB",
     ])  # fmt: skip

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from lungsyn.memory import peak_host_mb
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import Case
@@ -22,7 +23,7 @@ from lungsyn.volume.labels import LabelMap
 
 if TYPE_CHECKING:
     from lungsyn.settings.study import Config
-    from lungsyn.settings.synthesis import Synthesis
+    from lungsyn.settings.synthesis import Grid, Synthesis
 
 OnStep = Callable[[int], None]
 
@@ -80,11 +81,16 @@ class Generator(ABC):
     """A generator that is ready to make volumes, on its device."""
 
     needs: frozenset[str] = frozenset()  # names of the labels that it is led by
+    grid: "Grid | None" = None  # where patches meet in what it makes, so that it is seen whether they show
     ran_on: str = "cpu"  # device and precision, for provenance
 
     @abstractmethod
     def sample(self, scene: Scene, seed: int, on_step: OnStep = lambda step: None) -> Sampled:
         """Make the volume of ``scene``: int16 HU ``[x y z]``. The same seed makes the same volume."""
+
+    def memory_mb(self) -> dict[str, int]:
+        """The most memory that this process has taken so far."""
+        return {"host_mb": peak_host_mb()}
 
 
 class Attackable(Generator):
@@ -104,7 +110,9 @@ class GeneratorFamily(ABC):
 
     Settings: ClassVar[type[Section]]
     recipe: ClassVar[int] = 1
-    trains: ClassVar[bool] = True  # False: there is nothing to fit, no model file, and nothing made to be checked
+    trains: ClassVar[bool] = True  # False: there is nothing to fit and no model file
+    checked: ClassVar[bool] = True  # False: what it makes is real CT, which is not held against the ranges of real CT
+    attackable: ClassVar[bool] = False  # True: its generators are `Attackable`
     needs_known: ClassVar[bool] = False  # True: it only changes a CT that is known, as an inpainting source gives one
 
     def check(self, name: str, settings: Any, study: "Config") -> None:
@@ -117,12 +125,12 @@ class GeneratorFamily(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    def load(self, model: Path | None, compute: Compute, synthesis: "Synthesis") -> Generator:
-        """The generator of a model file (None where nothing is trained), whose settings travel with it."""
+    def load(self, model: Path | None, settings: Any, compute: Compute, synthesis: "Synthesis") -> Generator:
+        """The generator of a model file, with whose settings it travels; where nothing is trained, of ``settings``."""
 
-    def patch_grid(self, settings: Any, synthesis: "Synthesis") -> "tuple[int, int, float] | None":
-        """Where patches meet in a volume: edge and multiple of their starts in voxels, overlap. None: no patches."""
-        return
+    def patch_grid(self, settings: Any, synthesis: "Synthesis") -> "Grid | None":
+        """Where patches meet in a volume. None: there are no patches."""
+        return None
 
 
 class Segmenter(ABC):
@@ -156,15 +164,21 @@ class MaskSource(ABC):
 
     Settings: ClassVar[type[Section]]
     recipe: ClassVar[int] = 1
+    columns: ClassVar[Sequence[str]]  # of its rows; two of them are ``volume``, a number as text, and ``seed``
     split: ClassVar[str] = "train"  # whose cases it takes masks, or statistics of masks, from
     needs_benchmark: ClassVar[bool] = False  # whether it asks which cases the benchmark finds worst
     gives_known: ClassVar[bool] = False  # whether its scenes keep a real CT
 
     @abstractmethod
-    def rows(self, cases: Sequence[Path], volumes: int, seed: int, settings: Any) -> list[dict]:
-        """``volumes`` rows, each with ``volume`` (its number as text), ``seed`` and ``cases`` (names of the cases that
-        its scene opens, joined by spaces), and what else ``scene`` asks for. Of a source that needs the benchmark
-        ``cases`` are the worst ones."""
+    def rows(
+        self, cases: Sequence[Path], volumes: int, seed: int, settings: Any, worst: Sequence[str] = ()
+    ) -> list[dict]:
+        """``volumes`` rows of ``columns``. ``worst``: names of the ``cases`` that the benchmark finds worst, if it is
+        asked."""
+
+    @abstractmethod
+    def uses(self, row: dict) -> set[str]:
+        """Names of the cases that the scene of a row opens."""
 
     @abstractmethod
     def scene(self, row: dict, open_case: Callable[[str], Case]) -> Scene:

@@ -1,5 +1,6 @@
 """Shared by all tests: a small case on disk, and the settings of the shipped config."""
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -9,11 +10,21 @@ import pytest
 import torch
 import yaml
 
+from lungsyn.generators import latent_ddpm, patch_gan
+from lungsyn.generators.copy_paste import Pasting
+from lungsyn.generators.core.generator import PatchGenerator, load_generator
 from lungsyn.generators.core.patches import TrainingPatches, collate
+from lungsyn.generators.core.settings import ContextSettings, PatchSettings
+from lungsyn.provenance import model_facts
+from lungsyn.quality.attempts import Attempt
+from lungsyn.registry import family
+from lungsyn.seams import Generator
+from lungsyn.sets import checked_attempts, synthetic_case
 from lungsyn.settings.checking import check
-from lungsyn.settings.generators import Adversarial, Generator, LatentDiffusion
+from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import part
 from lungsyn.settings.study import Config
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
@@ -40,25 +51,53 @@ def generator_settings(study):
 
 
 @pytest.fixture(scope="session")
-def gan_settings(generator_settings) -> Adversarial:
+def gan_settings(generator_settings) -> patch_gan.Settings:
     """A GAN as small."""
-    shared = part(generator_settings, Generator).model_dump()
-    own = {"critic_channels": [8, 16], "reconstruction_weight": 10, "slope_weight": 1}
-    return Adversarial(kind="patch_gan", **own, **shared)
+    shared = part(generator_settings, ContextSettings).model_dump()
+    return patch_gan.Settings(**shared, critic_channels=[8, 16])
 
 
 @pytest.fixture(scope="session")
-def latent_settings(generator_settings) -> LatentDiffusion:
+def latent_settings(generator_settings) -> latent_ddpm.Settings:
     """A latent diffusion model as small: patches of 16^3 voxels, 4^3 latents."""
-    fixed = {"network", "context_factor", "position", "activation_checkpointing"}
     autoencoder = {
         "channels": [8, 16], "blocks": 1, "latent_channels": 10, "images": 24, "learning_rate": 0.001,
     }  # fmt: skip
-    shared = generator_settings.model_dump(exclude=fixed) | {"kind": "latent_ddpm"}
-    return LatentDiffusion(**shared, autoencoder=autoencoder)
+    shared = part(generator_settings, PatchSettings).model_dump()
+    return latent_ddpm.Settings(**shared, timesteps=50, nodule_dropout=0.0, autoencoder=autoencoder)
 
 
-def first_batch(folders: list[Path], settings: Generator) -> dict[str, torch.Tensor]:
+def network_of(settings: PatchSettings) -> torch.nn.Module:
+    """A fresh network of these settings."""
+    return settings.learning().build()
+
+
+def loaded(path: Path, compute: Compute, synthesis: Synthesis | None = None) -> PatchGenerator:
+    """A model file's generator."""
+    about = model_facts(path)
+    settings = family("generators", about["generator"]["kind"]).Settings
+    return load_generator(path, compute, synthesis or Synthesis(), settings)
+
+
+def made_case(generator: Generator, row: dict, synthesis: Synthesis, open_source, attempt: int = 0) -> Case:
+    """The case of a row, as `lungsyn generation synthesise` makes it."""
+    scene = family("masks", row["why"]).scene(row, open_source)
+    return synthetic_case(sampling(generator, synthesis), scene, row, synthesis.steps, attempt)
+
+
+def made_attempts(
+    generator: Generator, row: dict, synthesis: Synthesis, open_source, reference: dict, tries: int
+) -> list[Attempt]:
+    """The attempts at a row."""
+    scene = family("masks", row["why"]).scene(row, open_source)
+    return list(checked_attempts(sampling(generator, synthesis), scene, row, synthesis.steps, reference, tries))
+
+
+def sampling(generator: Generator, synthesis: Synthesis) -> Generator:
+    return generator if isinstance(generator, Pasting) else dataclasses.replace(generator, synthesis=synthesis)
+
+
+def first_batch(folders: list[Path], settings: PatchSettings) -> dict[str, torch.Tensor]:
     """Three training patches of these cases, as a step gets them."""
     patches = TrainingPatches(folders, settings, seed=3)
     batch = collate([patches[i] for i in range(3)])

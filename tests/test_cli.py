@@ -196,8 +196,8 @@ def test_targeted_masks_come_from_the_cases_that_are_segmented_worst(case_folder
             percent[np.asarray(case.nodules) > 0] = 90
         write_volume(tmp_path / "predictions/0" / f"{folder.name}.nii", Volume(percent, case.affine))
     cases = [str(folder / "case.json") for folder in case_folders[:3]]
-    cli.main(["generation", "conditions", "--kind", "targeted", "--volumes", "2", "--worst-cases", "1", "--seed", "0",
-              "--cases", *cases, "--predictions", str(tmp_path / "predictions"),
+    cli.main(["generation", "conditions", "--conditions", '{"kind":"targeted"}', "--volumes", "2",
+              "--worst-cases", "1", "--seed", "0", "--cases", *cases, "--predictions", str(tmp_path / "predictions"),
               "--out", str(tmp_path / "rows.tsv")])  # fmt: skip
     assert {row["body_case"] for row in read_table(tmp_path / "rows.tsv")} == {"case-1"}
 

@@ -68,7 +68,7 @@ BAD = [
     ("cohort.dataset", "lidc", r"set cohort\.root to their folder"),
     ("sets.targeted.generator", "gan", r"sets\.targeted\.generator is 'gan'"),
     ("figures.case_arms", ["real", "unreal"], r"figures\.case_arms is 'unreal'"),
-    ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'patch_ddpm'"),
+    ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'copy_paste'"),
     ("arms.real.synthetic_share", 0.5, r"arms\.real: synthetic_share 0\.5 divides .* only one kind: remove it"),
     ("segmenters.unet.channels", [4] * 5, r"segmenters\.unet: patch_voxels is 24; .* a multiple of 16: change"),
     (
@@ -112,8 +112,8 @@ def test_a_value_that_is_neither_a_number_nor_auto_is_one_mistake(key, value):
 
 def test_a_missing_key_is_named():
     raw = copy.deepcopy(SHIPPED)
-    del raw["synthesis"]["steps"]
-    with pytest.raises(InputError, match=r"synthesis\.steps: missing; add it"):
+    del raw["study"]["name"]
+    with pytest.raises(InputError, match=r"study\.name: missing; add it"):
         check(raw)
 
 
@@ -161,7 +161,7 @@ def test_frozen():
 def test_pasting_needs_a_real_background():
     raw = changed("generators.pasted", {"kind": "copy_paste"})
     raw["sets"]["pasted"] = {"generator": "pasted", "conditions": "untargeted", "volumes": 3}
-    with pytest.raises(InputError, match=r"sets\.pasted\.conditions is 'untargeted': .* so it must be inpainted"):
+    with pytest.raises(InputError, match=r"sets\.pasted\.conditions is 'untargeted', but .* so it must be inpainted"):
         check(raw)
     raw["sets"]["pasted"]["conditions"] = "inpainted"
     assert check(raw).generators["pasted"].kind == "copy_paste"

@@ -12,7 +12,6 @@ from lungsyn.generators.core import synthesis as syn
 from lungsyn.generators.core import training
 from lungsyn.generators.core.canvas import make_canvas
 from lungsyn.generators.core.patches import TrainingPatches
-from lungsyn.generators.networks import patch_unet as networks
 from lungsyn.segmentation import prediction
 from lungsyn.segmentation import training as segmenter_training
 from lungsyn.settings.compute import Compute
@@ -20,7 +19,7 @@ from lungsyn.settings.section import part
 from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.steps import Steps
 from lungsyn.volume.files import open_case
-from tests.conftest import killed_at
+from tests.conftest import killed_at, network_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -120,7 +119,7 @@ def test_a_volume_is_the_one_that_the_cpu_makes(
     volumes = []
     for name, dtype in (("cpu", torch.float32), ("cuda", precision)):
         device = torch.device(name)
-        network = networks.build(generator_settings)
+        network = network_of(generator_settings)
         network.load_state_dict(on_cpu[0])
         canvas = make_canvas(masks, 2.0, generator_settings, device)
         volume = syn.synthesise(network.to(device).eval(), canvas, generator_settings, plan, 3, 2, dtype)
@@ -132,7 +131,7 @@ def test_a_volume_is_the_one_that_the_cpu_makes(
 def test_a_volume_takes_at_most_twenty_bytes_per_voxel(generator_settings, study):
     """The bar of the bench, on the GPU: state, blended x_0, masks."""
     device, settings = torch.device("cuda"), generator_settings.model_copy(update={"channels": [8], "blocks": 1})
-    network = networks.build(settings).to(device).eval()
+    network = network_of(settings).to(device).eval()
     plan = study.synthesis.model_copy(update={"steps": 3, "fused_steps": 0})
     peaks, voxels = [], []
     for edge in (64, 128):

@@ -10,9 +10,8 @@ import torch
 from lungsyn import checkpoint, processes
 from lungsyn.errors import InputError
 from lungsyn.generators.core import training
-from lungsyn.generators.networks.patch_unet import build
 from lungsyn.settings.compute import Compute
-from tests.conftest import ROOT
+from tests.conftest import ROOT, network_of
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 
@@ -60,7 +59,7 @@ def test_two_processes_learn_what_one_does_at_the_same_global_batch(together, al
         assert theirs["validation"] == pytest.approx(mine["validation"], rel=1e-3)
         assert theirs["validation_per_noise"] == pytest.approx(mine["validation_per_noise"], rel=1e-2)
     torch.manual_seed(7)
-    start = build(settings).state_dict()
+    start = network_of(settings).state_dict()
     assert distance(found, weights) < 0.02 * distance(weights, start)
 
 
@@ -110,11 +109,11 @@ import sys
 from pathlib import Path
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.generators import TrainedGenerator
+from lungsyn.settings.generators import AnyGenerator
 from lungsyn.generators.core.training import train
 
 compute = Compute(device="cpu", precision="float32", generator_threads=1, loader_processes=2, checkpoint_seconds=3600)
-train([Path(f) for f in sys.argv[3:]], from_json(TrainedGenerator, sys.argv[2]), compute, 0, Path(sys.argv[1]))
+train([Path(f) for f in sys.argv[3:]], from_json(AnyGenerator, sys.argv[2]), compute, 0, Path(sys.argv[1]))
 """
 
 

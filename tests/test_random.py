@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsyn.masks.core.placing import targeted, untargeted
+from lungsyn.masks.core.rows import targeted, untargeted
 from lungsyn.random import seed_of, stream
 
 

@@ -116,12 +116,12 @@ def probe_parts(
 
 def _parts(folder: Path, settings: Probing, sources: dict[str, Path] | None = None):
     """A case's small cubes: of an inpainted one (of ``sources``, by name) those that were made."""
-    case, row = open_case(folder), read_json(folder / "case.json").get("made", {}).get("row", {})
+    case = open_case(folder)
     hu = np.clip(case.ct, *settings.window_hu).astype(np.float32)
     masks = np.stack([np.asarray(mask) > 0 for mask in (case.nodules, case.lungs, case.body)])
     made = None
-    if sources and row.get("why") == "inpainted":
-        made = masks[2] & (region_to_make(case.nodules, open_case(sources[row["body_case"]])) > 0)
+    if sources and (known := case.about.get("known_case")):
+        made = masks[2] & (region_to_make(case.nodules, open_case(sources[known])) > 0)
     return parts.cubes(hu, masks, made)
 
 

@@ -67,7 +67,7 @@ def openers(
     case in which nothing was (no nodule found a place) says nothing of the set and is left out."""
     sources = {folder.name: folder for folder in train}
     abouts = {folder: read_json(folder / "case.json") for folder in synthetic}
-    inpainted = any(about["made"]["row"]["why"] == "inpainted" for about in abouts.values())
+    inpainted = any(about["known_case"] for about in abouts.values())
     if inpainted:
         synthetic = [folder for folder in synthetic if abouts[folder]["new_nodules"]]
 
@@ -82,7 +82,7 @@ def openers(
         case = open_case(folder)
         if not inpainted:
             return specimen(case, folder.name)
-        before = open_case(sources[case.about["made"]["row"]["body_case"]]).nodules
+        before = open_case(sources[case.about["known_case"]]).nodules
         return specimen(case, folder.name, made(case, before), changed_nodules(case.nodules, before))
 
     sets = {"train": (real, train), "held_out": (real, held_out), "synthetic": (fake, synthetic)}

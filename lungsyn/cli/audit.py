@@ -45,12 +45,14 @@ def _membership_arguments(parser):
 def audit_membership(args) -> None:
     """Measure the generator's loss on each case that it learned from and on each that it never saw."""
     from lungsyn.audit import membership
-    from lungsyn.generators.core.cases import load_generator
     from lungsyn.provenance import model_facts
+    from lungsyn.registry import family
+    from lungsyn.settings.synthesis import Synthesis
 
-    generator = load_generator(args.model, args.compute)
+    facts = model_facts(args.model)
+    generator = family("generators", facts["generator"]["kind"]).load(args.model, None, args.compute, Synthesis())
     folders = [whole(case_folders(paths)) for paths in (args.train, args.unseen)]
-    groups = membership.case_groups(model_facts(args.model), generator.settings, *folders)
+    groups = membership.case_groups(generator, facts, *folders)
     write_table(args.out, membership.attack(generator, groups, args.seed), membership.COLUMNS)
 
 

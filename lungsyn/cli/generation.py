@@ -1,13 +1,24 @@
 """Verbs of the generation: cases to a trained generator, masks and a generator to checked synthetic cases."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, case_folders, checkpoints_of, verb
+from lungsyn.cli.arguments import (
+    add,
+    add_compute,
+    add_numbers,
+    add_section,
+    case_folders,
+    checkpoints_of,
+    section,
+    verb,
+)
 from lungsyn.errors import InputError
 from lungsyn.provenance import file_digest, note
-from lungsyn.settings.generators import TrainedGenerator
-from lungsyn.settings.synthesis import Grid, Quality, Synthesis
+from lungsyn.registry import family
+from lungsyn.seams import Run
+from lungsyn.settings.generators import AnyGenerator
+from lungsyn.settings.synthesis import AnyMasks, Grid, Quality, Synthesis
 from lungsyn.volume.files import (
     data_digests,
     open_case,
@@ -24,7 +35,7 @@ from lungsyn.volume.tables import read_table, write_table
 
 
 def _train_arguments(parser):
-    add_section(parser, generator=TrainedGenerator)
+    add_section(parser, generator=AnyGenerator)
     add_numbers(parser, "seed")
     add(parser, "cases", nargs="+")
     add(parser, "checkpoints", "model", "curve", "live")
@@ -36,26 +47,24 @@ def _train_arguments(parser):
 def generation_train(args) -> None:
     """Train a generator on the patches of the given cases (the train split)."""
     from lungsyn import checkpoint
-    from lungsyn.compute import choose_device
-    from lungsyn.generators.core.training import train
     from lungsyn.live import watcher
-    from lungsyn.processes import team
 
-    folders, recipe = whole(case_folders(args.cases)), (args.generator, args.compute, args.seed)
-    with team(choose_device(args.compute)) as processes:
-        watch = watcher(folders, *recipe, args.live, args.study)
-        weights, facts, records = train(folders, *recipe, checkpoints_of(args), processes, watch)
-    if processes.leads:
-        made = note(
-            args.rule, generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],
-            inputs=dict(data_digests(folders)),
-        ) | facts  # fmt: skip
-        checkpoint.save(args.model, weights, made)
-        write_json_lines(args.curve, records)
+    folders = whole(case_folders(args.cases))
+    watch = partial(watcher, out=args.live, study_name=args.study)
+    run = Run(args.seed, args.compute, checkpoints_of(args), watch)
+    trained = family("generators", args.generator.kind).fit(folders, args.generator, run)
+    if trained is None:
+        return
+    made = note(
+        args.rule, generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],
+        inputs=dict(data_digests(folders)),
+    ) | trained.facts  # fmt: skip
+    checkpoint.save(args.model, trained.tensors, made)
+    write_json_lines(args.curve, trained.records)
 
 
 def _conditions_arguments(parser):
-    parser.add_argument("--kind", required=True, choices=["untargeted", "targeted", "inpainted"])
+    add_section(parser, conditions=AnyMasks)
     add_numbers(parser, "volumes", "worst-cases", "seed")
     add(parser, "cases", nargs="+")
     parser.add_argument("--predictions", type=Path, nargs="*", help="the benchmark arm's for these cases (targeted)")
@@ -66,20 +75,15 @@ def _conditions_arguments(parser):
 def generation_conditions(args) -> None:
     """Decide which masks to synthesise: one row per volume."""
     from lungsyn.evaluation.groups import worst_cases
-    from lungsyn.masks.core import placing as conditions
 
-    folders = whole(case_folders(args.cases))
-    smallest_mm = conditions.smallest_diameter_mm(read_json(folder / "case.json") for folder in folders)
-    if args.kind == "targeted":
+    folders, source = whole(case_folders(args.cases)), family("masks", args.conditions.kind)
+    worst: list[str] = []
+    if source.needs_benchmark:
         if not args.predictions:
-            raise InputError("--predictions is missing: targeted masks come from the benchmark's worst cases")
+            raise InputError("--predictions is missing: these masks come from the benchmark's worst cases")
         worst = worst_cases(_benchmark_dice(args.predictions[0], folders), args.worst_cases)
-        rows = conditions.targeted(worst, args.volumes, args.seed, smallest_mm)
-    else:
-        names = [folder.name for folder in folders]
-        place = conditions.usual_place(open_case(folder) for folder in folders)
-        rows = conditions.untargeted(names, args.volumes, args.seed, smallest_mm, place, args.kind)
-    write_table(args.out, rows, conditions.COLUMNS)
+    rows = source.rows(folders, args.volumes, args.seed, args.conditions, worst)
+    write_table(args.out, rows, source.columns)
 
 
 def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
@@ -100,7 +104,8 @@ def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
 
 
 def _reference_arguments(parser):
-    add_section(parser, grid=Grid, quality=Quality)
+    parser.add_argument("--grid", type=section(Grid | None), help="where patches meet; null: there are none")
+    add_section(parser, quality=Quality)
     add(parser, "cases", nargs="+")
     add(parser, "out")
 
@@ -116,12 +121,12 @@ def generation_reference(args) -> None:
 
 
 def _synthesise_arguments(parser):
-    parser.add_argument("--model", type=Path, help="the trained generator; without: real nodules are pasted")
-    parser.add_argument("--reference", type=Path, help="ranges of the measures (with --model)")
-    add(parser, "conditions")
+    add_section(parser, generator=AnyGenerator, conditions=AnyMasks, synthesis=Synthesis, quality=Quality)
+    parser.add_argument("--model", type=Path, help="the trained generator, where it is trained")
+    parser.add_argument("--reference", type=Path, help="ranges of the measures, where they are checked")
+    add(parser, "rows")
     add_numbers(parser, "batch")
     parser.add_argument("--set", required=True, help="name of the synthetic set, noted in its cases")
-    add_section(parser, synthesis=Synthesis, quality=Quality)
     add(parser, "cases", nargs="+")
     add_compute(parser)
     add(parser, "out")
@@ -130,41 +135,37 @@ def _synthesise_arguments(parser):
 @verb("generation", "synthesise", _synthesise_arguments)
 def generation_synthesise(args) -> None:
     """Make one batch of a set's volumes, check them, and write them in the layout of a real case."""
-    from lungsyn.compute import describe
-    from lungsyn.generators.core.cases import attempts_at, load_generator, pasted_case
     from lungsyn.quality.attempts import REJECTED_COLUMNS, middle_slices, record, rejected_rows
+    from lungsyn.sets import checked_attempts
 
     sources = {folder.name: folder for folder in case_folders(args.cases)}
     size = args.synthesis.volumes_per_job
-    rows = read_table(args.conditions)[args.batch * size : (args.batch + 1) * size]
-    generator = load_generator(args.model, args.compute) if args.model else None
-    reference = read_json(args.reference) if args.model else {}
+    rows = read_table(args.rows)[args.batch * size : (args.batch + 1) * size]
+    generators, masks = family("generators", args.generator.kind), family("masks", args.conditions.kind)
+    generator = generators.load(args.model, args.generator, args.compute, args.synthesis)
+    reference = read_json(args.reference) if args.reference else None
     tries, records = args.quality.tries, []
-    made = note(args.rule, synthesis=args.synthesis, quality=args.quality)
-    made |= {"ran_on": describe(generator.device, generator.precision)} if generator else {}
+    made = note(args.rule, synthesis=args.synthesis, quality=args.quality) | {"ran_on": generator.ran_on}
     model = {"model": file_digest(args.model)} if args.model else {}
 
     @cache
     def open_source(name: str):
         return whole_case(sources[name])
 
-    def checked_case(row: dict):
-        for attempt in attempts_at(generator, row, args.synthesis, open_source, reference, tries):
+    args.out.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        scene = masks.scene(row, open_source)
+        for attempt in checked_attempts(generator, scene, row, args.synthesis.steps, reference, tries):
             records.append(record(row, attempt, tries))
             if attempt.faults:
                 picture = args.out / "rejected" / f"{row['volume']}-{attempt.number}.npz"
                 write_arrays(picture, middle_slices(attempt.case))
-        attempt.case.about["quality"] = records[-1]
-        return attempt.case
-
-    args.out.mkdir(parents=True, exist_ok=True)
-    for row in rows:
-        name = f"{args.set}-{row['volume']}"
-        # What is pasted is real, and no other noise could make it another.
-        case = checked_case(row) if generator else pasted_case(row, open_source)
-        inputs = model | dict(data_digests({sources[row["nodule_case"]], sources[row["body_case"]]}))
+        case, name = attempt.case, f"{args.set}-{row['volume']}"
+        if generators.checked:
+            case.about["quality"] = records[-1]
+        inputs = model | dict(data_digests(sources[used] for used in sorted(masks.uses(row))))
         case.about.update(case=name, set=args.set, made=made | {"row": row, "inputs": inputs})
         write_case(args.out / name, case)
-    if generator:
+    if generators.checked:
         write_json(args.out / "attempts.json", {"attempts": records})
         write_table(args.out / "rejected.tsv", rejected_rows(records), REJECTED_COLUMNS)

@@ -117,7 +117,7 @@ def write_dicom(out: Path, cases: list[tuple[str, Case]]) -> None:
     for name, case in cases:
         if case.about["dataset"] != "synthetic":
             raise InputError(f"{name} is not synthetic: only synthetic cases become DICOM; use --format nnunet")
-        if case.about.get("made", {}).get("row", {}).get("why") == "inpainted":
+        if case.about.get("known_case"):
             raise InputError(
                 f"{name} is a real patient's CT around new nodules, and DICOM would say that no patient is in it: use "
                 "--format nnunet, and treat it as you treat that patient"

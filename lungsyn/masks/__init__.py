@@ -1,1 +1,1 @@
-"""Sources of masks: which masks a synthetic volume is made from. One module here is one kind; see ``lungsyn.registry``."""
+"""Sources of masks: what a synthetic volume is made from. One module here is one kind; see ``lungsyn.registry``."""

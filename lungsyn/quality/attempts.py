@@ -29,13 +29,15 @@ def attempt_seed(seed: int, attempt: int) -> int:
 
 
 def attempts(
-    make: Callable[[int], Case], examine: Callable[[Case], dict[str, float]], reference: Mapping, tries: int
+    make: Callable[[int], Case], examine: Callable[[Case], dict[str, float]], reference: Mapping | None, tries: int
 ) -> Iterator[Attempt]:
-    """Make a volume (``make(attempt)``) until one has no fault, at most ``1 + tries`` times; the last one is kept."""
+    """Make a volume (``make(attempt)``) until one has no fault, at most ``1 + tries`` times; the last one is kept.
+
+    Without a ``reference`` nothing is examined: what is real CT is held against none."""
     for number in range(1 + tries):
         case = make(number)
-        measures = examine(case)
-        attempt = Attempt(number, case, measures, faults(measures, reference))
+        measures = examine(case) if reference else {}
+        attempt = Attempt(number, case, measures, faults(measures, reference) if reference else [])
         yield attempt
         if not attempt.faults:
             return

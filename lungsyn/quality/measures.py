@@ -63,8 +63,9 @@ MEASURES = IMAGE | ANATOMY
 FAMILIES = {"image": IMAGE, "anatomy": ANATOMY}
 
 
-def measure(case: Case, grid: Grid, made: np.ndarray | None = None) -> dict[str, float]:
-    """Every measure that ``case`` has the voxels for. ``made`` (bool): what an inpainted case did not keep."""
+def measure(case: Case, grid: Grid | None, made: np.ndarray | None = None) -> dict[str, float]:
+    """Every measure that ``case`` has the voxels for. ``grid``: where patches meet, if there are any. ``made`` (bool):
+    what an inpainted case did not keep."""
     ct = np.asarray(case.ct)
     unusable = ~np.isfinite(ct) | (ct == NOT_FINITE_HU)
     hu = np.where(unusable, AIR_HU, ct).astype(np.float32)
@@ -78,7 +79,8 @@ def measure(case: Case, grid: Grid, made: np.ndarray | None = None) -> dict[str,
     tissue = body & (nodules == 0) & ~lungs
     found["body_spread_hu"] = float(hu[body].std()) if body.any() else 0.0
     found |= tissue_measures(hu, tissue, "tissue") | tissue_measures(hu, lungs, "lung")
-    found |= shares(hu, lungs, tissue) | noise_measures(hu, inner(tissue)) | seam_measures(hu, body, grid)
+    found |= shares(hu, lungs, tissue) | noise_measures(hu, inner(tissue))
+    found |= seam_measures(hu, body, grid) if grid else {}
     found |= anatomy.measure(hu, np.asarray(case.lungs), nodules, body, spacing_mm)
     return found | nodule_measures(hu, nodules, lungs, spacing_mm)
 

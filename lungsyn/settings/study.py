@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from pydantic import Field, model_validator
 
+from lungsyn.registry import families, family
+from lungsyn.seams import MaskSource
 from lungsyn.settings.audit import Audit
 from lungsyn.settings.cohort import Cohort
 from lungsyn.settings.compute import Compute
@@ -12,8 +14,6 @@ from lungsyn.settings.generators import AnyGenerator
 from lungsyn.settings.section import Count, Fraction, Name, Percent, Section
 from lungsyn.settings.segmenters import Trial
 from lungsyn.settings.synthesis import Quality, Synthesis, SyntheticSet
-
-LARGEST_PATCH_MM = 250.0
 
 
 class Study(Section):
@@ -88,44 +88,14 @@ class Config(Section):
     def _names_exist(self):
         for name, synthetic in self.sets.items():
             known(f"sets.{name}.generator", synthetic.generator, self.generators)
-            pasted = self.generators[synthetic.generator].kind == "copy_paste"
-            if pasted and synthetic.conditions != "inpainted":
-                raise ValueError(
-                    f"sets.{name}.conditions is {synthetic.conditions!r}: copy-paste puts nodules into the CT of train "
-                    "cases, so it must be inpainted"
-                )
+            _check_pair(name, synthetic, self.generators[synthetic.generator])
         for name, arm in self.arms.items():
             if arm.synthetic is not None:
                 known(f"arms.{name}.synthetic", arm.synthetic, self.sets)
         known("benchmark.arm", self.benchmark.arm, self.arms)
         known("benchmark.segmenter", self.benchmark.segmenter, self.segmenters)
         for name, generator in self.generators.items():
-            if generator.kind == "copy_paste":
-                continue
-            edge_mm = generator.patch_voxels * self.cohort.preprocess.spacing_mm
-            if self.cohort.preprocess.field_of_view == "chest" and edge_mm > LARGEST_PATCH_MM:
-                raise ValueError(
-                    f"generators.{name}.patch_voxels is {generator.patch_voxels}: at "
-                    f"{self.cohort.preprocess.spacing_mm:g} mm that is {edge_mm:g} mm, more than a chest is deep "
-                    f"({LARGEST_PATCH_MM:g} mm): lower it"
-                )
-            if generator.kind == "patch_gan":
-                if self.compute.gpus > 1:
-                    raise ValueError(
-                        f"compute.gpus is {self.compute.gpus}, but generators.{name} is a patch_gan, which one GPU "
-                        "trains: set gpus to 1"
-                    )
-                continue
-            if self.synthesis.steps > generator.timesteps:
-                raise ValueError(
-                    f"synthesis.steps is {self.synthesis.steps}, more than the {generator.timesteps} of "
-                    f"generators.{name}.timesteps: lower it"
-                )
-            if self.synthesis.guidance_scale > 1 and not generator.nodule_dropout:
-                raise ValueError(
-                    f"synthesis.guidance_scale is {self.synthesis.guidance_scale:g}, but generators.{name} never "
-                    "learns without masks: give it a nodule_dropout, such as 0.1, or set guidance_scale to 1"
-                )
+            family("generators", generator.kind).check(name, generator, self)
         if not all(self.cohort.split.model_dump().values()):
             raise ValueError(
                 "cohort.split leaves no patient for train, validation or test: the worst cases are of validation, and "
@@ -134,7 +104,7 @@ class Config(Section):
         for name in self.figures.case_arms:
             known("figures.case_arms", name, self.arms)
         benchmark = self.arms[self.benchmark.arm]
-        if benchmark.synthetic is not None and self.sets[benchmark.synthetic].conditions == "targeted":
+        if benchmark.synthetic is not None and source_of(self.sets[benchmark.synthetic]).needs_benchmark:
             raise ValueError(
                 f"benchmark.arm {self.benchmark.arm!r} trains on a targeted set, which itself needs the benchmark's "
                 "scores: choose an arm without it, such as 'real'"
@@ -188,3 +158,18 @@ def known(key: str, name, known: Iterable) -> None:
     if name not in known:
         choices = ", ".join(sorted(map(str, known)))
         raise ValueError(f"{key} is {name!r}, which does not exist: it must be one of {choices}")
+
+
+def source_of(synthetic: SyntheticSet) -> MaskSource:
+    """The source of a set's masks."""
+    return family("masks", synthetic.conditions.kind)
+
+
+def _check_pair(name: str, synthetic: SyntheticSet, generator: Section) -> None:
+    """A generator that only changes a CT needs a source that gives one. Raises ValueError."""
+    if family("generators", generator.kind).needs_known and not source_of(synthetic).gives_known:
+        fitting = [kind for kind, source in families("masks").items() if source.gives_known]
+        raise ValueError(
+            f"sets.{name}.conditions is {synthetic.conditions.kind!r}, but {generator.kind} only changes the CT of "
+            f"train cases, so it must be {' or '.join(fitting)}"
+        )

@@ -1,47 +1,65 @@
 """``synthesis``, ``quality`` and ``sets``: how volumes are made, checked, and how many of which masks."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from lungsyn.settings.generators import Generator
-from lungsyn.settings.section import Count, Fraction, Name, Section
+from lungsyn.registry import families
+from lungsyn.settings.section import Count, Fraction, Name, Section, any_of
 
 
 class Synthesis(Section):
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = Field(description="Sampler")
-    steps: int = Field(ge=1, le=4000, description="Sampling steps")
-    eta: Fraction = Field(description="Noise of ddim: 0 deterministic, 1 ancestral")
-    mode: Literal["fused", "shifted", "stitched"] = Field(description="How patches become a volume")
-    overlap: float = Field(ge=0, le=0.75, description="Overlap of neighbouring patches, fraction of the patch")
-    fused_steps: int = Field(ge=0, description="Last steps of mode shifted that are fused with overlap")
-    guidance_scale: float = Field(ge=1, le=20, description="Classifier-free guidance; 1: none")
-    volumes_per_job: Count = Field(description="Volumes made by one job")
+    """How a volume is made of patches."""
+
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = Field(default="dpmpp_2m", description="Sampler")
+    steps: int = Field(default=20, ge=1, le=4000, description="Sampling steps")
+    eta: Fraction = Field(default=0.0, description="Noise of ddim: 0 deterministic, 1 ancestral")
+    mode: Literal["fused", "shifted"] = Field(default="shifted", description="How patches become a volume")
+    overlap: float = Field(
+        default=0.25, ge=0, le=0.75, description="Overlap of neighbouring patches, fraction of the patch"
+    )
+    fused_steps: int = Field(default=2, ge=0, description="Last steps of mode shifted that are fused with overlap")
+    guidance_scale: float = Field(default=1.0, ge=1, le=20, description="Classifier-free guidance; 1: none")
+    volumes_per_job: Count = Field(default=10, description="Volumes made by one job")
 
 
 class Grid(Section):
-    """The parts of a generator and of ``synthesis`` that say where the patches of the last steps meet."""
+    """Where the patches of the last steps meet: their edge, what their starts are multiples of, their overlap."""
 
     patch_voxels: Count
     multiple: Count
     overlap: float = Field(ge=0, le=0.75)
 
 
-def grid_of(generator: Generator, synthesis: Synthesis) -> Grid:
-    return Grid(patch_voxels=generator.patch_voxels, multiple=generator.grid_multiple, overlap=synthesis.overlap)
-
-
 class Quality(Section):
-    tries: int = Field(ge=0, le=100, description="How often a rejected synthetic case is made again; 0: never")
-    false_rejections: float = Field(
-        gt=0, lt=0.5, description="Share of real cases that the ranges of the measures may reject; it sets their width"
+    """When a synthetic case is rejected, and how often it is made again."""
+
+    tries: int = Field(
+        default=3, ge=0, le=100, description="How often a rejected synthetic case is made again; 0: never"
     )
+    false_rejections: float = Field(
+        default=0.05, gt=0, lt=0.5,
+        description="Share of real cases that the ranges of the measures may reject; it sets their width",
+    )  # fmt: skip
+
+
+def _as_section(value: Any) -> Any:
+    """``untargeted`` is short for ``{kind: untargeted}``."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+AnyMasks = Annotated[
+    any_of(family.Settings for family in families("masks").values()), BeforeValidator(_as_section)
+]  # fmt: skip
 
 
 class SyntheticSet(Section):
+    """A synthetic set: who makes it, from which masks, how many."""
+
     generator: Name = Field(description="Which of generators makes it")
-    conditions: Literal["untargeted", "targeted", "inpainted"] = Field(
-        description="untargeted: masks from train cases; targeted: from the benchmark's worst validation cases; "
-        "inpainted: train cases keep their CT, only nodules are made (or pasted: generator kind copy_paste)"
+    conditions: AnyMasks = Field(
+        description="Where its masks come from: a kind, or a section with the kind's own keys. untargeted: masks from "
+        "train cases; targeted: from the benchmark's worst validation cases; inpainted: train cases keep their CT, "
+        "only nodules are made (or pasted: generator kind copy_paste)"
     )
     volumes: Count = Field(description="Number of synthetic cases")

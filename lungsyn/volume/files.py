@@ -27,6 +27,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataErr
 from nibabel.wrapstruct import WrapStructError
 
 from lungsyn.errors import InputError
+from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.space import Space, Volume
 
 # What damaged files make nibabel, gzip and json raise.
@@ -245,6 +246,11 @@ class Case:
     @property
     def space(self) -> Space:
         return Space(self.ct.shape, self.affine)
+
+    @property
+    def labels(self) -> LabelMap:
+        """The masks by name."""
+        return LabelMap({"nodules": self.nodules, "lungs": self.lungs, "body": self.body})
 
     @property
     def digest(self) -> str:

@@ -222,9 +222,8 @@ def folders(tmp_path_factory, chests):
     root = tmp_path_factory.mktemp("fidelity")
     for i, case in enumerate(chests[:14]):
         name, kind = f"c{i}", "train" if i < 6 else "held_out" if i < 9 else "synthetic"
-        row = {"body_case": "c0", "why": "untargeted"}
         nodules = nodule_facts(case.nodules, case.lungs, case.space)
-        about = {"case": name, "patient": f"p{i}", "nodules": nodules, "made": {"row": row}}
+        about = {"case": name, "patient": f"p{i}", "nodules": nodules, "known_case": None}
         write_case(root / kind / name, replace(case, about=about))
     return root
 
@@ -267,8 +266,7 @@ def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, fe
         free = ndimage.distance_transform_edt((nodules == 0) & (np.asarray(case.lungs) == 1))
         centre = np.unravel_index(free.argmax(), free.shape)
         nodules[tuple(slice(c - 1, c + 2) for c in centre)] = 3
-        row = {"body_case": name, "why": "inpainted"}
-        about = {"case": f"i-{name}", "patient": "synthetic", "nodules": [], "new_nodules": 1, "made": {"row": row}}
+        about = {"case": f"i-{name}", "patient": "synthetic", "nodules": [], "new_nodules": 1, "known_case": name}
         made = replace(case, nodules=nodules, about=about)
         write_case(tmp_path / f"study/synthetic/i-{name}", made)
     found = run(tmp_path / "study", tmp_path)

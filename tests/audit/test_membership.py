@@ -10,10 +10,11 @@ from lungsyn.audit import membership
 from lungsyn.audit.verdict import membership_check
 from lungsyn.errors import InputError
 from lungsyn.generators.core.bands import inner
-from lungsyn.generators.core.cases import LoadedGenerator
+from lungsyn.generators.core.generator import PATCHES_PER_CASE, PatchGenerator
 from lungsyn.generators.core.patches import TrainingPatches, collate
-from lungsyn.generators.core.training import hold_out, weighted_loss
+from lungsyn.generators.core.training import hold_out
 from lungsyn.settings.audit import Thresholds
+from lungsyn.settings.synthesis import Synthesis
 
 CPU = torch.device("cpu")
 
@@ -34,22 +35,22 @@ class Knowing(torch.nn.Module):
         return made + 1e-3
 
 
-def loaded(network, settings) -> LoadedGenerator:
-    return LoadedGenerator(network, settings, CPU, torch.float32, patches_per_batch=5)
+def loaded(network, settings) -> PatchGenerator:
+    return PatchGenerator(network, settings, CPU, torch.float32, 5, Synthesis())
 
 
 def patches_of(folder, settings, seed):
-    plain = settings.model_copy(update={"flips": False, "nodule_dropout": 0.0, "nodule_patches": 1.0})
-    patches = TrainingPatches([folder], plain, seed, stratified=membership.PATCHES_PER_CASE)
-    return [patches[i] for i in range(membership.PATCHES_PER_CASE)], plain
+    plain = settings.model_copy(update={"nodule_patches": 1.0})
+    patches = TrainingPatches([folder], plain, seed, stratified=PATCHES_PER_CASE)
+    return [patches[i] for i in range(PATCHES_PER_CASE)], plain
 
 
 def test_a_case_s_loss_is_the_training_s_own(case_folders, generator_settings):
     """Patch by patch with the training's function; batches of five leave a rest."""
     examples, plain = patches_of(case_folders[0], generator_settings, seed=3)
     network = Knowing()
-    expected = [float(weighted_loss(network, collate([e]), plain, CPU, torch.float32)) for e in examples]
-    found = membership.log_loss(loaded(network, generator_settings), case_folders[0], seed=3)
+    expected = [float(plain.learning().loss(network, collate([e]), CPU, torch.float32)) for e in examples]
+    found = loaded(network, generator_settings).log_loss(case_folders[0], seed=3)
     assert found == pytest.approx(np.mean(np.log(expected)), abs=1e-5)
 
 
@@ -59,10 +60,10 @@ def test_every_case_gets_the_same_noise_levels_whatever_the_training_did(case_fo
     network = Knowing()
     network.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[1], inputs[3])))
     for folder in case_folders[:2]:
-        membership.log_loss(loaded(network, wild), folder, seed=0)
+        loaded(network, wild).log_loss(folder, seed=0)
     half = len(seen) // 2
     levels = [torch.cat([t for _, t in part]).tolist() for part in (seen[:half], seen[half:])]
-    assert levels[0] == levels[1] and len(levels[0]) == membership.PATCHES_PER_CASE
+    assert levels[0] == levels[1] and len(levels[0]) == PATCHES_PER_CASE
     assert all((masks[:, 0].flatten(1).sum(dim=1) > 0).all() for masks, _ in seen)  # each patch has its nodule
 
 
@@ -77,7 +78,7 @@ def test_a_model_that_knows_its_cases_is_caught(case_folders, generator_settings
 
 def test_cases_that_only_watched_are_left_out(case_folders, generator_settings):
     facts = {"cases": [folder.name for folder in case_folders[:4]], "seed": 5}
-    groups = membership.case_groups(facts, generator_settings, case_folders[:4], case_folders[4:])
+    groups = membership.case_groups(loaded(Knowing(), generator_settings), facts, case_folders[:4], case_folders[4:])
     learned, watched = hold_out(case_folders[:4], generator_settings, 5)
     assert groups == {"learned": learned, "unseen": case_folders[4:]}
     assert len(watched) == 2 and not set(watched) & set(groups["learned"])
@@ -87,9 +88,9 @@ def test_wrong_cases_are_refused(case_folders, generator_settings):
     facts = {"cases": ["case-0", "case-1"], "seed": 5}
     settings = SimpleNamespace(held_out=0.0)
     with pytest.raises(InputError, match="trained on case-1, which is not among"):
-        membership.case_groups(facts, settings, case_folders[:1], case_folders[2:])
+        membership.case_groups(loaded(Knowing(), settings), facts, case_folders[:1], case_folders[2:])
     with pytest.raises(InputError, match="case-1 is said to be unseen"):
-        membership.case_groups(facts, settings, case_folders[:2], case_folders[1:])
+        membership.case_groups(loaded(Knowing(), settings), facts, case_folders[:2], case_folders[1:])
 
 
 def test_a_loss_that_is_no_number_is_written_as_such(case_folders, generator_settings):

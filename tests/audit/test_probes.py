@@ -11,12 +11,11 @@ from lungsyn.audit.disguises import DEFORMED, DISGUISES, WHOLES
 from lungsyn.audit.probes import COLUMNS, probe, probe_parts
 from lungsyn.audit.verdict import verdict
 from lungsyn.errors import InputError
-from lungsyn.generators.networks.patch_unet import build
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.settings.section import as_json
 from lungsyn.volume.files import open_case, write_case
 from lungsyn.volume.tables import read_table
-from tests.conftest import make_case
+from tests.conftest import make_case, network_of
 
 SETTINGS = Thresholds(patch_mm=24.0)
 
@@ -101,7 +100,7 @@ def test_membership_from_the_command_line(groups, generator_settings, tmp_path):
     torch.manual_seed(0)
     names = [folder.name for folder in groups["train"][:5]]
     about = {"generator": generator_settings.model_dump(mode="json"), "cases": names, "seed": 1}
-    checkpoint.save(tmp_path / "model.safetensors", build(generator_settings).state_dict(), about)
+    checkpoint.save(tmp_path / "model.safetensors", network_of(generator_settings).state_dict(), about)
     told = ["--train", str(groups["train"][0].parent), "--unseen", *(f"{f}/case.json" for f in groups["held-out"][:2])]
     files = ["--model", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "membership.tsv")]
     assert cli.main(["audit", "membership", "--seed", "0", *told, *files]) == 0

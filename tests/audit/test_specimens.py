@@ -86,10 +86,9 @@ def test_a_pasted_case_that_stayed_as_it_is_says_nothing_and_a_nodule_made_again
     """Where no nodule fits, a case stays as it is; or its own nodules are made again, under their old numbers."""
     folders = {name: tmp_path / name for name in ("body", "same", "again")}
     write_case(folders["body"], case)
-    made = {"row": {"body_case": "body", "why": "inpainted"}}
-    write_case(folders["same"], replace(case, about=case.about | {"new_nodules": 0, "made": made}))
+    write_case(folders["same"], replace(case, about=case.about | {"new_nodules": 0, "known_case": "body"}))
     moved = np.roll(np.where(case.nodules == 1, 1, 0), 1, axis=0) + np.where(case.nodules == 2, 2, 0)
-    again = replace(case, nodules=moved.astype(np.uint8), about=case.about | {"new_nodules": 1, "made": made})
+    again = replace(case, nodules=moved.astype(np.uint8), about=case.about | {"new_nodules": 1, "known_case": "body"})
     write_case(folders["again"], again)
     found = specimens.openers([folders["body"]], [folders["body"]], [folders["same"], folders["again"]])
     (only,) = [opener() for opener in found["synthetic"]]

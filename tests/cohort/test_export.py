@@ -289,7 +289,7 @@ def test_what_cannot_be_exported_says_why(tmp_path, synthetic, capsys):
     assert "LIDC-IDRI-0001 is not synthetic" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     pasted = make_case(name="pasted-0000")
-    pasted.about.update(dataset="synthetic", made={"row": {"why": "inpainted"}})
+    pasted.about.update(dataset="synthetic", known_case="case-1")
     write_case(tmp_path / "pasted" / "pasted-0000", pasted)
     assert export(tmp_path, "dicom", "pasted") == 2
     assert "pasted-0000 is a real patient's CT around new nodules" in capsys.readouterr().err

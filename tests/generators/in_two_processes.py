@@ -17,7 +17,7 @@ from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.processes import Team, team
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.generators import TrainedGenerator
+from lungsyn.settings.generators import AnyGenerator
 
 
 class Stopping(TrainingPatches):
@@ -30,7 +30,7 @@ class Stopping(TrainingPatches):
 
 
 def main(told: dict, out: Path, processes: Team) -> None:
-    settings = from_json(TrainedGenerator, json.dumps(told["generator"]))
+    settings = from_json(AnyGenerator, json.dumps(told["generator"]))
     compute = Compute.model_validate(told["compute"])
     folders = [Path(folder) for folder in told["folders"]]
     weights, _, records = training.train(folders, settings, compute, told["seed"], out / "whole", processes)

@@ -6,15 +6,16 @@ import torch
 from scipy import ndimage
 
 from lungsyn import checkpoint
-from lungsyn.generators.core.cases import attempts_at, load_generator, pasted_case, synthetic_case
-from lungsyn.generators.networks.patch_unet import build
-from lungsyn.masks.core.placing import region_to_make, untargeted
+from lungsyn.generators.copy_paste import Pasting
+from lungsyn.generators.core.settings import grid_of
+from lungsyn.masks.core.placing import region_to_make
+from lungsyn.masks.core.rows import untargeted
 from lungsyn.quality.measures import measure
 from lungsyn.quality.ranges import reference
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.synthesis import grid_of
+from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import open_case
-from tests.conftest import without_lungs
+from tests.conftest import loaded, made_attempts, made_case, network_of, without_lungs
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,8 @@ def generator(generator_settings, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     torch.manual_seed(0)
     about = {"generator": generator_settings.model_dump(mode="json")}
-    checkpoint.save(path, build(generator_settings).state_dict(), about)
-    return load_generator(path, Compute(device="cpu", precision="float32", generator_threads=1))
+    checkpoint.save(path, network_of(generator_settings).state_dict(), about)
+    return loaded(path, Compute(device="cpu", precision="float32", generator_threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def sources(case_folders):
 
 def test_a_synthetic_case_has_a_real_case_s_layout(generator, few_steps, sources):
     row = untargeted(["case-0", "case-3"], 1, seed=0)[0]
-    case, body = synthetic_case(generator, row, few_steps, sources), sources(row["body_case"])
+    case, body = made_case(generator, row, few_steps, sources), sources(row["body_case"])
     assert case.ct.dtype == np.int16
     assert case.space.shape == body.space.shape
     assert case.affine.tolist() == np.diag([2.0, 2.0, 2.0, 1.0]).tolist()  # not where the patient lay
@@ -51,13 +52,13 @@ def test_a_synthetic_case_has_a_real_case_s_layout(generator, few_steps, sources
 
 def test_the_same_row_gives_the_same_case(generator, few_steps, sources):
     row = untargeted(["case-0", "case-3"], 2, seed=0)[1]
-    first, again = (synthetic_case(generator, row, few_steps, sources) for _ in range(2))
+    first, again = (made_case(generator, row, few_steps, sources) for _ in range(2))
     assert first.digest == again.digest
 
 
 def test_an_inpainted_case_is_the_real_one_but_for_its_new_nodules(generator, few_steps, sources):
     row = untargeted(["case-3"], 1, seed=0, why="inpainted")[0]
-    case, body = synthetic_case(generator, row, few_steps, sources), sources("case-3")
+    case, body = made_case(generator, row, few_steps, sources), sources("case-3")
     kept = region_to_make(case.nodules, body) == 0
     assert case.space.same_as(body.space)
     assert 0 < kept.sum() < kept.size
@@ -74,7 +75,7 @@ def test_what_is_brighter_than_the_window_stays_so_up_to_the_feathered_edge(gene
         return type(case)(np.full_like(case.ct, 1000), case.nodules, case.lungs, case.body, case.affine, case.about)
 
     row = untargeted(["case-0", "case-3"], 1, seed=0, why="inpainted")[0]
-    case = synthetic_case(generator, row, few_steps, bright)
+    case = made_case(generator, row, few_steps, bright)
     weight = region_to_make(case.nodules, bright(row["body_case"]))
     low, high = generator.settings.window_hu
     feather = (weight > 0) & (weight < 1)
@@ -86,7 +87,7 @@ def test_what_is_brighter_than_the_window_stays_so_up_to_the_feathered_edge(gene
 def test_a_pasted_case_holds_its_donor_s_nodule(sources):
     """The test cases' nodules have 20 HU in lungs of about -800: new nodules are as bright, all else is as it was."""
     for row in untargeted(["case-0", "case-3"], 4, seed=0, why="inpainted"):
-        case, body = pasted_case(row, sources), sources(row["body_case"])
+        case, body = made_case(Pasting(), row, Synthesis(), sources), sources(row["body_case"])
         new = (case.nodules > 0) & (np.asarray(body.nodules) == 0)
         assert case.about["new_nodules"] == (new.any() and case.nodules.max() - body.nodules.max())
         assert np.array_equal(case.nodules[body.nodules > 0], body.nodules[body.nodules > 0])
@@ -106,7 +107,7 @@ def test_nothing_is_pasted_where_nothing_fits(sources):
         return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, about)
 
     row = untargeted(["case-0"], 1, seed=0, why="inpainted")[0] | {"nodule_case": "case-1"}
-    case, body = pasted_case(row, giant), sources("case-0")
+    case, body = made_case(Pasting(), row, Synthesis(), giant), sources("case-0")
     assert case.about["new_nodules"] == 0
     assert np.array_equal(case.ct, body.ct) and np.array_equal(case.nodules, body.nodules)
     assert not region_to_make(case.nodules, body).any()
@@ -121,7 +122,7 @@ def test_an_inpainted_case_without_room_is_the_real_one(generator, few_steps, so
     """As in a crop that is hardly larger than its nodule; it says so."""
     row = untargeted(["case-3"], 1, seed=0, why="inpainted")[0]
     reference = reference_of(case_folders, generator, few_steps)
-    (attempt,) = attempts_at(generator, row, few_steps, lambda name: without_lungs(sources(name)), reference, tries=0)
+    (attempt,) = made_attempts(generator, row, few_steps, lambda name: without_lungs(sources(name)), reference, tries=0)
     assert np.array_equal(attempt.case.ct, sources("case-3").ct)
     assert attempt.case.about["new_nodules"] == 0
 
@@ -131,10 +132,10 @@ def test_an_untrained_generator_is_rejected_at_every_attempt(why, generator, few
     """Same masks, other noise; the last one is the one to keep."""
     row = untargeted(["case-0", "case-3"], 1, seed=0, why=why)[0]
     reference = reference_of(case_folders, generator, few_steps)
-    tried = list(attempts_at(generator, row, few_steps, sources, reference, tries=1))
+    tried = list(made_attempts(generator, row, few_steps, sources, reference, tries=1))
     assert [bool(attempt.faults) for attempt in tried] == [True, True]
     first, second = (attempt.case for attempt in tried)
     assert np.array_equal(first.nodules, second.nodules) and not np.array_equal(first.ct, second.ct)
-    assert np.array_equal(first.ct, synthetic_case(generator, row, few_steps, sources).ct)
+    assert np.array_equal(first.ct, made_case(generator, row, few_steps, sources).ct)
     named = {fault["measure"] for fault in tried[0].faults}
     assert "nodule_contrast_hu" in named and "lung_hu" not in named  # the mean of lungs it has from the masks

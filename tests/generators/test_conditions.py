@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from lungsyn.errors import InputError
-from lungsyn.masks.core import placing as conditions
+from lungsyn.masks.core import placing
+from lungsyn.masks.core import rows as conditions
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.nodules import diameter_mm, nodule_facts
 from lungsyn.volume.space import Space
@@ -37,15 +38,15 @@ def test_targeted_rows_take_masks_from_the_worst_cases_only():
 def test_nodules_lie_in_the_lungs(sources, why):
     make = conditions.untargeted if why == "untargeted" else conditions.targeted
     for row in make(["case-0", "case-1", "case-3"], 6, seed=0):
-        masks, body, _ = conditions.make_masks(row, sources)
+        masks, body, _ = placing.make_masks(row, sources, row["why"] == "inpainted")
         nodules, lungs, inside = masks
         assert masks.dtype == np.uint8
         assert nodules.shape == body.ct.shape
         assert set(np.unique(nodules)) - {0}
         assert ((lungs > 0)[nodules > 0]).all()
         assert ((inside > 0)[nodules > 0]).all()
-        assert ((body.lungs > 0)[nodules > 0]).mean() >= conditions.INSIDE_LUNGS - 0.02
-        again = conditions.make_masks(row, sources).masks
+        assert ((body.lungs > 0)[nodules > 0]).mean() >= placing.INSIDE_LUNGS - 0.02
+        again = placing.make_masks(row, sources, row["why"] == "inpainted").masks
         assert np.array_equal(masks, again)
 
 
@@ -60,13 +61,13 @@ def test_nodules_can_lie_about_where_they_lay_in_their_own_case(sources, why):
 
     for donor in ["case-1"] if why == "targeted" else ["case-0", "case-3", "case-4"]:
         row = conditions.untargeted(["case-1"], 1, 0, place=conditions.OWN)[0] | {"nodule_case": donor, "why": why}
-        (nodules, _, _), body, placed = conditions.make_masks(row, all_lung)
+        (nodules, _, _), body, placed = placing.make_masks(row, all_lung, row["why"] == "inpainted")
         facts, shape = sources(donor).about["nodules"], sources(donor).ct.shape
         assert len(placed) == len(facts)
         for index, fact in enumerate(facts, start=1):
             wanted = np.mean(fact["box"], axis=1) / shape * body.ct.shape
             found = np.array(ndimage.center_of_mass(nodules == index)) + 0.5
-            assert np.abs(found - wanted).max() <= conditions.NEAR_VOXELS + 2
+            assert np.abs(found - wanted).max() <= placing.NEAR_VOXELS + 2
 
 
 def test_nodules_keep_their_place_where_all_real_ones_have_the_same(sources):
@@ -84,7 +85,7 @@ def test_a_nodule_without_room_in_its_place_lies_elsewhere_in_the_lungs(sources)
     free = np.zeros((40, 20, 20), bool)
     free[:15] = True
     ball = np.ones((5, 5, 5), bool)
-    starts = [conditions.find_place(ball, free, np.array([30, 10, 10]), np.random.default_rng(k)) for k in range(20)]
+    starts = [placing.find_place(ball, free, np.array([30, 10, 10]), np.random.default_rng(k)) for k in range(20)]
     assert all(start[0] <= 11 for start in starts) and len(set(starts)) > 10
 
 
@@ -92,11 +93,11 @@ def test_varied_masks_keep_their_size_within_the_scaling():
     rng = np.random.default_rng(0)
     x, y, z = np.ogrid[-7:8, -7:8, -7:8]
     ball = x**2 + y**2 + z**2 <= 36
-    low, high = (s**3 for s in conditions.SCALES)
-    sizes = [conditions.vary(ball, hu_around(ball), rng)[0].sum() / ball.sum() for _ in range(30)]
+    low, high = (s**3 for s in placing.SCALES)
+    sizes = [placing.vary(ball, hu_around(ball), rng)[0].sum() / ball.sum() for _ in range(30)]
     assert low * 0.9 < min(sizes) < 1 < max(sizes) < high * 1.1
     one_voxel = np.ones((1, 1, 1), bool)
-    assert all(conditions.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
+    assert all(placing.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (2, 1, 1), (1, 1, 1)])
@@ -104,19 +105,19 @@ def test_of_a_nodule_that_is_made_smaller_than_voxels_something_is_left_in_its_p
     """Voxels that it does not fill at all used to make up its volume, in a corner, without HU of their own."""
     mask = np.ones(shape, bool)
     for seed in range(60):
-        varied, hu = conditions.vary(mask, hu_around(mask), np.random.default_rng([seed, 1]), shrink=0.5)
+        varied, hu = placing.vary(mask, hu_around(mask), np.random.default_rng([seed, 1]), shrink=0.5)
         assert varied.any() and max(varied.shape) <= 3
-        assert hu.shape == tuple(n + 2 * conditions.RIM_VOXELS for n in varied.shape)
+        assert hu.shape == tuple(n + 2 * placing.RIM_VOXELS for n in varied.shape)
 
 
 @pytest.mark.parametrize("radius", [1.0, 1.5, 2.3, 6.0])
 def test_a_rotated_nodule_keeps_its_volume(radius, monkeypatch):
     """Cut at half full, a ball of 19 voxels kept 8 to 16 of them."""
-    monkeypatch.setattr(conditions, "SCALES", (1.0, 1.0))
+    monkeypatch.setattr(placing, "SCALES", (1.0, 1.0))
     rng = np.random.default_rng(0)
     x, y, z = np.ogrid[-7:8, -7:8, -7:8]
     ball = x**2 + y**2 + z**2 <= radius**2
-    assert {int(conditions.vary(ball, hu_around(ball), rng)[0].sum()) for _ in range(10)} == {int(ball.sum())}
+    assert {int(placing.vary(ball, hu_around(ball), rng)[0].sum()) for _ in range(10)} == {int(ball.sum())}
 
 
 def test_no_nodule_is_made_smaller_than_the_smallest(sources):
@@ -128,7 +129,7 @@ def test_no_nodule_is_made_smaller_than_the_smallest(sources):
 
     def made(limit):
         rows = conditions.untargeted(["case-0", "case-1", "case-2", "case-3"], 24, 0, limit)
-        nodules = [conditions.make_masks(row, sources).masks[0] for row in rows]
+        nodules = [placing.make_masks(row, sources, row["why"] == "inpainted").masks[0] for row in rows]
         return [diameter_mm(8.0 * (mask == k).sum()) for mask in nodules for k in range(1, mask.max() + 1)]
 
     assert min(made(0.0)) < 0.81 * smallest  # the least scale, rounded to voxels
@@ -137,7 +138,7 @@ def test_no_nodule_is_made_smaller_than_the_smallest(sources):
 
 def hu_around(mask):
     """A nodule of 50 HU in lung of -800 HU, as wide as `vary` takes it."""
-    return np.where(np.pad(mask, 2 * conditions.RIM_VOXELS), 50.0, -800.0)
+    return np.where(np.pad(mask, 2 * placing.RIM_VOXELS), 50.0, -800.0)
 
 
 def test_hu_is_varied_with_its_mask():
@@ -145,9 +146,9 @@ def test_hu_is_varied_with_its_mask():
     rng = np.random.default_rng(3)
     mask = np.zeros((15, 15, 15), bool)
     mask[2:13, 2:13, 2:8] = mask[2:8, 2:13, 2:13] = True
-    rim = conditions.RIM_VOXELS
+    rim = placing.RIM_VOXELS
     for _ in range(10):
-        varied, hu = conditions.vary(mask, hu_around(mask), rng)
+        varied, hu = placing.vary(mask, hu_around(mask), rng)
         assert hu.shape == tuple(n + 2 * rim for n in varied.shape)
         inner = hu[rim:-rim, rim:-rim, rim:-rim]
         assert (inner[ndimage.binary_erosion(varied, iterations=2)] > 0).all()
@@ -158,7 +159,7 @@ def test_hu_is_varied_with_its_mask():
 @pytest.mark.parametrize("why", ["untargeted", "targeted", "inpainted"])
 def test_without_room_the_nodules_stay_as_they_are(sources, why):
     row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-3", "why": why}
-    masks, body, placed = conditions.make_masks(row, lambda name: without_lungs(sources(name)))
+    masks, body, placed = placing.make_masks(row, lambda name: without_lungs(sources(name)), row["why"] == "inpainted")
     assert placed == []
     for made, real in zip(masks, (body.nodules, body.lungs, body.body), strict=True):
         assert np.array_equal(made, real)
@@ -180,16 +181,16 @@ def test_a_donor_that_does_not_fit_is_replaced_by_the_body_s_own(sources):
         return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, {"nodules": facts})
 
     row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-1"}
-    (nodules, _, _), body, _ = conditions.make_masks(row, giant)
+    (nodules, _, _), body, _ = placing.make_masks(row, giant, row["why"] == "inpainted")
     assert set(np.unique(nodules)) == {0} | {fact["index"] for fact in body.about["nodules"]}
 
 
 def test_inpainted_cases_keep_their_own_nodules_and_get_new_ones(sources):
     for row in conditions.untargeted(["case-0", "case-3"], 4, seed=0, why="inpainted"):
-        (nodules, _, _), body, _ = conditions.make_masks(row, sources)
+        (nodules, _, _), body, _ = placing.make_masks(row, sources, row["why"] == "inpainted")
         kept = [fact["index"] for fact in body.about["nodules"]]
         assert row["why"] == "inpainted"
-        region = conditions.region_to_make(nodules, body)
+        region = placing.region_to_make(nodules, body)
         if all(np.array_equal(nodules == i, body.nodules == i) for i in kept):
             assert nodules.max() > max(kept)
             new = nodules > max(kept)
@@ -197,17 +198,17 @@ def test_inpainted_cases_keep_their_own_nodules_and_get_new_ones(sources):
             new = nodules > 0  # nothing fitted beside them: they themselves are made anew
         assert (region[new] == 1).all()
         away = ndimage.distance_transform_edt((nodules == 0) & (body.nodules == 0), sampling=body.space.spacing_mm)
-        assert (region[away > 2 * conditions.INPAINT_MARGIN_MM] == 0).all()
+        assert (region[away > 2 * placing.INPAINT_MARGIN_MM] == 0).all()
 
 
 def test_the_last_number_that_a_mask_can_hold_is_noticed():
     before = np.zeros((4, 4, 4), np.uint8)
     nodules, before[3] = before.copy(), 7
     nodules[3], nodules[0] = 7, 255
-    assert conditions.changed_nodules(nodules, before) == [255]
-    assert conditions.changed_nodules(before, nodules) == [255]
+    assert placing.changed_nodules(nodules, before) == [255]
+    assert placing.changed_nodules(before, nodules) == [255]
     nodules[3, 0] = 0
-    assert conditions.changed_nodules(nodules, before) == [7, 255]
+    assert placing.changed_nodules(nodules, before) == [7, 255]
 
 
 @pytest.mark.parametrize(("kept", "new", "placed"), [(130, 130, 125), (255, 3, 3), (254, 1, 1)])
@@ -226,10 +227,10 @@ def test_a_case_has_no_more_nodules_than_its_mask_can_number(kept, new, placed, 
 
     cases = {"body": patient("body", kept), "donor": patient("donor", new)}
     row = conditions.untargeted(["body"], 1, 0, why="inpainted")[0] | {"nodule_case": "donor"}
-    masks, _, found = conditions.make_masks(row, cases.get)
+    masks, _, found = placing.make_masks(row, cases.get, keep=True)
     said = capsys.readouterr().out
-    assert masks[0].max() <= conditions.MOST_NODULES
-    if kept + new > conditions.MOST_NODULES:
+    assert masks[0].max() <= placing.MOST_NODULES
+    if kept + new > placing.MOST_NODULES:
         assert f"{new - max(255 - kept, 0)} nodules are not placed: a case has at most 255" in said
     else:
         assert not said

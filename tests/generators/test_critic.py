@@ -6,25 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from lungsyn import checkpoint, planning
-from lungsyn.audit.membership import log_loss
+from lungsyn import checkpoint
 from lungsyn.errors import InputError
 from lungsyn.generators.core import training
 from lungsyn.generators.core.bands import inner
-from lungsyn.generators.core.cases import load_generator, synthetic_case
+from lungsyn.generators.core.learning import predict
 from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.generators.core.samplers import plan, sample
 from lungsyn.generators.core.schedule import pure_noise
 from lungsyn.generators.networks.critic import Adversaries, Critic
-from lungsyn.generators.networks.patch_unet import build
-from lungsyn.masks.core.placing import untargeted
+from lungsyn.masks.core.rows import untargeted
 from lungsyn.processes import Team
 from lungsyn.settings.checking import check, from_json
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.generators import TrainedGenerator
-from lungsyn.settings.section import as_json
+from lungsyn.settings.generators import AnyGenerator
 from lungsyn.volume.files import open_case, write_case
-from tests.conftest import first_batch, make_case
+from tests.conftest import first_batch, loaded, made_case, make_case, network_of
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 FLOAT, DEVICE = torch.float32, torch.device("cpu")
@@ -38,7 +35,7 @@ def batch(case_folders, gan_settings):
 @pytest.fixture
 def both(gan_settings):
     torch.manual_seed(1)
-    pair = Adversaries(build(gan_settings), Critic(gan_settings))
+    pair = Adversaries(network_of(gan_settings), Critic(gan_settings))
     torch.nn.init.normal_(pair.generator.head.weight, std=0.1)  # zero at the start: nothing would flow through it
     return pair
 
@@ -63,11 +60,11 @@ def test_each_network_learns_by_the_gradient_of_its_own_loss(gan_settings, both,
             self.gradients = [p.grad.clone() for group in self.param_groups for p in group["params"]]
 
     optimizer, average = Noted(both.parameters(), 1.0), dict(both.generator.state_dict())
-    take = training.adversarial_steps(both.generator, both, optimizer, average, torch.zeros(()), settings, FLOAT)
+    take = settings.learning().steps(both.generator, both, optimizer, average, torch.zeros(()), FLOAT)
     error, _ = take(batch)
 
-    made, masks, critic = training.predict(both.generator, batch, DEVICE, FLOAT), inner(batch["masks"]), both.critic
-    expected = training.mean_in_body((made - batch["target"]).square(), batch["masks"], settings)
+    made, masks, critic = predict(both.generator, batch, DEVICE, FLOAT), inner(batch["masks"]), both.critic
+    expected = settings.learning().mean_in_body((made - batch["target"]).square(), batch["masks"])
     assert float(error) == pytest.approx(float(expected))
     bands = [critic.bands(x, masks) for x in (batch["target"], made)]
     real, fake = (critic(b, masks) for b in bands)
@@ -104,8 +101,8 @@ def test_the_critic_judges_only_what_is_generated(both, batch):
 def test_a_critic_that_learns_tells_real_from_made(gan_settings, both, batch):
     """Against a generator that does not learn it must win; with gradients of the wrong sign it would lose."""
     optimizer = torch.optim.Adam(both.critic.parameters(), 0.01)
-    take = training.adversarial_steps(
-        both.generator, both, optimizer, dict(both.generator.state_dict()), torch.zeros(()), gan_settings, FLOAT
+    take = gan_settings.learning().steps(
+        both.generator, both, optimizer, dict(both.generator.state_dict()), torch.zeros(()), FLOAT
     )
     for _ in range(30):
         take(batch)
@@ -140,16 +137,16 @@ def test_a_volume_is_made_in_one_step_whatever_synthesis_says(case_folders, gan_
     weights, facts, _ = training.train(case_folders, gan_settings, CPU, 7, tmp_path)
     about = {"generator": gan_settings.model_dump(mode="json")} | facts
     checkpoint.save(tmp_path / "model.safetensors", weights, about)
-    generator = load_generator(tmp_path / "model.safetensors", CPU)
+    generator = loaded(tmp_path / "model.safetensors", CPU)
     row, folders = untargeted(["case-0", "case-3"], 1, seed=0)[0], {folder.name: folder for folder in case_folders}
-    few = study.synthesis.model_copy(update={"steps": 3, "mode": "stitched", "sampler": "ddpm"})
+    few = study.synthesis.model_copy(update={"steps": 3, "mode": "shifted", "sampler": "ddpm"})
     cases = [
-        synthetic_case(generator, row, synthesis, lambda name: open_case(folders[name]), attempt)
+        made_case(generator, row, synthesis, lambda name: open_case(folders[name]), attempt)
         for synthesis, attempt in ((study.synthesis, 0), (few, 0), (few, 1))
     ]
     assert cases[0].digest == cases[1].digest != cases[2].digest
     assert (cases[0].ct[np.asarray(cases[0].body) == 0] == -1000).all()
-    assert np.isfinite(log_loss(generator, case_folders[0], seed=1))  # what the membership audit asks of a generator
+    assert np.isfinite(generator.log_loss(case_folders[0], seed=1))  # what the membership audit asks of a generator
 
 
 def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
@@ -161,7 +158,7 @@ def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
         check(raw)
     raw["compute"]["gpus"] = 1
     for key, value, message in (
-        ("schedule", "cosine", r"gan\.schedule is 'cosine': input should be 'pure_noise'"),
+        ("schedule", "cosine", r"gan\.schedule: no key of this section; remove it"),
         ("eta", 0.5, r"gan\.eta: no key of this section; remove it"),
         ("critic_channels", [4] * 4, r"gan: patch_voxels 24 must be a multiple of 16 for 4 levels of the critic"),
     ):
@@ -173,21 +170,11 @@ def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
             check(bad)
     with pytest.raises(InputError, match=r"^critic_channels\.0 is 0: input should be greater"):
         given = raw["generators"]["gan"] | {"critic_channels": [0]}
-        from_json(TrainedGenerator, json.dumps(given))
-    with pytest.raises(InputError, match=r"^kind missing: it must be one of 'patch_ddpm', 'latent_ddpm', 'patch_gan'"):
-        from_json(TrainedGenerator, "{}")
+        from_json(AnyGenerator, json.dumps(given))
+    with pytest.raises(InputError, match=r"^kind missing: it must be one of 'copy_paste', 'latent_ddpm', 'patch_ddpm'"):
+        from_json(AnyGenerator, "{}")
 
 
 def test_a_gan_is_trained_by_one_process(gan_settings):
     with pytest.raises(InputError, match=r"a patch_gan is trained by one process, not by 2: set compute\.gpus to 1"):
-        training.check_shares(gan_settings, Team(0, 2, "cpu"))
-
-
-def test_its_work_is_planned(gan_settings, generator_settings, tmp_path):
-    assert planning.generator_work(gan_settings) > planning.generator_work(generator_settings)
-    path = tmp_path / "generator/gan/100/model.safetensors"
-    about = {"images_seen": 40, "cost": {"seconds": 10.0}, "ran_on": "cpu (x86_64)"}
-    checkpoint.save(path, {}, about | {"generator": json.loads(as_json(gan_settings))})
-    rates, measured = planning.seconds_per_work(tmp_path)
-    assert measured == {"train_generator"}
-    assert rates["train_generator"] == pytest.approx(10 / planning.generator_work(gan_settings))
+        gan_settings.learning().check_team(Team(0, 2, "cpu"))

@@ -7,27 +7,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lungsyn import checkpoint, planning
-from lungsyn.audit.membership import log_loss
+from lungsyn import checkpoint
 from lungsyn.errors import InputError
+from lungsyn.generators import latent_ddpm
 from lungsyn.generators.core import training
 from lungsyn.generators.core.bands import band_sd, inner, to_bands
 from lungsyn.generators.core.canvas import Background, make_canvas
-from lungsyn.generators.core.cases import load_generator, synthetic_case
+from lungsyn.generators.core.learning import predict
 from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.generators.core.prediction import diffuse, training_target
 from lungsyn.generators.core.synthesis import synthesise
 from lungsyn.generators.networks.latent import latent_noise
-from lungsyn.generators.networks.patch_unet import build
 from lungsyn.live import watcher
-from lungsyn.masks.core.placing import untargeted
+from lungsyn.masks.core.rows import untargeted
 from lungsyn.optimizer import Muon
 from lungsyn.settings.checking import check
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.generators import LatentDiffusion
 from lungsyn.settings.section import as_json
 from lungsyn.volume.files import open_case
-from tests.conftest import first_batch, without_zeros
+from tests.conftest import first_batch, loaded, made_case, network_of, without_zeros
 
 CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
 FLOAT, DEVICE = torch.float32, torch.device("cpu")
@@ -36,7 +34,7 @@ FLOAT, DEVICE = torch.float32, torch.device("cpu")
 @pytest.fixture
 def network(latent_settings):
     torch.manual_seed(1)
-    return without_zeros(build(latent_settings), 0.1)
+    return without_zeros(network_of(latent_settings), 0.1)
 
 
 @pytest.fixture
@@ -65,7 +63,7 @@ def canvas_of(shape, settings, background=None):
 def test_before_anything_is_learned_latents_are_the_coarsest_bands_of_the_patch(latent_settings, batch, levels):
     """The first eight; the others are zero. So the decoder gives back means of voxels, and grain of the usual width."""
     settings = latent_settings.autoencoder_training.model_copy(update={"channels": [8] * levels})
-    autoencoder = build(settings).eval()
+    autoencoder = network_of(settings).eval()
     x0 = inner(batch["x_t"])[:, :1]
     z = autoencoder.encode(x0, torch.ones(3, 3, 16, 16, 16))
     assert z.shape == (3, 10, *[16 // 2**levels] * 3)
@@ -89,7 +87,7 @@ def test_what_the_autoencoder_learns_is_the_likelihood_of_its_bands(latent_setti
     mean = to_bands(autoencoder.decode(z, torch.zeros(3, 8, 8, 8, 8))) / sd
     width = to_bands(autoencoder.decode(z, torch.ones(3, 8, 8, 8, 8))) / sd - mean
     expected = -torch.distributions.Normal(mean, width).log_prob(to_bands(x0) / sd) - np.log(2 * np.pi) / 2
-    torch.testing.assert_close(training.predict(autoencoder, batch, DEVICE, FLOAT), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(predict(autoencoder, batch, DEVICE, FLOAT), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_latents_do_not_see_beyond_the_masks(network, batch):
@@ -123,7 +121,7 @@ def test_the_patch_and_its_noise_come_side_by_side(case_folders, latent_settings
     assert both.x_t.shape == (2, 20, 20, 20) and mixed.x_t.shape == (1, 20, 20, 20)
     assert both.target is None
     assert both.t == mixed.t
-    abar = build(single).abar[both.t]
+    abar = network_of(single).abar[both.t]
     torch.testing.assert_close(diffuse(*both.x_t, abar), mixed.x_t[0])
 
 
@@ -136,8 +134,8 @@ def test_what_it_learns_is_the_target_of_its_latents(latent_settings, network, b
     noise, abar = latent_noise(noise, z0), network.abar[t][:, None, None, None, None]
     error = network.predict(diffuse(z0, noise, abar), masks, t) - training_target(prediction, z0, noise, abar)
     expected = error.detach().square()
-    torch.testing.assert_close(training.predict(network, batch, DEVICE, FLOAT), expected)
-    loss = training.weighted_loss(network, batch, latent_settings, DEVICE, FLOAT).detach()
+    torch.testing.assert_close(predict(network, batch, DEVICE, FLOAT), expected)
+    loss = latent_settings.learning().loss(network, batch, DEVICE, FLOAT).detach()
     nodule = inner(batch["masks"]).float()[:, :1].unfold(2, 4, 4).unfold(3, 4, 4).unfold(4, 4, 4).flatten(5).mean(-1)
     weight = 1 + (latent_settings.nodule_weight - 1) * nodule
     assert float(loss) == pytest.approx(float((weight * expected.mean(1, True)).sum() / weight.sum()), rel=1e-5)
@@ -183,10 +181,10 @@ def test_both_learn(latent_settings, batch):
     """On one batch: likelihood rises beyond that of the coarse bands, latents are denoised better than by always 0."""
     for settings, fall in ((latent_settings.autoencoder_training, 0.3), (latent_settings, 0.5)):
         torch.manual_seed(0)
-        network = build(settings).train()
+        network = network_of(settings).train()
         optimizer = Muon([w for w in network.parameters() if w.requires_grad], 0.003)
         average = dict(network.state_dict())
-        step = training.steps_of(network, network, optimizer, average, torch.ones(()), settings, FLOAT)
+        step = settings.learning().steps(network, network, optimizer, average, torch.ones(()), FLOAT)
         losses = [float(step(batch)[0]) for _ in range(60)]
         assert losses[-1] < losses[0] - fall
 
@@ -251,16 +249,16 @@ def test_guidance_leads_away_from_no_nodules(latent_settings, study, network):
 
 
 def test_cases_and_the_membership_attack_take_it_as_any_generator(case_folders, study, trained):
-    generator = load_generator(trained[3], CPU)
-    assert isinstance(generator.settings, LatentDiffusion)
+    generator = loaded(trained[3], CPU)
+    assert isinstance(generator.settings, latent_ddpm.Settings)
     row, folders = untargeted(["case-0", "case-3"], 1, seed=0)[0], {folder.name: folder for folder in case_folders}
     cases = [
-        synthetic_case(generator, row, study.synthesis, lambda name: open_case(folders[name]), attempt)
+        made_case(generator, row, study.synthesis, lambda name: open_case(folders[name]), attempt)
         for attempt in (0, 0, 1)
     ]
     assert cases[0].digest == cases[1].digest != cases[2].digest
     assert (cases[0].ct[np.asarray(cases[0].body) == 0] == -1000).all()
-    assert np.isfinite(log_loss(generator, case_folders[0], seed=1))
+    assert np.isfinite(generator.log_loss(case_folders[0], seed=1))
 
 
 def test_its_training_can_be_watched(case_folders, latent_settings, tmp_path, capsys):
@@ -290,18 +288,5 @@ def test_what_does_not_fit_is_refused(latent_settings, study):
         r"autoencoder\.latent_channels is 4: input should be greater than or equal to 8",
         autoencoder={"latent_channels": 4},
     )
-    refused(r"latent\.context_factor is 2: input should be 0", context_factor=2)
+    refused(r"latent\.context_factor: no key of this section; remove it", context_factor=2)
     refused(r"latent\.autoencoder\.latents: unknown key", autoencoder={"latents": 4})
-
-
-def test_its_work_is_planned(latent_settings, trained, tmp_path):
-    """The autoencoder's training is part of it."""
-    without = latent_settings.model_copy(
-        update={"autoencoder": latent_settings.autoencoder.model_copy(update={"images": 1})}
-    )
-    assert planning.generator_work(latent_settings) > planning.generator_work(without)
-    path = tmp_path / "generator/latent/100/model.safetensors"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(trained[3].read_bytes())
-    rates, measured = planning.seconds_per_work(tmp_path)
-    assert measured == {"train_generator"} and rates["train_generator"] > 0

@@ -4,30 +4,27 @@ import torch.nn.functional as F
 
 from lungsyn.generators.core.bands import HALO, LUNG_HU, NODULE_HU, TISSUE_HU, band_sd, inner, shares
 from lungsyn.generators.core.prediction import diffuse, to_x0
-from lungsyn.generators.networks.patch_unet import build, channel_norm, coarse_channels
-from tests.conftest import without_zeros
+from lungsyn.generators.networks.patch_unet import channel_norm, coarse_channels
+from tests.conftest import network_of, without_zeros
 
 
 def inputs(settings, batch=2):
     p = settings.patch_voxels
-    coarse = torch.randn(batch, coarse_channels(settings), p // 2, p // 2, p // 2)
+    coarse = torch.randn(batch, coarse_channels(settings.learning()), p // 2, p // 2, p // 2)
     wide = (p + 2 * HALO,) * 3
     masks = torch.randint(0, 2, (batch, 3, *wide), dtype=torch.uint8)
     return torch.randn(batch, 1, *wide), masks, coarse, torch.randint(1, 50, (batch,)), torch.ones(batch)
 
 
-@pytest.mark.parametrize("network", ["patch_unet", "monai"])
 @pytest.mark.parametrize(("position", "context"), [(True, 2), (False, 0), (True, 0)])
-def test_output_has_the_patch_s_shape(generator_settings, network, position, context):
-    settings = generator_settings.model_copy(
-        update={"network": network, "position": position, "context_factor": context}
-    )
+def test_output_has_the_patch_s_shape(generator_settings, position, context):
+    settings = generator_settings.model_copy(update={"position": position, "context_factor": context})
     arguments = inputs(settings)
-    assert build(settings)(*arguments).shape == (2, 1, *[settings.patch_voxels] * 3)
+    assert network_of(settings)(*arguments).shape == (2, 1, *[settings.patch_voxels] * 3)
 
 
 def test_every_input_matters(generator_settings):
-    network = without_zeros(build(generator_settings), 0.1)
+    network = without_zeros(network_of(generator_settings), 0.1)
     arguments = list(inputs(generator_settings))
     reference = network(*arguments)
     changed = [arguments[0] + 1, 1 - arguments[1], arguments[2] + 1, 51 - arguments[3], arguments[4] * 3]
@@ -46,7 +43,7 @@ def test_activation_checkpointing_changes_memory_not_gradients(generator_setting
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = build(generator_settings.model_copy(update={"activation_checkpointing": checkpointing})).train()
+        network = network_of(generator_settings.model_copy(update={"activation_checkpointing": checkpointing})).train()
         torch.manual_seed(1)
         network(*inputs(generator_settings)).square().sum().backward()
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
@@ -56,7 +53,7 @@ def test_activation_checkpointing_changes_memory_not_gradients(generator_setting
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
 def test_of_pure_noise_a_fresh_network_makes_what_the_masks_tell(generator_settings, prediction):
     settings = generator_settings.model_copy(update={"prediction": prediction})
-    network, (x, masks, coarse, t, spacing) = build(settings), inputs(settings)
+    network, (x, masks, coarse, t, spacing) = network_of(settings), inputs(settings)
     t = torch.full_like(t, settings.timesteps)
     abar = network.abar[t][:, None, None, None, None].double()
     nodule, lung, body = inner(masks).double().unbind(1)
@@ -78,7 +75,7 @@ def test_a_fresh_network_is_nearly_the_best_denoiser_of_a_texture_it_was_not_tol
     widths have up to 2.7 times that error."""
     torch.manual_seed(0)
     settings = generator_settings.model_copy(update={"prediction": prediction, "timesteps": 1000})
-    network, (x, masks, coarse, t, spacing) = build(settings), inputs(settings, batch=8)
+    network, (x, masks, coarse, t, spacing) = network_of(settings), inputs(settings, batch=8)
     masks = torch.tensor([0, 1, 1], dtype=torch.uint8)[:, None, None, None].expand_as(masks).contiguous()
     impulse = torch.zeros_like(x[:1])
     impulse[0, 0, 8, 8, 8] = width
@@ -103,7 +100,7 @@ def test_the_guess_is_the_same_whichever_patch_a_voxel_lies_in(generator_setting
     end of one and inside the other, but for 3 % since the halo itself ends somewhere. Without it they differ by 12 to
     21 %, and in the outermost voxels by 23 to 39 %."""
     torch.manual_seed(0)
-    network, (_, _, coarse, t, spacing) = build(generator_settings), inputs(generator_settings, batch=1)
+    network, (_, _, coarse, t, spacing) = network_of(generator_settings), inputs(generator_settings, batch=1)
     t = (network.abar - abar).abs().argmin().expand(1)
     texture = F.avg_pool3d(torch.randn(1, 1, 42, 22, 22), 3, 1) * torch.linspace(0.2, 2, 40)[:, None, None]
     masks = torch.tensor([0, 1, 1], dtype=torch.uint8)[:, None, None, None].expand(1, 3, 40, 20, 20)

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from lungsyn.generators.core.settings import grid_of
 from lungsyn.generators.core.synthesis import stride_voxels
 from lungsyn.quality.attempts import Attempt, attempt_seed, attempts, middle_slices, rates, record, rejected_rows
 from lungsyn.quality.measures import ANATOMY, measure
 from lungsyn.quality.ranges import calibrated_width, faults, left_out_scores, spread_of, widths_away
 from lungsyn.quality.ranges import reference as ranges_of
 from lungsyn.quality.seams import _along_axes, border_planes, seam_logs, seam_steps
-from lungsyn.settings.synthesis import Grid, grid_of
+from lungsyn.settings.synthesis import Grid
 from lungsyn.volume.intensity import NOT_FINITE_HU, to_hu
 from lungsyn.volume.patches import axis_starts
 from tests.anatomy.chests import chest

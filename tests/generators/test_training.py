@@ -175,4 +175,4 @@ def test_loss_counts_the_body_and_weighs_nodules(generator_settings):
     masks = torch.zeros(1, 3, 2, 1, 1, dtype=torch.uint8)
     masks[0, 2, 0] = masks[0, 0, 0] = 1
     masks = F.pad(masks, [HALO] * 6, value=1)  # where nothing counts
-    assert training.loss_weight(masks, generator_settings).flatten().tolist() == [generator_settings.nodule_weight, 0]
+    assert generator_settings.learning().weight(masks).flatten().tolist() == [generator_settings.nodule_weight, 0]

@@ -5,10 +5,14 @@
 
 
 def held_out_splits(wildcards):
-    """Splits of which the generator knows nothing. A targeted set has its masks from validation cases: it is compared
-    with test cases only, so that no set is measured against the cases whose masks it has."""
-    targeted = STUDY.sets[wildcards.set].conditions == "targeted"
-    return ["test"] if targeted else ["validation", "test"]
+    """Splits of which the generator knows nothing. A set with masks from validation cases is compared with test cases
+    only, so that no set is measured against the cases whose masks it has."""
+    return ["test"] if source_of(STUDY.sets[wildcards.set]).split == "validation" else ["validation", "test"]
+
+
+def attackable(generator):
+    """Whether there is a model whose loss can be asked for."""
+    return made_by(generator).attackable
 
 
 rule memorisation:
@@ -59,7 +63,7 @@ rule verdict:
     input:
         synthetic=lambda w: batches(w.set, w.size),
         neighbours="results/audit/{set}/{size}/nearest.tsv",
-        membership=of_generator("results/audit/membership/{generator}/{size}.tsv"),
+        membership=of_generator("results/audit/membership/{generator}/{size}.tsv", attackable),
     output:
         report("results/audit/{set}/{size}/verdict.json", caption="../report/verdict.rst", category="Can it be shared?"),
     log:
@@ -83,7 +87,7 @@ rule fidelity:
         train=lambda w: cases("train")(None),  # all, at every size: one reference and one floor
         held_out=cases("validation", "test"),
         synthetic=lambda w: batches(w.set, w.size),
-        reference=of_generator(RANGES),
+        reference=of_generator(RANGES, is_checked),
         weights=STUDY.audit.fidelity.weights or [],
     output:
         fidelity="results/audit/{set}/{size}/fidelity.json",

@@ -14,10 +14,10 @@ from platform import machine
 from lungsyn.codedigest import of_verb as code_of
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.settings.cohort import Listing, Preparation
+from lungsyn.registry import family
 from lungsyn.settings.section import as_json, part
 from lungsyn.settings.segmenters import Inference, Segmenter
-from lungsyn.settings.study import null_arms
-from lungsyn.settings.synthesis import grid_of
+from lungsyn.settings.study import null_arms, source_of
 from lungsyn.volume.tables import read_table
 
 
@@ -143,20 +143,30 @@ def batches(name, size):
     return [f"results/synthetic/{synthetic.generator}/{name}/{size}/{i}" for i in range(count)]
 
 
+def made_by(generator):
+    """The family of a generator of the config."""
+    return family("generators", STUDY.generators[generator].kind)
+
+
 def trained(generator):
-    """Whether this generator is a network; copy_paste only pastes: no training, no GPU, and what it makes is real."""
-    return STUDY.generators[generator].kind != "copy_paste"
+    """Whether there is something to train, and a model file."""
+    return made_by(generator).trains
+
+
+def is_checked(generator):
+    """Whether what it makes is new, and held against the ranges of real CT."""
+    return made_by(generator).checked
 
 
 RANGES = "results/quality/{generator}/{size}/reference.json"  # in which a synthetic case's measures must lie
 
 
-def of_generator(place):
-    """An input function: a file of the generator, or of the one that makes the set; none where nothing is trained."""
+def of_generator(place, has=trained):
+    """An input function: a file of the generator, or of the one that makes the set; none where it ``has`` none."""
 
     def path(wildcards):
         name = getattr(wildcards, "generator", None) or STUDY.sets[wildcards.set].generator
-        return place.format(generator=name, size=wildcards.size) if trained(name) else []
+        return place.format(generator=name, size=wildcards.size) if has(name) else []
 
     return path
 
@@ -174,6 +184,8 @@ USED_SETS = sorted(
 if workflow.is_main_process:
     for name in sorted(STUDY.sets.keys() - {name for name, _ in USED_SETS}):
         logger.warning(f"sets.{name} is in no arm, so it is not made.")
-# Sets that a trained generator makes: they are checked.
-CHECKED_SETS = [(name, size) for name, size in USED_SETS if trained(STUDY.sets[name].generator)]
-USED_GENERATORS = sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS})
+# Sets whose volumes are checked; generators that are trained.
+CHECKED_SETS = [(name, size) for name, size in USED_SETS if is_checked(STUDY.sets[name].generator)]
+USED_GENERATORS = sorted(
+    {(STUDY.sets[name].generator, size) for name, size in USED_SETS if trained(STUDY.sets[name].generator)}
+)

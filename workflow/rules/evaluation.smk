@@ -129,7 +129,7 @@ rule plot_set:
         synthetic=lambda w: batches(w.set, w.size),
         train=cases("train"),
         held_out=lambda w: cases(*held_out_splits(w))(w),
-        reference=of_generator(RANGES),
+        reference=of_generator(RANGES, is_checked),
         neighbours="results/audit/{set}/{size}/nearest.tsv",
         fidelity="results/audit/{set}/{size}/fidelity.json",
     output:

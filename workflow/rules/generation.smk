@@ -28,18 +28,17 @@ rule train_generator:
 
 
 def condition_cases(wildcards):
-    """The cases whose masks a set varies."""
-    split = "validation" if STUDY.sets[wildcards.set].conditions == "targeted" else "train"
-    return cases(split)(wildcards)
+    """The cases whose masks, or statistics of masks, a set has."""
+    return cases(source_of(STUDY.sets[wildcards.set]).split)(wildcards)
 
 
 def condition_predictions(wildcards):
-    """What the benchmark found, for a targeted set: it shows the worst cases.
+    """What the benchmark found, where a source asks which cases it finds worst.
 
     Not the score table: an edit of a measure makes that again and must not aim, synthesise and train anew.
     """
-    targeted = STUDY.sets[wildcards.set].conditions == "targeted"
-    return BENCHMARK_PREDICTIONS.format(size=wildcards.size) if targeted else []
+    asks = source_of(STUDY.sets[wildcards.set]).needs_benchmark
+    return BENCHMARK_PREDICTIONS.format(size=wildcards.size) if asks else []
 
 
 rule conditions:
@@ -53,14 +52,20 @@ rule conditions:
         "results/logs/conditions/{set}/{size}.log",
     params:
         code=code_of("generation", "conditions"),
-        kind=lambda w: STUDY.sets[w.set].conditions,
+        conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
         volumes=lambda w: STUDY.sets[w.set].volumes,
-        worst_cases=lambda w: STUDY.benchmark.worst_cases if STUDY.sets[w.set].conditions == "targeted" else 0,
+        worst_cases=lambda w: STUDY.benchmark.worst_cases if source_of(STUDY.sets[w.set]).needs_benchmark else 0,
         seed=SEED,
     shell:
-        "lungsyn generation conditions --kind {params.kind} --volumes {params.volumes} --seed {params.seed}"
+        "lungsyn generation conditions --conditions {params.conditions:q} --volumes {params.volumes} --seed {params.seed}"
         " --worst-cases {params.worst_cases} --cases {input.cases} --predictions {input.predictions} --out {output}"
         " > {log} 2>&1"
+
+
+def grid_json(generator):
+    """Where a generator's patches meet, as JSON: ``null`` where there are none."""
+    grid = made_by(generator).patch_grid(STUDY.generators[generator], STUDY.synthesis)
+    return as_json(grid) if grid else "null"
 
 
 rule reference:
@@ -73,7 +78,7 @@ rule reference:
         "results/logs/reference/{generator}/{size}.log",
     params:
         code=code_of("generation", "reference"),
-        grid=lambda w: settings(grid_of(STUDY.generators[w.generator], STUDY.synthesis))(w),
+        grid=lambda w: grid_json(w.generator),
         quality=settings(STUDY.quality),
     shell:
         "lungsyn generation reference --cases {input.cases} --grid {params.grid:q} --quality {params.quality:q}"
@@ -84,9 +89,9 @@ rule synthesise:
     """Make a batch of whole volumes: HU and masks in the layout of a real case. Odd ones are made again."""
     input:
         cases=condition_cases,
-        reference=of_generator(RANGES),
+        reference=of_generator(RANGES, is_checked),
         model=of_generator("results/generator/{generator}/{size}/model.safetensors"),
-        conditions="results/conditions/{set}/{size}.tsv",
+        rows="results/conditions/{set}/{size}.tsv",
     output:
         directory("results/synthetic/{generator}/{set}/{size}/{batch}"),
     log:
@@ -96,10 +101,14 @@ rule synthesise:
         gpu=lambda w: GPU if trained(w.generator) else 0,
     params:
         code=code_of("generation", "synthesise"),
-        model=lambda w, input: f"--model {input.model} --reference {input.reference}" if input.model else "",
+        generator=lambda w: settings(STUDY.generators[w.generator])(w),
+        conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
+        model=lambda w, input: f"--model {input.model}" if input.model else "",
+        reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
         synthesis=settings(STUDY.synthesis),
         quality=settings(STUDY.quality),
     shell:
-        "lungsyn generation synthesise {params.model} --conditions {input.conditions} --batch {wildcards.batch}"
-        " --set {wildcards.set} --synthesis {params.synthesis:q}"
+        "lungsyn generation synthesise --generator {params.generator:q} --conditions {params.conditions:q}"
+        " {params.model} {params.reference} --rows {input.rows} --batch {wildcards.batch} --set {wildcards.set}"
+        " --synthesis {params.synthesis:q}"
         " --quality {params.quality:q} --cases {input.cases} {COMPUTE} --out {output} > {log} 2>&1"

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 
-MASKS = 3  # nodules, lungs, body: uint8 on disk, 0/1 here
 HALO = 2  # voxels beyond a patch on each side that come with it: a block, as far as ``local_variance`` looks
 
 # Mean in cut-outs of CT at 1 mm and in the phantom at 3 mm, HU: nodules -330 and -140, lungs -790 and -800, other
@@ -52,9 +51,9 @@ def expected_blocks(masks: Tensor, means: Tensor) -> Tensor:
 
 
 def expected(masks: Tensor, means: Tensor) -> Tensor:
-    """The mean of each voxel's tissue: ``[b 1 x y z]`` of masks ``[b 3 x y z]`` and the means of air, other tissue,
-    lungs and nodules."""
-    nodule, lung, body = masks.bool().split(1, dim=1)
+    """The mean of each voxel's tissue: ``[b 1 x y z]`` of masks ``[b n x y z]``, the first three nodules, lungs and
+    body, and the means of air, other tissue, lungs and nodules."""
+    nodule, lung, body = masks[:, :3].bool().split(1, dim=1)
     air, tissue, lungs, nodules = means
     return torch.where(nodule, nodules, torch.where(lung, lungs, torch.where(body, tissue, air)))
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lungsyn.settings.generators import Generator
+from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import all_starts, batches, box, importance_vector, padded_shape, total_weight
 
@@ -53,7 +53,7 @@ def to_generate(masks: Tensor, weight: Tensor | None) -> Tensor:
 def make_canvas(
     masks: np.ndarray,
     spacing_mm: float,
-    settings: Generator,
+    settings: PatchSettings,
     device: torch.device,
     background: Background | None = None,
 ) -> Canvas:

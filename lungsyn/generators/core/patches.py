@@ -24,20 +24,26 @@ from torch.utils.data import Dataset
 
 from lungsyn.errors import InputError
 from lungsyn.generators.core.bands import HALO, inner
+from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.prediction import diffuse, training_target
-from lungsyn.generators.core.schedule import SCHEDULES
+from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.random import stream
-from lungsyn.settings.generators import Autoencoder, Generator, LatentDiffusion
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
+from lungsyn.volume.labels import ALWAYS
 from lungsyn.volume.patches import coordinates, padded_shape, random_start, window
 
 
-def masks_window(case: Case, start, size: int) -> np.ndarray:
-    """Nodules, lungs and body as 0/1: uint8 ``[3 size size size]``, zero outside the case."""
-    return np.stack([window(mask, start, size, 0) > 0 for mask in (case.nodules, case.lungs, case.body)]).astype(
-        np.uint8
-    )
+def masks_window(case: Case, start, size: int, labels: Sequence[str] = ALWAYS) -> np.ndarray:
+    """Where each label is, as 0/1: uint8 ``[n size size size]``, zero outside the case. Raises InputError naming a
+    label that the case has not."""
+    missing = [name for name in labels if name not in case.labels]
+    if missing:
+        raise InputError(
+            f"case {case.about.get('case', '')} has no label {missing[0]!r}: its labels are "
+            f"{', '.join(case.labels.names)}"
+        )
+    return np.stack([window(case.labels[name], start, size, 0) > 0 for name in labels]).astype(np.uint8)
 
 
 def with_halo(volume: Tensor, start, patch: int) -> Tensor:
@@ -53,12 +59,13 @@ def with_halo(volume: Tensor, start, patch: int) -> Tensor:
     return volume
 
 
-def coarse_windows(settings: Generator, starts: Sequence, shape, views: Tensor | None, device="cpu") -> Tensor:
+def coarse_windows(learning: Learning, starts: Sequence, shape, views: Tensor | None, device="cpu") -> Tensor:
     """The half-resolution inputs of patches: their coordinates, then the coarse views: ``[b c P/2 P/2 P/2]``."""
-    half = settings.patch_voxels // 2
+    patch = learning.settings.patch_voxels
+    half = patch // 2
     parts = []
-    if settings.position:
-        lines = torch.from_numpy(coordinates(starts, settings.patch_voxels, shape)).to(device)
+    if learning.position:
+        lines = torch.from_numpy(coordinates(starts, patch, shape)).to(device)
         pairs = lines.unflatten(-1, (half, 2)).mean(dim=-1)  # [b 3 P/2]
         along = [pairs[:, axis].reshape(-1, *(half if k == axis else 1 for k in range(3))) for axis in range(3)]
         parts.append(torch.stack([line.expand(-1, half, half, half) for line in along], dim=1))
@@ -71,8 +78,8 @@ def coarse_windows(settings: Generator, starts: Sequence, shape, views: Tensor |
 class Example:
     """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
 
-    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO; where latents are learned [2 ...]: x_0 and noise
-    target: Tensor | None  # [1 P P P]; none where latents are learned: their network alone has it
+    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO; [2 ...] where there is no target: x_0 and noise
+    target: Tensor | None  # [1 P P P]; None where the network alone can tell it
     masks: Tensor  # [3 P+2h P+2h P+2h] uint8
     coarse: Tensor  # [c P/2 P/2 P/2]
     t: Tensor  # []
@@ -84,13 +91,14 @@ class TrainingPatches(Dataset):
     """Patch number i of a training. Everything random about it derives from (seed, i), so that neither the batch size
     nor the number of loader processes nor a restart changes what is learned from."""
 
-    def __init__(self, folders: list[Path], settings: Generator, seed: int, stratified: int = 0):
-        """``stratified``: if not 0, patch i takes the i-th of so many evenly spaced noise levels (validation)."""
+    def __init__(self, folders: list[Path], settings: PatchSettings, seed: int, stratified: int = 0):
+        """``stratified``: if not 0, patch i takes the i-th of so many evenly spaced noise levels, is not mirrored, and
+        keeps its nodules (validation)."""
         if not folders:
             raise InputError("no case to train on: the cohort's train split is empty")
         self.folders, self.settings, self.seed, self.stratified = folders, settings, seed, stratified
         self.purpose = "watched patch" if stratified else "patch"
-        self.abar = SCHEDULES[settings.schedule](settings.timesteps)
+        self.learning = settings.learning()
         self.cases = [open_case(folder) for folder in folders]
         self.centres = [nodule_centres(case) for case in self.cases]
         self.with_nodules = [i for i, centres in enumerate(self.centres) if centres]
@@ -99,36 +107,37 @@ class TrainingPatches(Dataset):
         return 2**62
 
     def __getitem__(self, i: int) -> Example:
-        s, rng = self.settings, stream(self.seed, self.purpose, i)
+        s, learning, rng = self.settings, self.learning, stream(self.seed, self.purpose, i)
         near = rng.random() < s.nodule_patches and self.with_nodules
         number = int(rng.choice(self.with_nodules) if near else rng.integers(len(self.cases)))
         case = self.cases[number]
         padded = padded_shape(case.ct.shape, s.patch_voxels, s.grid_multiple)
         centre = self.centres[number][rng.integers(len(self.centres[number]))] if near else None
         start = random_start(rng, padded, s.patch_voxels, centre)
-        t = 1 + rng.integers(s.timesteps)
+        t = 1 + rng.integers(learning.timesteps)
         if self.stratified:
-            t = 1 + (2 * (i % self.stratified) + 1) * s.timesteps // (2 * self.stratified)
-        abar = self.abar[t].float()
+            t = 1 + (2 * (i % self.stratified) + 1) * learning.timesteps // (2 * self.stratified)
+        abar = learning.abar[t].float()
 
         corner, size = [a - HALO for a in start], s.patch_voxels + 2 * HALO
         x0 = torch.from_numpy(to_model_range(window(case.ct, corner, size, AIR_HU), s.window_hu))
         noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
-        masks = torch.from_numpy(masks_window(case, corner, size))
-        if rng.random() < s.nodule_dropout:
+        masks = torch.from_numpy(masks_window(case, corner, size, s.labels))
+        if rng.random() < learning.nodule_dropout and not self.stratified:
             masks[0] = 0
         in_padded = tuple(slice(max(-a, 0), min(size, n - a)) for a, n in zip(corner, padded, strict=True))
         there = [min(a, HALO) for a in start]  # where the patch begins in that
-        of_latents = isinstance(s, Autoencoder | LatentDiffusion)  # only their networks can tell what is diffused
-        x_t = torch.stack([x0, noise]) if of_latents else diffuse(x0, noise, abar)[None]
+        tells_itself = learning.prediction is None
+        x_t = torch.stack([x0, noise]) if tells_itself else diffuse(x0, noise, abar)[None]
         x_t = with_halo(x_t[:, *in_padded], there, s.patch_voxels)
         masks = with_halo(masks[:, *in_padded], there, s.patch_voxels)
         x0, noise = inner(x0), inner(noise)
-        view = self._coarse_view(case, padded, start, noise, abar, rng) if s.context_factor else None
-        coarse = coarse_windows(s, [start], case.ct.shape, view)[0]
-        target = None if of_latents else training_target(s.prediction, x0, noise, abar)[None]
+        view = self._coarse_view(case, padded, start, noise, abar, rng) if learning.context_factor else None
+        coarse = coarse_windows(learning, [start], case.ct.shape, view)[0]
+        target = None if tells_itself else training_target(learning.prediction, x0, noise, abar)[None]
         example = [x_t, target, masks, coarse]
-        flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
+        flips = s.flips and not self.stratified
+        flipped = [1 + axis for axis in range(3) if flips and rng.random() < 0.5]
         if flipped:
             example = [tensor if tensor is None else tensor.flip(flipped) for tensor in example]
         x_t, target, mask, coarse = example
@@ -137,8 +146,8 @@ class TrainingPatches(Dataset):
 
     def _coarse_view(self, case: Case, padded, start, noise: Tensor, abar: Tensor, rng) -> Tensor:
         """The averaged x_t of the surroundings: ``[1 P/2 P/2 P/2]``, zero beyond the padded box."""
-        s = self.settings
-        pool, size = 2 * s.context_factor, s.context_factor * s.patch_voxels
+        s, factor = self.settings, self.learning.context_factor
+        pool, size = 2 * factor, factor * s.patch_voxels
         margin = (size - s.patch_voxels) // 2
         corner = [a - margin for a in start]
         x0 = torch.from_numpy(to_model_range(window(case.ct, corner, size, AIR_HU), s.window_hu))

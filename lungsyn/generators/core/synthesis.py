@@ -3,8 +3,7 @@
 ``fused``: at every step all patches' x_0 are blended into one volume, then the whole volume takes one step with one
 noise field. (Averaging finished samples, each with noise of its own, blurs where they overlap.) ``shifted``: the
 patches of a step do not overlap, but lie elsewhere at every step, so the seams of one step heal in the next; the last
-few steps, after which nothing heals, are fused. ``stitched``: every patch is sampled alone and the results are
-blended: the naive way, kept to measure against.
+few steps, after which nothing heals, are fused.
 
 Outside the body is air: its x_0 is known, and patches that hold nothing else are never evaluated. *Inpainting* is the
 same with a real CT as what is known: where nothing is to be made the blended x_0 **is** the background, so that at
@@ -21,15 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lungsyn.generators.core.bands import HALO, inner
-from lungsyn.generators.core.canvas import Canvas, Start, Starts, blend, set_known, set_known_part
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.canvas import Canvas, Start, Starts, blend, set_known
+from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.patches import coarse_windows, with_halo
 from lungsyn.generators.core.prediction import Denoiser, guided, to_x0
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
-from lungsyn.generators.core.schedule import SCHEDULES, sampling_timesteps
-from lungsyn.generators.networks.latent import synthesise_latent
+from lungsyn.generators.core.schedule import sampling_timesteps
+from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.random import seed_of, stream
-from lungsyn.settings.generators import Generator, LatentDiffusion
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.patches import axis_starts, box, patch_stride, shifted_starts
 
@@ -40,7 +39,7 @@ PatchDenoiser = Callable[[Tensor, list[Start], Tensor | None, int], Tensor]
 def synthesise(
     network: torch.nn.Module,
     canvas: Canvas,
-    settings: Generator,
+    settings: PatchSettings,
     synthesis: Synthesis,
     seed: int,
     patches_per_batch: int,
@@ -51,38 +50,41 @@ def synthesise(
     """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device.
 
     ``grid``: where patches begin in every step, if not where ``synthesis`` has them; elsewhere nothing is made."""
-    inside = tuple(slice(n) for n in canvas.shape)
-    if isinstance(settings, LatentDiffusion):
-        grid = grid or fused_grid(canvas, settings, synthesis)
-        x = synthesise_latent(network, canvas, settings, synthesis, seed, patches_per_batch, precision, progress, grid)
-        return x[inside]
-    abar = SCHEDULES[settings.schedule](settings.timesteps)
-    timesteps = sampling_timesteps(settings.timesteps, synthesis.steps)
+    learning = settings.learning()
+    x = learning.volume(
+        network, canvas, learning.sampling(synthesis), seed, patches_per_batch=patches_per_batch, precision=precision,
+        progress=progress, grid=grid,
+    )  # fmt: skip
+    return x[tuple(slice(n) for n in canvas.shape)]
+
+
+def denoised_volume(
+    network: torch.nn.Module, canvas: Canvas, learning: Learning, synthesis: Synthesis, seed: int,
+    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Starts | None,
+) -> Tensor:  # fmt: skip
+    """The padded volume of a denoiser of patches."""
+    settings, abar = learning.settings, learning.abar
+    timesteps = sampling_timesteps(learning.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
-    denoise = network_denoiser(network, canvas, settings, abar, synthesis.guidance_scale, precision)
+    denoise = network_denoiser(network, canvas, learning, synthesis.guidance_scale, precision)
     device = canvas.masks.device
-    generator = torch.Generator(device).manual_seed(seed_of(seed, "noise"))
     x = torch.zeros(canvas.padded, device=device)
-    add_noise = noise_adder(generator)
+    add_noise = noise_adder(torch.Generator(device).manual_seed(seed_of(seed, "noise")))
     add_noise(x, 1.0)
-    if synthesis.mode == "stitched":
-        x = stitched(denoise, x, canvas, settings, synthesis, timesteps, steps, seed, patches_per_batch)
-    else:
-        grids = [grid] * synthesis.steps
-        if grid is None:
-            grids = step_grids(canvas, settings, synthesis, stream(seed, "grids"))
-        by_timestep = dict(zip(timesteps, grids, strict=False))
-        volume_denoiser = blended(denoise, canvas, settings, by_timestep.__getitem__, patches_per_batch)
-        x = sample(volume_denoiser, x, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
-    return x[inside]
+    grids = [grid] * synthesis.steps
+    if grid is None:
+        grids = step_grids(canvas, settings, synthesis, stream(seed, "grids"))
+    by_timestep = dict(zip(timesteps, grids, strict=False))
+    denoiser = blended(denoise, canvas, learning, by_timestep.__getitem__, patches_per_batch)
+    return sample(denoiser, x, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
 
 
-def fused_grid(canvas: Canvas, settings: Generator, synthesis: Synthesis) -> Starts:
+def fused_grid(canvas: Canvas, settings: PatchSettings, synthesis: Synthesis) -> Starts:
     """The patches' starts per axis in a step that is fused."""
     return [axis_starts(n, settings.patch_voxels, stride_voxels(settings, synthesis)) for n in canvas.padded]
 
 
-def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -> list[Starts]:
+def step_grids(canvas: Canvas, settings: PatchSettings, synthesis: Synthesis, rng) -> list[Starts]:
     """For each step the patches' starts per axis; all are multiples of the coarse grid."""
     patch, multiple = settings.patch_voxels, settings.grid_multiple
     fused, grids = fused_grid(canvas, settings, synthesis), []
@@ -96,25 +98,25 @@ def step_grids(canvas: Canvas, settings: Generator, synthesis: Synthesis, rng) -
 
 
 def blended(
-    denoise: PatchDenoiser, canvas: Canvas, settings: Generator, grid_at: Callable, patches_per_batch: int
+    denoise: PatchDenoiser, canvas: Canvas, learning: Learning, grid_at: Callable, patches_per_batch: int
 ) -> Denoiser:
     """The denoiser of a whole volume: patches' x_0 weighted, summed, divided by the weights; the known where known.
 
     What it returns is overwritten by the call after the next: two volumes are all that a sampler needs, and memory that
     is freed and asked for again may not be found in one piece."""
     made: list[Tensor] = []
-    patch, multiple = settings.patch_voxels, settings.grid_multiple
+    patch, multiple = learning.settings.patch_voxels, learning.settings.grid_multiple
 
     def occupied(start: Start) -> bool:
         return canvas.occupied[box([a // multiple for a in start], patch // multiple)].any()
 
     @torch.no_grad()
     def denoiser(x: Tensor, t: int) -> Tensor:
-        view = coarse_view(x, settings)
+        view = coarse_view(x, learning)
 
         def x0_of(starts: list[Start]) -> Tensor:
             x_t = torch.stack([with_halo(x, start, patch) for start in starts])[:, None]
-            return denoise(x_t, starts, crop_views(view, starts, settings) if view is not None else None, t)
+            return denoise(x_t, starts, crop_views(view, starts, learning) if view is not None else None, t)
 
         made.append(made.pop(0).zero_() if len(made) == 2 else torch.zeros_like(x))
         x0 = blend(made[-1], grid_at(t), patch, patches_per_batch, x0_of, occupied)
@@ -124,78 +126,46 @@ def blended(
     return denoiser
 
 
-def coarse_view(x: Tensor, settings: Generator) -> Tensor | None:
+def coarse_view(x: Tensor, learning: Learning) -> Tensor | None:
     """The averaged volume, zero-padded so that every patch's surroundings are a plain crop; None without context."""
-    if not settings.context_factor:
+    if not learning.context_factor:
         return None
-    pool = 2 * settings.context_factor
-    return F.pad(F.avg_pool3d(x[None], pool)[0], [coarse_margin(settings)] * 6)
+    return F.pad(F.avg_pool3d(x[None], 2 * learning.context_factor)[0], [coarse_margin(learning)] * 6)
 
 
-def coarse_margin(settings: Generator) -> int:
+def coarse_margin(learning: Learning) -> int:
     """Width of the surroundings beyond a patch, in voxels of the coarse view."""
-    return (settings.context_factor - 1) * settings.patch_voxels // 2 // (2 * settings.context_factor)
+    factor = learning.context_factor
+    return (factor - 1) * learning.settings.patch_voxels // 2 // (2 * factor)
 
 
-def crop_views(view: Tensor, starts: list[Start], settings: Generator) -> Tensor:
+def crop_views(view: Tensor, starts: list[Start], learning: Learning) -> Tensor:
     """Each patch's part of the padded coarse view: ``[b P/2 P/2 P/2]``."""
-    pool, half = 2 * settings.context_factor, settings.patch_voxels // 2
+    pool, half = 2 * learning.context_factor, learning.settings.patch_voxels // 2
     return torch.stack([view[box([a // pool for a in start], half)] for start in starts])
 
 
 def network_denoiser(
-    network: torch.nn.Module, canvas: Canvas, settings: Generator, abar: Tensor, guidance_scale: float, precision
+    network: torch.nn.Module, canvas: Canvas, learning: Learning, guidance_scale: float, precision
 ) -> PatchDenoiser:
     """The network as a denoiser of patches: gathers their conditions, converts its prediction to x_0, guides."""
-    device = canvas.masks.device
+    device, patch = canvas.masks.device, learning.settings.patch_voxels
 
     def output(x_t: Tensor, masks: Tensor, coarse: Tensor, t: int) -> Tensor:
         times = torch.full((len(x_t),), t, device=device)
         spacing = torch.full((len(x_t),), canvas.spacing_mm, device=device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
             prediction = network(x_t, masks, coarse, times, spacing)
-        return to_x0(settings.prediction, prediction.float(), inner(x_t), abar[t].float()).clamp_(-1, 1)[:, 0]
+        return to_x0(learning.prediction, prediction.float(), inner(x_t), learning.abar[t].float()).clamp_(-1, 1)[:, 0]
 
     def denoise(x_t: Tensor, starts: list[Start], views: Tensor | None, t: int) -> Tensor:
-        masks = torch.stack([with_halo(canvas.masks, s, settings.patch_voxels) for s in starts])
-        coarse = coarse_windows(settings, starts, canvas.shape, views, device)
+        masks = torch.stack([with_halo(canvas.masks, s, patch) for s in starts])
+        coarse = coarse_windows(learning, starts, canvas.shape, views, device)
         return guided(lambda masks: output(x_t, masks, coarse, t), masks, guidance_scale).clamp_(-1, 1)
 
     return denoise
 
 
-def stitched(
-    denoise: PatchDenoiser, x: Tensor, canvas: Canvas, settings: Generator, synthesis: Synthesis, timesteps, steps,
-    seed: int, patches_per_batch: int,
-) -> Tensor:  # fmt: skip
-    """Each patch is sampled to the end by itself, its surroundings unknown, then all are blended.
-
-    A patch's noise follows from ``seed`` and its place, whichever patches share its batch."""
-    grid = fused_grid(canvas, settings, synthesis)
-
-    def alone(x_t: Tensor, starts: list[Start], _views: Tensor | None, _t: int) -> Tensor:
-        def one(patches: Tensor, t: int) -> Tensor:
-            views = None
-            if settings.context_factor:
-                pooled = F.avg_pool3d(patches[:, None], 2 * settings.context_factor)[:, 0]
-                views = F.pad(pooled, [coarse_margin(settings)] * 6)
-            x0 = denoise(F.pad(patches[:, None], [HALO] * 6, mode="replicate"), starts, views, t)
-            for patch, start in zip(x0, starts, strict=True):
-                set_known_part(patch, canvas, *box(start, settings.patch_voxels))
-            return x0
-
-        seeds = [seed_of(seed, "noise of a patch", *start) for start in starts]
-        adders = [noise_adder(torch.Generator(x.device).manual_seed(one)) for one in seeds]
-
-        def add_noise(patches: Tensor, scale: float) -> None:
-            for patch, add in zip(patches, adders, strict=True):
-                add(patch, scale)
-
-        return sample(one, inner(x_t[:, 0]).clone(), timesteps, steps, add_noise)
-
-    return blended(alone, canvas, settings, lambda t: grid, patches_per_batch)(x, timesteps[0])
-
-
-def stride_voxels(settings: Generator, synthesis: Synthesis) -> int:
+def stride_voxels(settings: PatchSettings, synthesis: Synthesis) -> int:
     """Distance of neighbouring patches: the overlap rounded up, to a multiple of the coarse grid."""
     return patch_stride(settings.patch_voxels, synthesis.overlap, settings.grid_multiple)

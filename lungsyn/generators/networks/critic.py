@@ -12,8 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungsyn.generators.core.bands import MASKS, band_sd, expected_blocks, tissue_means, to_bands, to_half
-from lungsyn.settings.generators import Adversarial
+from lungsyn.generators.core.bands import band_sd, expected_blocks, inner, tissue_means, to_bands, to_half
+from lungsyn.generators.core.learning import Learning, predict, update_average
+from lungsyn.generators.networks.patch_unet import PatchUNet
+from lungsyn.generators.patch_gan import Settings
+from lungsyn.optimizer import without_momentum
+from lungsyn.processes import ALONE, Team
+from lungsyn.settings.synthesis import Synthesis
+from lungsyn.steps import Steps
 
 SLOPE = 0.2  # of the leaky rectifier
 
@@ -21,10 +27,10 @@ SLOPE = 0.2  # of the leaky rectifier
 class Critic(nn.Module):
     """(bands of a CT patch, masks) -> a score per neighbourhood: the higher, the more real."""
 
-    def __init__(self, settings: Adversarial):
+    def __init__(self, settings: Settings):
         super().__init__()
         channels = settings.critic_channels
-        self.first = nn.Conv3d(8 * (1 + MASKS), channels[0], 3, padding=1)
+        self.first = nn.Conv3d(8 * (1 + len(settings.labels)), channels[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.same = nn.ModuleList(nn.Conv3d(c, c, 3, padding=1) for c in channels)
         self.score = nn.Conv3d(channels[-1], 1, 3, padding=1)
@@ -55,3 +61,58 @@ class Adversaries(nn.Module):
     def __init__(self, generator: nn.Module, critic: Critic):
         super().__init__()
         self.generator, self.critic = generator, critic.to(memory_format=torch.channels_last_3d)
+
+
+class Judged(Learning):
+    """A generator and its critic learn against each other, each by the gradient of its own loss.
+
+    The relativistic loss (Jolicoeur-Martineau 2019, arXiv 1807.00734): a made patch is to be taken for more real than
+    the real one of the same masks. It needs none of the usual tricks if the critic's slope is kept small at real and at
+    made patches (Huang et al. 2024, arXiv 2501.05441, Eq. 3 and 4)."""
+
+    keeps_last = True  # the least squared error is that of the smoothest image, not of the most real one
+    alone = True
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings, context_factor=settings.context_factor, position=settings.position)
+
+    def build(self) -> nn.Module:
+        return PatchUNet(self).to(memory_format=torch.channels_last_3d)
+
+    def learner(self, network, device):
+        both = Adversaries(network, Critic(self.settings).to(device))
+        return both, without_momentum(both.parameters(), self.settings.learning_rate, fused=device.type != "mps")
+
+    def steps(self, forward, learner, optimizer, average, keep, precision, team: Team = ALONE) -> Steps:
+        """They return the generator's squared error, which all generators have, and the gradient norm of the two
+        together."""
+        s = self.settings
+        networks = [list(network.parameters()) for network in (learner.generator, learner.critic)]
+
+        def step(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            masks = inner(batch["masks"])
+            made = predict(forward, batch, keep.device, precision)
+            error = self.mean_in_body((made - batch["target"]).square(), batch["masks"])
+            made_bands = learner.critic.bands(made, masks)
+            seen = torch.cat([learner.critic.bands(batch["target"], masks), made_bands.detach()]).requires_grad_()
+            with torch.autocast(keep.device.type, dtype=precision, enabled=precision != torch.float32):
+                scores = learner.critic(seen, torch.cat([masks, masks])).float()
+                fooled = learner.critic(made_bands, masks).float()
+            of_real, of_made = scores.chunk(2)
+            (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
+            penalty = slope.square().sum() / scores.numel()
+            critic_loss = F.softplus(of_made - of_real).mean() + s.slope_weight * penalty
+            generator_loss = s.reconstruction_weight * error + F.softplus(of_real.detach() - fooled).mean()
+            optimizer.zero_grad(set_to_none=True)
+            for loss, weights in zip((generator_loss, critic_loss), networks, strict=True):
+                loss.backward(inputs=weights)
+            norms = [nn.utils.clip_grad_norm_(weights, s.gradient_norm) for weights in networks]
+            optimizer.step()
+            update_average(average, learner.generator, keep)
+            return error.detach(), torch.stack(norms).norm()
+
+        return Steps(step, keep.device)
+
+    def sampling(self, synthesis: Synthesis) -> Synthesis:
+        """From pure noise to x_0 at once, all patches fused."""
+        return synthesis.model_copy(update={"steps": 1, "mode": "fused", "guidance_scale": 1.0})

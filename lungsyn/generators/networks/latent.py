@@ -26,13 +26,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lungsyn.generators.core.bands import MASKS, band_sd, from_bands, inner, to_bands, to_half
+from lungsyn.generators.core.bands import band_sd, from_bands, inner, to_bands, to_half
 from lungsyn.generators.core.canvas import Canvas, Start, Starts, blend, set_known
+from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
-from lungsyn.generators.core.schedule import SCHEDULES, sampling_timesteps
+from lungsyn.generators.core.schedule import sampling_timesteps
+from lungsyn.generators.core.synthesis import fused_grid
+from lungsyn.generators.latent_ddpm import Autoencoder, Settings
 from lungsyn.random import seed_of
-from lungsyn.settings.generators import Autoencoder, LatentDiffusion
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import box
@@ -128,10 +130,11 @@ def latent_noise(noise: Tensor, z: Tensor) -> Tensor:
 class LatentUNet(nn.Module):
     """A denoiser of latents, led by the masks, with the autoencoder that they come from: that does not learn here."""
 
-    def __init__(self, settings: LatentDiffusion):
+    def __init__(self, learning: "DenoisingLatents"):
         super().__init__()
         from monai.networks.nets import ControlNet, DiffusionModelUNet
 
+        settings = learning.settings
         channels, latents = settings.channels, settings.autoencoder.latent_channels
         shared = {
             "spatial_dims": 3, "in_channels": latents, "channels": channels, "num_res_blocks": settings.blocks,
@@ -140,12 +143,12 @@ class LatentUNet(nn.Module):
         self.autoencoder = PatchAutoencoder(settings.autoencoder_training).requires_grad_(False)
         self.unet = DiffusionModelUNet(out_channels=latents, **shared)
         self.control = ControlNet(
-            conditioning_embedding_in_channels=BANDS * MASKS,
+            conditioning_embedding_in_channels=BANDS * len(settings.labels),
             conditioning_embedding_num_channels=settings.autoencoder.channels,
             **shared,
         )
         self.prediction = settings.prediction
-        self.register_buffer("abar", SCHEDULES[settings.schedule](settings.timesteps).float(), persistent=False)
+        self.register_buffer("abar", learning.abar.float(), persistent=False)
 
     def train(self, mode: bool = True) -> "LatentUNet":
         super().train(mode)
@@ -171,14 +174,60 @@ class LatentUNet(nn.Module):
         return self.unet(z_t, t, **additions).float()
 
 
+class Compressing(Learning):
+    """The autoencoder's training."""
+
+    what = kind = "autoencoder"
+
+    def __init__(self, settings: Autoencoder):
+        super().__init__(settings, prediction=None)
+
+    def build(self) -> nn.Module:
+        return PatchAutoencoder(self.settings).to(memory_format=torch.channels_last_3d)
+
+    def weight(self, masks: Tensor) -> Tensor:
+        """Of the bands: the mean over their voxels."""
+        return F.avg_pool3d(super().weight(masks), 2)
+
+
+class DenoisingLatents(Learning):
+    """The diffusion model's training, once that of its autoencoder has ended, and how it makes volumes."""
+
+    def __init__(self, settings: Settings):
+        s = settings
+        super().__init__(
+            s, schedule=s.schedule, timesteps=s.timesteps, prediction=None, nodule_dropout=s.nodule_dropout,
+            early_stop_checks=s.early_stop_checks,
+        )  # fmt: skip
+        self.autoencoder: dict[str, Tensor] | None = None
+
+    def first(self, train):
+        self.autoencoder, facts, _ = train(self.settings.autoencoder_training)
+        return {"autoencoder": facts}
+
+    def build(self) -> nn.Module:
+        network = LatentUNet(self)
+        if self.autoencoder is not None:
+            network.autoencoder.load_state_dict(self.autoencoder)
+        return network.to(memory_format=torch.channels_last_3d)
+
+    def weight(self, masks: Tensor) -> Tensor:
+        """Latents of air are made as all others are: outside the body they count as 1."""
+        return F.avg_pool3d(1 + self.more(inner(masks)[:, :1].float()), self.settings.factor)
+
+    def volume(self, network, canvas, synthesis, seed, **how) -> Tensor:
+        return synthesise_latent(network, canvas, self, synthesis, seed, **how)
+
+
 @torch.no_grad()
 def synthesise_latent(
-    network: LatentUNet, canvas: Canvas, settings: LatentDiffusion, synthesis: Synthesis, seed: int,
-    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Starts,
+    network: LatentUNet, canvas: Canvas, learning: DenoisingLatents, synthesis: Synthesis, seed: int,
+    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Starts | None,
 ) -> Tensor:  # fmt: skip
     """As ``synthesis.synthesise``, but the whole padded volume. All steps are fused; of a background the latents are
     known, too."""
-    abar = SCHEDULES[settings.schedule](settings.timesteps)
+    settings, abar = learning.settings, learning.abar
+    grid = grid or fused_grid(canvas, settings, synthesis)
     timesteps = sampling_timesteps(settings.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
     device, patch, factor = canvas.masks.device, settings.patch_voxels, settings.factor

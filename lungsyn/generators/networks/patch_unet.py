@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 
 from lungsyn.generators.core.bands import (
     HALO,
-    MASKS,
     band_sd,
     expected_blocks,
     from_bands,
@@ -35,10 +34,9 @@ from lungsyn.generators.core.bands import (
     to_bands,
     to_half,
 )
+from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.prediction import from_v, precondition, skip_of_variance
-from lungsyn.generators.core.schedule import SCHEDULES
-from lungsyn.generators.networks.latent import LatentUNet, PatchAutoencoder
-from lungsyn.settings.generators import Autoencoder, Generator, LatentDiffusion
+from lungsyn.generators.patch_ddpm import Diffusion
 
 
 class Block(nn.Module):
@@ -72,19 +70,20 @@ def channel_norm(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = 
 class PatchUNet(nn.Module):
     """(x_t, masks, coarse, t, spacing) -> prediction. Additive skips; no attention."""
 
-    def __init__(self, settings: Generator):
+    def __init__(self, learning: Learning):
         super().__init__()
+        settings = learning.settings
         channels, embedding = settings.channels, 4 * settings.channels[0]
         self.checkpointing = settings.activation_checkpointing
-        self.embed = Embedding(embedding, settings.timesteps)
-        self.stem = nn.Conv3d(8 * (1 + MASKS) + coarse_channels(settings), channels[0], 3, padding=1)
+        self.embed = Embedding(embedding, learning.timesteps)
+        self.stem = nn.Conv3d(8 * (1 + len(settings.labels)) + coarse_channels(learning), channels[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.encode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels)
         self.decode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels[:-1])
         self.head = nn.Conv3d(channels[0], 2 * 8, 3, padding=1)
-        self.prediction = settings.prediction
-        self.register_buffer("abar", SCHEDULES[settings.schedule](settings.timesteps).float(), persistent=False)
+        self.prediction = learning.prediction
+        self.register_buffer("abar", learning.abar.float(), persistent=False)
         self.register_buffer("band_sd", band_sd(), persistent=False)
         self.register_buffer("means", tissue_means(settings.window_hu), persistent=False)
         nn.init.zeros_(self.head.weight)
@@ -130,9 +129,9 @@ def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
     return nn.ModuleList(Block(channels, embedding) for _ in range(blocks))
 
 
-def coarse_channels(settings: Generator) -> int:
+def coarse_channels(learning: Learning) -> int:
     """Channels that enter at half resolution: three coordinates, one coarse view."""
-    return 3 * settings.position + (settings.context_factor > 0)
+    return 3 * learning.position + (learning.context_factor > 0)
 
 
 class Embedding(nn.Module):
@@ -149,39 +148,15 @@ class Embedding(nn.Module):
         return self.layers(torch.cat([phase.sin(), phase.cos(), spacing_mm[:, None].float().log()], dim=1))
 
 
-class MonaiUNet(nn.Module):
-    """MONAI's DiffusionModelUNet behind the same call, for comparison: all conditions at full resolution."""
+class Denoising(Learning):
+    """The patch U-Net as a denoiser."""
 
-    def __init__(self, settings: Generator):
-        super().__init__()
-        from monai.networks.nets import DiffusionModelUNet
+    def __init__(self, settings: Diffusion):
+        s = settings
+        super().__init__(
+            s, schedule=s.schedule, timesteps=s.timesteps, prediction=s.prediction, nodule_dropout=s.nodule_dropout,
+            context_factor=s.context_factor, position=s.position, early_stop_checks=s.early_stop_checks,
+        )  # fmt: skip
 
-        levels = len(settings.channels)
-        self.unet = DiffusionModelUNet(
-            spatial_dims=3,
-            in_channels=1 + MASKS + coarse_channels(settings),
-            out_channels=1,
-            channels=settings.channels,
-            num_res_blocks=settings.blocks,
-            attention_levels=[False] * levels,
-            norm_num_groups=math.gcd(*settings.channels, 32),
-        )
-
-    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """As ``PatchUNet.forward``; neither the spacing nor the halo is used."""
-        x, masks = inner(x), inner(masks)
-        inputs = [x, masks.to(x.dtype)]
-        if coarse.shape[1]:
-            inputs.append(F.interpolate(coarse.to(x.dtype), scale_factor=2, mode="trilinear"))
-        return self.unet(torch.cat(inputs, dim=1), timesteps=t)
-
-
-def build(settings: Generator) -> nn.Module:
-    """The network that the settings name, in channels-last memory."""
-    if isinstance(settings, Autoencoder):
-        network = PatchAutoencoder(settings)
-    elif isinstance(settings, LatentDiffusion):
-        network = LatentUNet(settings)
-    else:
-        network = MonaiUNet(settings) if settings.network == "monai" else PatchUNet(settings)
-    return network.to(memory_format=torch.channels_last_3d)
+    def build(self) -> nn.Module:
+        return PatchUNet(self).to(memory_format=torch.channels_last_3d)

@@ -1,33 +1,25 @@
-"""Which masks to synthesise: lungs and body of one real case, nodules of the same or of another, varied and placed.
+"""Nodules of real cases, varied, and placed into the lungs of a real case.
 
-*Untargeted*: the body of a train case, the nodules of another train case. *Targeted*: body and nodules of one of the
-benchmark's worst validation cases. *Inpainted*: as untargeted, but the body keeps its real CT and its own nodules, and
-only the new nodules and what is near them is made.
-
-A nodule lies anywhere in the lungs; a targeted one near its own place, and so does every one where the cases are cut
-out around their nodules: there real ones are in the middle. Nodules are mirrored, rotated and scaled in all, and their
-HU with them, for those who paste them; none becomes smaller than any of the cases that masks are taken from: a
-generator makes faint ones of a size that it never saw, and where the annotation has a least size a segmenter is told
-that smaller ones are none.
-
-A row of the table holds all that decides the masks: they are made again from it, not stored.
+A nodule lies anywhere in the lungs, or near its own place. Nodules are mirrored, rotated and scaled, and their HU with
+them, for those who paste them; none becomes smaller than any of the cases that masks are taken from: a generator makes
+faint ones of a size that it never saw, and where the annotation has a least size a segmenter is told that smaller ones
+are none.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from lungsyn.errors import InputError
-from lungsyn.random import seed_of, stream
+from lungsyn.masks.core.rows import OWN
+from lungsyn.random import stream
+from lungsyn.seams import Scene
 from lungsyn.volume.files import Case
+from lungsyn.volume.labels import ALWAYS, LabelMap
 from lungsyn.volume.nodules import diameter_mm, fullest
 
-COLUMNS = ["volume", "body_case", "nodule_case", "seed", "smallest_mm", "place", "why"]
-OWN, ANYWHERE = "own", "anywhere"
-CUT_OUT_SPREAD = 0.05  # of a nodule's place in the field of view: 0.02 in cut-outs around nodules, 0.2 in chests
 INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the pleura as well
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
 NEAR_VOXELS = 4  # how far a nodule moves from its own place along each axis
@@ -35,57 +27,6 @@ TRIES = 300
 MOST_NODULES = 255  # of one case: more numbers an 8-bit mask has not
 RIM_VOXELS = 2  # around a nodule, of whose HU a paste needs some
 INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much again is the feathered edge
-
-
-def smallest_diameter_mm(abouts: Iterable[dict]) -> float:
-    """The least diameter (of the sphere of equal volume) of the nodules of these cases; 0 if they have none."""
-    return min((diameter_mm(fact["volume_mm3"]) for about in abouts for fact in about["nodules"]), default=0.0)
-
-
-def usual_place(cases: Iterable[Case]) -> str:
-    """``OWN`` where the cases' nodules are all at about the same place of the field of view, else ``ANYWHERE``."""
-    places = [np.mean(fact["box"], axis=1) / case.ct.shape for case in cases for fact in case.about["nodules"]]
-    return OWN if places and np.std(places, axis=0).max() < CUT_OUT_SPREAD else ANYWHERE
-
-
-def untargeted(
-    train_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0, place: str = ANYWHERE,
-    why: str = "untargeted",
-) -> list[dict]:  # fmt: skip
-    """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies and nodules about equally often. No
-    nodule is made smaller than ``smallest_mm``; ``place``: `usual_place`."""
-    if not train_cases:
-        raise InputError("no train case to take masks from: the cohort's train split is empty")
-    bodies, donors = (_in_turn(train_cases, volumes, stream(seed, what, why)) for what in ("bodies", "donors"))
-    return [
-        _row(i, body, donor, seed, smallest_mm, place, why)
-        for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
-    ]
-
-
-def targeted(worst_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0) -> list[dict]:
-    """``volumes`` rows that go through the worst cases in turn; no nodule is made smaller than ``smallest_mm``."""
-    if not worst_cases:
-        raise InputError("no validation case to target: the cohort's validation split is empty")
-    sources = _in_turn(worst_cases, volumes, stream(seed, "bodies", "targeted"))
-    return [_row(i, case, case, seed, smallest_mm, OWN, "targeted") for i, case in enumerate(sources)]
-
-
-def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    rounds = [rng.permutation(sorted(cases)) for _ in range(-(-count // len(cases)))]
-    return [str(case) for case in np.concatenate(rounds)[:count]]
-
-
-def _row(i: int, body: str, donor: str, seed: int, smallest_mm: float, place: str, why: str) -> dict:
-    return {
-        "volume": f"{i:04d}",
-        "body_case": body,
-        "nodule_case": donor,
-        "seed": seed_of(seed, "volume", why, i),
-        "smallest_mm": f"{smallest_mm:.2f}",
-        "place": place,
-        "why": why,
-    }
 
 
 class Placed(NamedTuple):
@@ -104,15 +45,15 @@ class Arrangement(NamedTuple):
     placed: list[Placed]
 
 
-def make_masks(row: dict, open_source: Callable[[str], Case]) -> Arrangement:
-    """The masks of the volume that ``row`` describes.
+def make_masks(row: dict, open_source: Callable[[str], Case], keep: bool = False) -> Arrangement:
+    """The masks of the volume that ``row`` describes; ``keep``: beside the body's own nodules.
 
     If no nodule of the donor fits into the lungs, the body's own nodules are varied at their own place instead. Where
     not even they fit, as in a crop that is hardly larger than its nodule, they stay as they are.
     """
     rng = stream(int(row["seed"]), "masks")
     body = open_source(row["body_case"])
-    kept = np.array(body.nodules) if row["why"] == "inpainted" else np.zeros_like(body.nodules)
+    kept = np.array(body.nodules) if keep else np.zeros_like(body.nodules)
     nothing = np.zeros_like(body.nodules)
     for donor, nodules, place in [(open_source(row["nodule_case"]), kept, row["place"]), (body, nothing, OWN)]:
         masks, placed = _place_nodules(donor, body, nodules, float(row["smallest_mm"]), place, rng)
@@ -223,3 +164,12 @@ def find_place(
         if free[where][shape].mean() >= INSIDE_LUNGS:
             return tuple(int(a) for a in start)
     return None
+
+
+def arranged_scene(row: dict, open_case: Callable[[str], Case], keep: bool = False) -> Scene:
+    """The scene of a row; ``keep``: the body's CT is known but for the new nodules and what is near them."""
+    masks, body, placed = make_masks(row, open_case, keep)
+    labels = LabelMap(dict(zip(ALWAYS, masks, strict=True)))
+    if not keep:  # where a patient lay is his
+        return Scene(labels, np.diag([*body.space.spacing_mm, 1.0]), placed=tuple(placed))
+    return Scene(labels, body.affine, body, region_to_make(masks[0], body), tuple(placed))

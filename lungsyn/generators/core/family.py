@@ -1,0 +1,57 @@
+"""What families have in common that learn from patches: how one is checked, trained and loaded."""
+
+from lungsyn.generators.core.settings import grid_of
+from lungsyn.seams import GeneratorFamily, Run, Trained
+
+LARGEST_PATCH_MM = 250.0  # a chest is not deeper
+
+
+class PatchFamily(GeneratorFamily):
+    """A family is its ``Settings``, whose ``learning`` says what is learned."""
+
+    attackable = True
+
+    def check(self, name, settings, study):
+        preprocess = study.cohort.preprocess
+        edge_mm = settings.patch_voxels * preprocess.spacing_mm
+        if preprocess.field_of_view == "chest" and edge_mm > LARGEST_PATCH_MM:
+            raise ValueError(
+                f"generators.{name}.patch_voxels is {settings.patch_voxels}: at {preprocess.spacing_mm:g} mm that is "
+                f"{edge_mm:g} mm, more than a chest is deep ({LARGEST_PATCH_MM:g} mm): lower it"
+            )
+
+    def fit(self, cases, settings, run: Run) -> Trained | None:
+        from lungsyn.compute import choose_device
+        from lungsyn.generators.core.training import train
+        from lungsyn.processes import team
+
+        with team(choose_device(run.compute)) as processes:
+            watch = run.watch(cases, settings, run.compute, run.seed) if run.watch else None
+            found = train(list(cases), settings, run.compute, run.seed, run.checkpoints, processes, watch)
+        return Trained(*found) if processes.leads else None
+
+    def load(self, model, settings, compute, synthesis):
+        from lungsyn.generators.core.generator import load_generator
+
+        return load_generator(model, compute, synthesis, self.Settings)
+
+    def patch_grid(self, settings, synthesis):
+        return grid_of(settings, synthesis)
+
+
+class DiffusionFamily(PatchFamily):
+    """A patch family of several noise levels, that may be led away from what is without nodules."""
+
+    def check(self, name, settings, study):
+        super().check(name, settings, study)
+        synthesis = study.synthesis
+        if synthesis.steps > settings.timesteps:
+            raise ValueError(
+                f"synthesis.steps is {synthesis.steps}, more than the {settings.timesteps} of "
+                f"generators.{name}.timesteps: lower it"
+            )
+        if synthesis.guidance_scale > 1 and not settings.nodule_dropout:
+            raise ValueError(
+                f"synthesis.guidance_scale is {synthesis.guidance_scale:g}, but generators.{name} never learns without "
+                "masks: give it a nodule_dropout, such as 0.1, or set guidance_scale to 1"
+            )

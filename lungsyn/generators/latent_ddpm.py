@@ -1,0 +1,98 @@
+"""Latent diffusion, the kind ``latent_ddpm``: an autoencoder, and a denoiser of its latents with a ControlNet."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from lungsyn.generators.core.family import DiffusionFamily
+from lungsyn.generators.core.settings import PatchSettings
+from lungsyn.settings.section import Count, Fraction, Section
+
+
+class Compression(Section):
+    """The autoencoder: how patches become latents, and how that is learned. What is not here, such as the patches
+    themselves, is that of the diffusion model."""
+
+    channels: list[Count] = Field(
+        default=[32, 64], min_length=1, max_length=3,
+        description="Channels per level, first at half spacing; the last is the latents'",
+    )  # fmt: skip
+    blocks: int = Field(default=1, ge=1, le=8, description="Residual blocks per level")
+    latent_channels: int = Field(
+        default=8, ge=8, le=64, description="Numbers for each cube of 2^levels voxels along an edge"
+    )
+    images: Count = Field(default=3000, description="Training length in patches seen")
+    learning_rate: float = Field(default=0.0015, gt=0, le=1, description="Of AdamW; Muon's steps are as long")
+
+
+class Autoencoder(PatchSettings):
+    """How the autoencoder is trained: with the patches of the diffusion model."""
+
+    latent_channels: int
+
+    def learning(self):
+        from lungsyn.generators.networks.latent import Compressing
+
+        return Compressing(self)
+
+
+class Settings(PatchSettings):
+    """A diffusion model of latents, led by the masks through a ControlNet. The networks are MONAI's."""
+
+    kind: Literal["latent_ddpm"] = Field(default="latent_ddpm", description="Family of the generator")
+    channels: list[Count] = Field(
+        default=[64, 128], min_length=1, max_length=5,
+        description="Channels per level, first at the spacing of the latents",
+    )  # fmt: skip
+    learning_rate: float = Field(default=0.001, gt=0, le=1, description="Of AdamW; Muon's steps are as long")
+    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="Noise schedule")
+    timesteps: int = Field(default=1000, ge=10, le=4000, description="Noise levels of the schedule")
+    prediction: Literal["epsilon", "v", "sample"] = Field(default="v", description="What the network predicts")
+    nodule_dropout: Fraction = Field(
+        default=0.1, description="Fraction of patches that lose the nodule mask (for guidance)"
+    )
+    early_stop_checks: int = Field(
+        default=0, ge=0, description="Stop after so many checks without improvement; 0: never"
+    )
+    autoencoder: Compression = Compression()
+
+    def learning(self):
+        from lungsyn.generators.networks.latent import DenoisingLatents
+
+        return DenoisingLatents(self)
+
+    @property
+    def factor(self) -> int:
+        """Voxels along an edge of the cube that has latents of its own."""
+        return 2 ** len(self.autoencoder.channels)
+
+    @property
+    def grid_multiple(self) -> int:
+        return self.factor
+
+    @property
+    def autoencoder_training(self) -> Autoencoder:
+        shared = {key: getattr(self, key) for key in PatchSettings.model_fields}
+        return Autoencoder(**shared | self.autoencoder.model_dump())
+
+    @model_validator(mode="after")
+    def _latents_fit(self):
+        deepest = self.factor * 2 ** (len(self.channels) - 1)
+        if self.patch_voxels % deepest:
+            raise ValueError(
+                f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.autoencoder.channels)}"
+                f" levels of the autoencoder and {len(self.channels)} of the diffusion model: change one of them"
+            )
+        if self.autoencoder.latent_channels > self.factor**3:
+            raise ValueError(
+                f"autoencoder.latent_channels is {self.autoencoder.latent_channels}, more than the {self.factor**3} "
+                "voxels that they stand for: lower it"
+            )
+        return self
+
+
+class Family(DiffusionFamily):
+    """The latent diffusion model."""
+
+    Settings = Settings
+    recipe = 1

@@ -1,0 +1,33 @@
+"""What sources have in common that take body and nodules from real cases."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from lungsyn.masks.core.placing import arranged_scene
+from lungsyn.masks.core.rows import COLUMNS, smallest_diameter_mm, untargeted, usual_place
+from lungsyn.seams import MaskSource
+from lungsyn.volume.files import open_case, read_json
+
+
+def abouts(cases: Sequence[Path]) -> Iterator[dict]:
+    """What ``case.json`` says of each case."""
+    return (read_json(folder / "case.json") for folder in cases)
+
+
+class Arranged(MaskSource):
+    """Nodules of one case, varied, in the body of another."""
+
+    kind: ClassVar[str]
+    columns = COLUMNS
+
+    def rows(self, cases, volumes, seed, settings, worst=()):
+        names, smallest_mm = [folder.name for folder in cases], smallest_diameter_mm(abouts(cases))
+        place = usual_place(open_case(folder) for folder in cases)
+        return untargeted(names, volumes, seed, smallest_mm, place, self.kind)
+
+    def uses(self, row):
+        return {row["body_case"], row["nodule_case"]}
+
+    def scene(self, row, open_case):
+        return arranged_scene(row, open_case, self.gives_known)

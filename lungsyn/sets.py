@@ -1,0 +1,57 @@
+"""Synthetic sets: from a row of masks and a generator to a checked case in the layout of a real one."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from lungsyn.progress import Progress
+from lungsyn.quality.attempts import Attempt, attempt_seed, attempts
+from lungsyn.quality.measures import measure
+from lungsyn.seams import Generator, Sampled, Scene
+from lungsyn.volume.files import Case
+from lungsyn.volume.nodules import nodule_facts
+from lungsyn.volume.space import Space
+
+
+def synthetic_case(generator: Generator, scene: Scene, row: dict, steps: int, attempt: int = 0) -> Case:
+    """Make the volume of a scene; the caller names it. Another ``attempt`` has the same masks and other noise."""
+    started = time.monotonic()
+    progress = Progress(f"volume {row['volume']}", steps, "steps")
+    sampled = generator.sample(scene, attempt_seed(int(row["seed"]), attempt), progress.update)
+    cost = {"seconds": round(time.monotonic() - started, 2), **generator.memory_mb()}
+    return as_case(sampled, scene, cost)
+
+
+def as_case(sampled: Sampled, scene: Scene, cost: dict) -> Case:
+    """A made volume as a case. ``known_case`` is whose CT is kept around its new nodules, if anybody's."""
+    labels, known = sampled.labels or scene.labels, scene.known
+    nodules, lungs, body = (np.asarray(labels[name]) for name in ("nodules", "lungs", "body"))
+    about = {
+        "patient": known.about["patient"] if known else "synthetic",
+        "dataset": "synthetic",
+        "known_case": known.about["case"] if known else None,
+        "nodules": nodule_facts(nodules, lungs, Space(nodules.shape, scene.affine)),
+        "new_nodules": len(scene.placed) if sampled.labels is None else 0,
+        "cost": cost,
+    }
+    return Case(sampled.hu, nodules, lungs, body, scene.affine, about)
+
+
+def checked_attempts(
+    generator: Generator, scene: Scene, row: dict, steps: int, reference: dict | None, tries: int
+) -> Iterator[Attempt]:
+    """Make the volume of ``scene`` until it lies in the ranges of ``reference``; the last attempt is kept."""
+    started = time.monotonic()
+
+    def make(attempt: int) -> Case:
+        return synthetic_case(generator, scene, row, steps, attempt)
+
+    def examine(case: Case) -> dict[str, float]:
+        return measure(case, generator.grid, None if scene.known is None else scene.made == 1)
+
+    for attempt in attempts(make, examine, reference, tries):
+        attempt.case.about["cost"]["seconds"] = round(time.monotonic() - started, 2)  # of all attempts so far
+        for fault in attempt.faults:
+            print(f"volume {row['volume']}, attempt {attempt.number}, rejected: {fault['reason']}", flush=True)
+        yield attempt
