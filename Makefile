@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Snakemake asks for a home; a container's user may have none.
 export HOME ?= $(CURDIR)/$(VENV)
 
-.PHONY: run test lint docs stress bench env slurm clean
+.PHONY: run test lint recipes docs stress bench env slurm clean
 
 run: env                 ## the study of config.yaml; ARGS="--configfile workflow/experiments/cubes.yaml" for another
 	$(SNAKEMAKE) $(ARGS)
@@ -24,6 +24,9 @@ lint: env                ## formatters and linters
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/python .ci/lint_workflow.py        # snakemake --lint, its waivers explained
+
+recipes: env             ## code changed: note its digests, and the recipe numbers that were raised where results change
+	$(BIN)/python -m tests.recipes
 
 docs: $(SITE)/.installed ## README and docs/ as a site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict        # --quiet would hide warnings from --strict

@@ -1,9 +1,10 @@
-"""Which code makes a result: a digest per verb, over the definitions that it can reach within the package.
+"""Which code makes a result: a digest over the definitions that a verb or a family can reach within the package.
 
-A rule has its verb's digest among its parameters, so an edit reruns the rules whose code it is and what follows from
-them, and no others. What is reached is read off the syntax tree, nothing is imported: from the verb's function to the
-functions, classes and constants whose names occur in it, and on from there. Comments, docstrings and formatting do
-not count; neither does what can be reached by a computed name only (``getattr``), which the package avoids.
+It reruns nothing; recipe numbers do that (``lungsyn.recipes``). It is noted in results, and a test asks whether results
+change when it does. What is reached is read off the syntax tree, nothing is imported: from a function or class to the
+functions, classes and constants whose names occur in it, and on from there. Comments, docstrings, formatting, help
+texts and the messages of errors do not count. Neither does what is reached by a computed name: that is how a verb finds
+its family (``lungsyn.registry``), so no family's code is in the digest of a verb or of another family.
 """
 
 import ast
@@ -11,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import lungsyn
@@ -18,10 +20,10 @@ import lungsyn
 ROOT = Path(lungsyn.__file__).parent
 PACKAGE = ROOT.name
 COMMANDS = f"{PACKAGE}.cli."  # a module per stage, with its verbs
-# Not counted: what checks settings (their values are parameters of the rule), what says where and how a job runs, and
-# what only looks on.
-LOOKING_ON = ("progress", "live", "provenance", "codedigest")
-NOT_COUNTED = {f"{PACKAGE}.{name}" for name in ("errors", "compute", "memory", *LOOKING_ON)}
+# Not counted: what says where and how a job runs, what explains a mistake, and what only looks on.
+RUNNING = ("compute", "memory", "settings.compute", "errors", "settings.checking")
+LOOKING_ON = ("progress", "live", "provenance", "codedigest", "recipes")
+NOT_COUNTED = {f"{PACKAGE}.{name}" for name in (*RUNNING, *LOOKING_ON)}
 
 Key = tuple[str, str]  # module and name of a definition; the name "" stands for the module's other statements
 
@@ -34,34 +36,34 @@ class Module:
     imported: dict[str, str]
 
 
-@cache
 def of_verb(stage: str, verb: str) -> str:
-    """Twelve hex digits over the code behind ``lungsyn stage verb``."""
+    """The digest of the code behind ``lungsyn stage verb``, without that of the families which take part."""
+    return of(key_of_verb(stage, verb))
+
+
+def key_of_verb(stage: str, verb: str) -> Key:
+    """The verb's function in the module of its stage."""
+    return COMMANDS + stage, f"{stage}_{verb}".replace("-", "_")
+
+
+@cache
+def of(*starts: Key) -> str:
+    """Twelve hex digits over the code that can be reached from these definitions."""
     digest = hashlib.sha256()
-    for key in sorted(reached(stage, verb)):
-        digest.update(repr((key, text(*key))).encode())
+    for key in sorted(reached(*starts)):
+        digest.update(repr((key, syntax(*key))).encode())
     return digest.hexdigest()[:12]
 
 
-def reached(stage: str, verb: str) -> set[Key]:
-    """The verb's function and the definitions that it uses, directly or through others.
-
-    Other stages read the tables of the evaluation; how it reads and ranks them is its own code, so that an edit of the
-    evaluation never trains anything again.
-    """
-    found, waiting = set(), [(COMMANDS + stage, f"{stage}_{verb}".replace("-", "_"))]
+def reached(*starts: Key) -> set[Key]:
+    """These definitions and those that they use, directly or through others."""
+    found, waiting = set(), list(starts)
     while waiting:
         module, name = waiting.pop()
-        foreign = module.startswith(f"{PACKAGE}.evaluation") and stage != "evaluation"
-        if (module, name) not in found and not uncounted(module) and not foreign:
+        if (module, name) not in found and module not in NOT_COUNTED:
             found.add((module, name))
             waiting += uses(module, name)
     return found
-
-
-def uncounted(module: str) -> bool:
-    """Whether edits of a module change no result."""
-    return module in NOT_COUNTED or module.startswith(f"{PACKAGE}.settings.")
 
 
 @cache
@@ -81,16 +83,23 @@ def uses(module: str, name: str) -> set[Key]:
 
 
 @cache
-def text(module: str, name: str) -> list[str]:
-    """The source of a definition as Python would write it."""
-    return [ast.unparse(statement) for statement in read(module).definitions.get(name, [])]
+def syntax(module: str, name: str) -> list:
+    """A definition as nested lists."""
+    return plain(read(module).definitions.get(name, []))
+
+
+def plain(node):
+    """Syntax as nested lists. Empty fields are left out: versions of Python differ in them."""
+    if isinstance(node, ast.AST):
+        return [type(node).__name__, *([k, plain(v)] for k, v in ast.iter_fields(node) if v not in (None, []))]
+    return [plain(part) for part in node] if isinstance(node, list) else repr(node)
 
 
 @cache
 def read(module: str) -> Module:
-    """Parse a module; a verb loses its decorator, which only registers it and its options."""
+    """Parse a module; of a verb's decorator there stay its options, whose defaults may count."""
     tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
-    remove_docstrings(tree)
+    remove_words(tree)
     definitions: dict[str, list[ast.stmt]] = {"": []}
     imported = {}
     for statement in tree.body:
@@ -98,14 +107,16 @@ def read(module: str) -> Module:
             imported |= imports(statement)
             continue
         if module.startswith(COMMANDS) and isinstance(statement, ast.FunctionDef):
-            statement.decorator_list = []
+            statement.decorator_list = [d.args[2] if isinstance(d, ast.Call) else d for d in statement.decorator_list]
         for name in defined(statement):
             definitions.setdefault(name, []).append(statement)
     return Module(definitions, imported)
 
 
 def file_of(module: str) -> Path:
-    """The source file of a module or, with its ``__init__``, of a package."""
+    """The source file of a module or, with its ``__init__``, of a package; a family may be in somebody else's."""
+    if module.partition(".")[0] != PACKAGE:
+        return Path(find_spec(module).origin)
     path = ROOT.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
@@ -159,9 +170,13 @@ def split(dotted: str) -> set[Key]:
     return {(module, name) for name in read(module).definitions}
 
 
-def remove_docstrings(tree: ast.Module) -> None:
-    """In place; a body of nothing else keeps a ``...``."""
+def remove_words(tree: ast.Module) -> None:
+    """What only says something, in place: docstrings, help texts, messages of errors. An empty body keeps a ``...``."""
     for node in ast.walk(tree):
         documented = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module)
         if documented and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Expr(ast.Constant(...))]
+        elif isinstance(node, ast.Call):
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in ("help", "description")]
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            node.exc = node.exc.func

@@ -1,4 +1,4 @@
-"""What made a result: settings, versions, digest of the code, cost. Written into every result, shown in the report."""
+"""What made a result: settings, versions, recipe, digest of the code, cost. Written into every result, and reported."""
 
 import hashlib
 import json
@@ -8,19 +8,22 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from lungsyn.codedigest import of_verb
+from lungsyn.recipes import code_of, recipe_of
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import refused
 
 PACKAGES = ("lungsyn", "torch", "monai", "snakemake", "pylidc", "pydicom", "nibabel", "numpy", "scipy", "matplotlib")
 
 
-def note(verb: tuple[str, str], **facts) -> dict:
-    """``facts`` (sections of the config become dicts), the versions and the digest of the code of ``stage verb``."""
+def note(job: tuple[str, ...], **facts) -> dict:
+    """``facts`` (sections of the config become dicts), the versions, the recipe and the digest of the code.
+
+    ``job``: stage and verb, and the kind of family for each seam of the verb.
+    """
     plain = {
         key: value.model_dump(mode="json") if isinstance(value, Section) else value for key, value in facts.items()
     }
-    return plain | {"versions": versions(), "code": of_verb(*verb)}
+    return plain | {"versions": versions(), "recipe": recipe_of(*job), "code": code_of(*job)}
 
 
 @cache

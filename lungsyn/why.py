@@ -12,10 +12,10 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from lungsyn.codedigest import of_verb
 from lungsyn.cohort.private import read_names
 from lungsyn.errors import InputError
 from lungsyn.provenance import file_digest, model_facts
+from lungsyn.recipes import recipe_of, recorded
 from lungsyn.settings.cohort import NUMBERED_CASE
 from lungsyn.volume.files import read_json
 
@@ -75,7 +75,7 @@ def description(path: Path) -> dict:
 
 
 def from_record(record: dict, folder: Path) -> dict:
-    """The job: its rule, command, settings, inputs, code then and now, log."""
+    """The job: its rule, command, settings, inputs, recipe then and now, log."""
     words = shlex.split(record["shellcmd"] or "")
     words = words[words.index("lungsyn") :] if "lungsyn" in words else words  # torchrun may stand before it
     took = f"{record['endtime'] - record['starttime']:,.0f} s" if record["starttime"] else "?"
@@ -91,20 +91,29 @@ def from_record(record: dict, folder: Path) -> dict:
         "inputs": {name: (record["input_checksums"] or {}).get(name, "").rpartition(":")[2][:12]
                    for name in record["input"] or []},
     }  # fmt: skip
-    digests = [match[1] for value in record["params"] or [] if (match := re.fullmatch(r"'([0-9a-f]{12})'", str(value)))]
-    if digests and len(words) > 2:
-        now = of_verb(words[1], words[2])
-        facts["code"] = digests[0] + (", as it is now" if now in digests else f"; it is {now} now")
+    recipe = recorded(record["params"] or [], words[2]) if len(words) > 2 else None
+    if recipe:
+        facts["recipe"] = f"{recipe}{recipe_now(words[1], words[2], recipe)}"
     for log in record["log"] or []:
         said = [line for line in (folder / log).read_text().splitlines() if line] if (folder / log).is_file() else []
         facts["log"] = [log, *said[:1], *said[-1:]]
     return facts
 
 
+def recipe_now(stage: str, verb: str, then: str) -> str:
+    """What has become of a job's recipe, in words."""
+    kinds = [part.rpartition("-")[0] for part in then.split("+")[1:]]
+    try:
+        now = recipe_of(stage, verb, *kinds)
+    except (KeyError, ValueError):
+        return "; there is no such job now"
+    return ", as it is now" if now == then else f"; it is {now} now"
+
+
 def from_description(described: dict) -> dict:
     """What a model or a case adds: digests of its inputs, seed, versions, device, cost."""
     made = described.get("made", described)
-    kept = ("inputs", "row", "seed", "code", "ran_on", "images_seen", "steps", "best_loss", "versions")
+    kept = ("inputs", "row", "seed", "recipe", "code", "ran_on", "images_seen", "steps", "best_loss", "versions")
     facts = {key: made[key] for key in kept if key in made}
     facts |= {key: made[key] for key in ("generator", "segmenter", "synthesis") if key in made}
     facts |= {f"voxels of {described['case']}": described["digest"]} if "digest" in described else {}

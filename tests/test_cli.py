@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsyn import checkpoint, cli, codedigest
+from lungsyn import checkpoint, cli, codedigest, recipes
 from lungsyn.cli import arguments
 from lungsyn.provenance import note, versions
 from lungsyn.segmentation.networks import build
@@ -50,8 +50,9 @@ PICTURES = {("evaluation", "plot-arms"), ("evaluation", "plot-set")}  # no numbe
 
 def test_whatever_computes_with_a_case_looks_whether_its_voxels_are_those_that_were_written():
     verbs = [verb for verb in cli.VERBS if verb[0] not in ("study", "config")]
-    opening = {verb for verb in verbs if (FILES, "open_case") in codedigest.reached(*verb)}
-    asking = {verb for verb in verbs if (FILES, "whole_case") in codedigest.reached(*verb)}
+    reached = {verb: codedigest.reached(codedigest.key_of_verb(*verb)) for verb in verbs}
+    opening = {verb for verb in verbs if (FILES, "open_case") in reached[verb]}
+    asking = {verb for verb in verbs if (FILES, "whole_case") in reached[verb]}
     assert opening - asking == PICTURES
     assert ("audit", "verdict") in asking and ("generation", "train") in asking
 
@@ -184,7 +185,8 @@ def test_provenance_is_json_and_names_versions(study):
     text = json.dumps(note(("generation", "train"), generator=study.generators["patch_ddpm"], seed=1))
     assert '"torch"' in text
     assert versions()["python"].count(".") == 2
-    assert json.loads(text)["code"] == codedigest.of_verb("generation", "train")
+    assert json.loads(text)["code"] == recipes.code_of("generation", "train")
+    assert json.loads(text)["recipe"] == "train-1"
 
 
 def test_targeted_masks_come_from_the_cases_that_are_segmented_worst(case_folders, tmp_path):
@@ -202,15 +204,15 @@ def test_targeted_masks_come_from_the_cases_that_are_segmented_worst(case_folder
     assert {row["body_case"] for row in read_table(tmp_path / "rows.tsv")} == {"case-1"}
 
 
-def test_a_rule_s_code_is_its_verb_s():
-    """Else an edit of the verb would rerun nothing, or another rule."""
+def test_a_rule_s_recipe_is_its_verb_s():
+    """Else a raised recipe would rerun nothing, or another rule."""
     rules = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
     parts = re.split(r"(?m)^(?:rule|checkpoint) (\w+):", rules)[1:]
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         verb = re.search(r"lungsyn (\w+) ([\w-]+) ", body)
-        code = re.search(r'code=code_of\("(\w+)", "([\w-]+)"\)', body)
-        assert verb and code and verb.groups() == code.groups(), name
-        assert verb.groups() in cli.VERBS, name
+        recipe = re.search(r'recipe=.*recipe_of\("(\w+)", "([\w-]+)"', body)
+        assert verb and recipe and verb.groups() == recipe.groups(), name
+        assert verb.groups() in recipes.OF_VERBS, name
 
 
 def test_without_a_comparison_no_report_is_promised(tmp_path, capsys):

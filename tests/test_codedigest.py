@@ -1,5 +1,7 @@
 """Digests of a package of four lines per module: what an edit changes, and what it does not."""
 
+import ast
+
 import pytest
 
 from lungsyn import codedigest
@@ -17,9 +19,11 @@ def folders(args):
 from lungsyn.a import first
 from lungsyn.cli.arguments import folders, verb
 def _options(parser):
-    parser.add("x")
-@verb("a", "first", _options)
+    parser.add("x", help="Words.")
+@verb("a", "first", _options, recipe=1)
 def a_first(args):
+    if not args:
+        raise ValueError("Words.")
     return first(folders(1))
 def a_second(args):
     from lungsyn import a
@@ -28,6 +32,32 @@ def a_second(args):
 def a_third(args):
     from lungsyn.evaluation.c import third
     third()
+def a_fourth(args):
+    from lungsyn.registry import family
+    family("makers", args.kind).make()
+""",
+    "registry.py": """
+def family(seam, kind):
+    return import_module(f"lungsyn.{seam}.{kind}").Family()
+""",
+    "makers/__init__.py": "",
+    "makers/one.py": """
+from lungsyn.b import scaled
+from lungsyn.makers.core import loop
+class Family:
+    recipe = 1
+    def make(self):
+        return loop(scaled)
+""",
+    "makers/two.py": """
+from lungsyn.makers.core import loop
+class Family:
+    def make(self):
+        return loop(sum)
+""",
+    "makers/core.py": """
+def loop(step):
+    return step(1)
 """,
     "cli/evaluation.py": """
 def evaluation_third(args):
@@ -58,7 +88,8 @@ def other(x):
     "evaluation/__init__.py": "",
     "evaluation/c.py": "def third(): pass",
 }
-VERBS = [("a", "first"), ("a", "second"), ("a", "third"), ("evaluation", "third")]
+VERBS = [("a", "first"), ("a", "second"), ("a", "third"), ("a", "fourth"), ("evaluation", "third")]
+FAMILIES = ["one", "two"]
 
 
 @pytest.fixture
@@ -73,20 +104,26 @@ def package(tmp_path, monkeypatch):
 
 
 def forget():
-    for function in (codedigest.of_verb, codedigest.uses, codedigest.text, codedigest.read):
+    for function in (codedigest.of, codedigest.uses, codedigest.syntax, codedigest.read):
         function.cache_clear()
 
 
 def digests() -> dict:
     forget()
-    return {"_".join(verb): codedigest.of_verb(*verb) for verb in VERBS}
+    verbs = {"_".join(verb): codedigest.of_verb(*verb) for verb in VERBS}
+    return verbs | {name: codedigest.of((f"lungsyn.makers.{name}", "Family")) for name in FAMILIES}
 
 
 @pytest.mark.parametrize(
     ("module", "old", "new", "changed"),
     [
-        ("b.py", "2 * x", "3 * x", {"a_first", "a_second"}),  # two steps away; a module used as a value is used whole
-        ("b.py", "np.sort = None", "np.sort = 1", {"a_first", "a_second"}),  # runs whenever the module is loaded
+        (
+            "b.py",
+            "2 * x",
+            "3 * x",
+            {"a_first", "a_second", "one"},
+        ),  # two steps away; a module used as a value is used whole
+        ("b.py", "np.sort = None", "np.sort = 1", {"a_first", "a_second", "one"}),  # runs whenever the module is loaded
         ("b.py", "    return x\n", "    return -x\n", set()),  # nobody calls it
         ("a.py", "LIMIT, UNUSED = 3, 4", "LIMIT, UNUSED = 5, 4", {"a_first", "a_second"}),
         ("a.py", "progress.say()", "progress.say(); b.other(1)", {"a_second"}),
@@ -94,9 +131,19 @@ def digests() -> dict:
         ("a.py", "  # a comment", "", set()),
         ("a.py", "b.scaled(x) + LIMIT", "(b.scaled( x )\n        + LIMIT)", set()),
         ("progress.py", "print(1)", "print(2)", set()),  # it says how far a job is, not what comes out
-        ("evaluation/c.py", "pass", "return 1", {"evaluation_third"}),  # other stages read its tables
+        ("evaluation/c.py", "pass", "return 1", {"a_third", "evaluation_third"}),
         ("cli/a.py", "folders(1)", "folders(2)", {"a_first"}),  # of one verb, not of its stage
-        ("cli/a.py", '"x"', '"y"', set()),  # an option; its value is a parameter of the rule
+        ("cli/a.py", '"x"', '"y"', {"a_first"}),  # an option, which may have a default
+        ("cli/a.py", "Words.", "Other words.", set()),  # a help text, and the message of an error
+        ("cli/a.py", "recipe=1", "recipe=2", set()),
+        (
+            "makers/one.py",
+            "scaled)",
+            "sum)",
+            {"one"},
+        ),  # no other family's, and none of the verb's that it takes part in
+        ("makers/core.py", "step(1)", "step(2)", {"one", "two"}),
+        ("registry.py", "Family()", "Family(1)", {"a_fourth"}),
         ("cli/evaluation.py", "    third()", "    third(1)", {"evaluation_third"}),
         ("cli/arguments.py", "[args]", "[args, args]", {"a_first"}),  # who uses it
         ("cli/arguments.py", "run: run", "run: print(run)", set()),  # registers, whatever it does
@@ -111,12 +158,22 @@ def test_an_edit_changes_the_digests_of_those_who_reach_it(package, module, old,
     assert {verb for verb in before if before[verb] != after[verb]} == changed
 
 
+def test_versions_of_python_differ_in_empty_fields_only():
+    """Python 3.12 gave functions type parameters; a digest from 3.11 must hold there."""
+    function = ast.parse("def f(x): return g(x)").body[0]
+    before = codedigest.plain(function)
+    function._fields, function.another = (*function._fields, "another"), []
+    assert codedigest.plain(function) == before
+    function.another = [ast.Name("T")]
+    assert codedigest.plain(function) != before
+
+
 def test_every_rule_of_the_package_reaches_its_stage():
     """On the real package: a training's digest follows its network, losses and patches."""
     forget()
-    found = codedigest.reached("generation", "train")
+    found = codedigest.reached(codedigest.key_of_verb("segmentation", "train"))
     assert {
-        ("lungsyn.generators.core.training", "weighted_loss"), ("lungsyn.generators.networks.patch_unet", "PatchUNet"),
-        ("lungsyn.generators.core.schedule", "cosine"), ("lungsyn.volume.files", "open_case"),
+        ("lungsyn.segmentation.training", "train"), ("lungsyn.segmentation.networks", "build"),
+        ("lungsyn.settings.segmenters", "Segmenter"), ("lungsyn.volume.files", "open_case"),
     } <= found  # fmt: skip
-    assert not [module for module, _ in found if "evaluation" in module or "segmentation" in module]
+    assert not [module for module, _ in found if "evaluation" in module or "generat" in module]

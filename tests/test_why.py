@@ -6,16 +6,17 @@ import time
 
 import pytest
 
-from lungsyn import cli, codedigest
+from lungsyn import cli
 from lungsyn.cohort import private
 from lungsyn.errors import InputError
+from lungsyn.recipes import recipe_of
 from lungsyn.volume.files import open_case, write_case
 from lungsyn.why import explain
 
-CODE = codedigest.of_verb("evaluation", "score")
+RECIPE = recipe_of("evaluation", "score")
 
 
-def write_record(folder, name: str, code: str, checksums: dict, before: str = "") -> None:
+def write_record(folder, name: str, recipe: str, checksums: dict, before: str = "") -> None:
     encoded = base64.urlsafe_b64encode(name.encode()).decode()
     pieces = [encoded[i : i + 254] for i in range(0, len(encoded), 254)]
     path = folder.joinpath(".snakemake/metadata", *(f"@{piece}" for piece in pieces[:-1]), pieces[-1])
@@ -24,7 +25,7 @@ def write_record(folder, name: str, code: str, checksums: dict, before: str = ""
     record = {
         "rule": "score", "starttime": now - 90, "endtime": now, "log": ["results/logs/score.log"],
         "shellcmd": before + "lungsyn evaluation score --evaluation '{\"bootstrap\":200}' --seed 7 --out x > log 2>&1",
-        "params": [f"'{code}'", "7"], "input": ["a.tsv", "b.nii"], "input_checksums": checksums,
+        "params": [f"'{recipe}'", "7"], "input": ["a.tsv", "b.nii"], "input_checksums": checksums,
     }  # fmt: skip
     path.write_text(json.dumps(record))
 
@@ -34,7 +35,7 @@ def study(tmp_path):
     (tmp_path / "results/logs").mkdir(parents=True)
     (tmp_path / "results/scores.tsv").write_text("case\n")
     (tmp_path / "results/logs/score.log").write_text("first line\nsecond\nlungsyn evaluation score: done in 3 s\n")
-    write_record(tmp_path, "results/scores.tsv", CODE, {"a.tsv": "sha256:" + "0123456789abcdef" * 4})
+    write_record(tmp_path, "results/scores.tsv", RECIPE, {"a.tsv": "sha256:" + "0123456789abcdef" * 4})
     return tmp_path
 
 
@@ -42,7 +43,7 @@ def test_a_table_is_explained_from_the_records(study):
     text = explain(study / "results/scores.tsv")
     for part in [
         "rule       score", "after 90 s", "lungsyn evaluation score", 'evaluation  {"bootstrap": 200}', "seed  7",
-        "a.tsv  0123456789ab", "b.nii", f"{CODE}, as it is now", "done in 3 s", "first line",
+        "a.tsv  0123456789ab", "b.nii", f"{RECIPE}, as it is now", "done in 3 s", "first line",
     ]:  # fmt: skip
         assert part in text, text
     assert "second" not in text
@@ -50,21 +51,28 @@ def test_a_table_is_explained_from_the_records(study):
 
 def test_a_training_on_several_gpus_is_explained_too(study):
     torchrun = "torchrun --standalone --nproc-per-node 2 --no-python "
-    write_record(study, "results/scores.tsv", CODE, {}, torchrun)
+    write_record(study, "results/scores.tsv", RECIPE, {}, torchrun)
     text = explain(study / "results/scores.tsv")
-    assert "lungsyn evaluation score" in text and f"{CODE}, as it is now" in text
+    assert "lungsyn evaluation score" in text and f"{RECIPE}, as it is now" in text
 
 
-def test_code_that_changed_since_is_said(study):
-    write_record(study, "results/scores.tsv", "0" * 12, {})
-    assert f"{'0' * 12}; it is {CODE} now" in explain(study / "results/scores.tsv")
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("score-0", f"score-0; it is {RECIPE} now"),
+        ("score-1+family-1", "score-1+family-1; there is no such job now"),
+    ],
+)
+def test_a_recipe_that_changed_since_is_said(study, recipe, said):
+    write_record(study, "results/scores.tsv", recipe, {})
+    assert said in explain(study / "results/scores.tsv")
 
 
 def test_a_file_in_a_folder_that_one_job_made(study):
     name = "results/" + "long/" * 60 + "predictions"  # long enough for Snakemake to cut it
     (study / name / "0").mkdir(parents=True)
     (study / name / "0/a.nii").write_text("x")
-    write_record(study, name, CODE, {})
+    write_record(study, name, RECIPE, {})
     assert "rule       score" in explain(study / name / "0/a.nii")
 
 

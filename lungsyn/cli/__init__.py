@@ -16,6 +16,7 @@ from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
 from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import versions
+from lungsyn.recipes import OF_VERBS
 from lungsyn.volume.files import TOO_MANY_FILES, system_error
 
 OPEN_FILES = 10_240  # 2,500 cases
@@ -27,7 +28,6 @@ STAGES = {
     "evaluation": "Scores, comparison of the arms, pictures and the report.",
     "config": "The schema of config.yaml.",
 }
-NO_JOB = {("config", "schema"), ("cohort", "export"), ("evaluation", "answer"), ("study", "why"), ("study", "plan")}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     name = f"lungsyn {' '.join(args.rule)}".replace("study ", "")
     started = time.monotonic()
-    if args.rule not in NO_JOB:
+    if args.rule in OF_VERBS:
         print(
             f"{name}: code {of_verb(*args.rule)}, " + ", ".join(f"{k} {v}" for k, v in versions().items()), flush=True
         )
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    if args.rule not in NO_JOB:
+    if args.rule in OF_VERBS:
         print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)
     return 0
 

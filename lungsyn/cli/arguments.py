@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from lungsyn.codedigest import of_verb
 from lungsyn.errors import InputError
+from lungsyn.recipes import OF_VERBS, Recipe, recipe_of
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
@@ -14,14 +14,19 @@ from lungsyn.volume.files import read_json
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
 
 
-def verb(stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], None]) -> Callable:
+def verb(
+    stage: str, name: str, arguments: Callable[[argparse.ArgumentParser], None], recipe: int = 0, seams: tuple = ()
+) -> Callable:
     """Register the decorated function as ``lungsyn stage name``; verbs of ``study`` are called by their name alone.
 
-    It is ``{stage}_{name}`` in the module of its stage: there its code's digest is taken from.
+    It is ``{stage}_{name}`` in the module of its stage: there its code's digest is taken from. ``recipe``: of a verb
+    that is a rule; raise it when the verb's results change. ``seams``: whose families take part.
     """
 
     def register(run: Callable) -> Callable:
         VERBS[stage, name] = (run, arguments)
+        if recipe:
+            OF_VERBS[stage, name] = Recipe(recipe, seams)
         return run
 
     return register
@@ -76,6 +81,6 @@ def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.add_argument(f"--{name}", required=True, type=int)
 
 
-def checkpoints_of(args) -> Path:
-    """A training goes on from a checkpoint of the same code only; settings, seed and cases name the folder within."""
-    return args.checkpoints / of_verb(*args.rule)
+def checkpoints_of(args, *kinds: str) -> Path:
+    """A training goes on from a checkpoint of the same recipe only; settings, seed and cases name the folder within."""
+    return args.checkpoints / recipe_of(*args.rule, *kinds)

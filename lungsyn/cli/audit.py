@@ -18,7 +18,7 @@ def _probe_arguments(parser):
     add(parser, "out")
 
 
-@verb("audit", "memorisation", _probe_arguments)
+@verb("audit", "memorisation", _probe_arguments, recipe=1)
 def audit_memorisation(args) -> None:
     """Find the nearest train cube of every synthetic, held-out and planted one: nodules, whole volumes and parts."""
     from lungsyn.audit import probes
@@ -41,7 +41,7 @@ def _membership_arguments(parser):
     add(parser, "out")
 
 
-@verb("audit", "membership", _membership_arguments)
+@verb("audit", "membership", _membership_arguments, recipe=1)
 def audit_membership(args) -> None:
     """Measure the generator's loss on each case that it learned from and on each that it never saw."""
     from lungsyn.audit import membership
@@ -66,7 +66,7 @@ def _verdict_arguments(parser):
     parser.add_argument("--membership", type=Path, help="losses of the generator, if it has any")
 
 
-@verb("audit", "verdict", _verdict_arguments)
+@verb("audit", "verdict", _verdict_arguments, recipe=1)
 def audit_verdict(args) -> None:
     """Say whether a synthetic set can be shared: every check with its value, threshold and a sentence."""
     from lungsyn.audit.probes import read_probes
@@ -98,7 +98,7 @@ def _fidelity_arguments(parser):
     add(parser, "out", "quality")
 
 
-@verb("audit", "fidelity", _fidelity_arguments)
+@verb("audit", "fidelity", _fidelity_arguments, recipe=1)
 def audit_fidelity(args) -> None:
     """Say how many of a set's volumes were rejected, and how far it is from the train cases, beside held-out ones."""
     from lungsyn.audit import features, floor

@@ -15,7 +15,7 @@ def _phantom_arguments(parser):
     add(parser, "out")
 
 
-@verb("cohort", "phantom", _phantom_arguments)
+@verb("cohort", "phantom", _phantom_arguments, recipe=1)
 def cohort_phantom(args) -> None:
     """Simulate chests and write them as DICOM series in LIDC-IDRI's layout."""
     from lungsyn.cohort.phantom import write_cohort
@@ -29,7 +29,7 @@ def _index_arguments(parser):
     add(parser, "root", "names", "out")
 
 
-@verb("cohort", "index", _index_arguments)
+@verb("cohort", "index", _index_arguments, recipe=1)
 def cohort_index(args) -> None:
     """List and check the cases of a dataset, split them by patient, say what is left out and why."""
     from lungsyn.cohort import private, table
@@ -50,7 +50,7 @@ def _prepare_arguments(parser):
     add(parser, "root", "names", "out")
 
 
-@verb("cohort", "prepare", _prepare_arguments)
+@verb("cohort", "prepare", _prepare_arguments, recipe=1)
 def cohort_prepare(args) -> None:
     """Read one case's raw files and write it as NIfTI on an isotropic grid, with its masks; or why that cannot be."""
     from lungsyn.cohort import private
@@ -73,7 +73,7 @@ def _table_arguments(parser):
     add(parser, "cases", nargs="+")
 
 
-@verb("cohort", "table", _table_arguments)
+@verb("cohort", "table", _table_arguments, recipe=1)
 def cohort_table(args) -> None:
     """The listing after the cases were prepared: without those that could not be, and with what was odd."""
     from lungsyn.cohort import table
@@ -89,7 +89,7 @@ def _nodules_arguments(parser):
     add(parser, "out")
 
 
-@verb("cohort", "nodules", _nodules_arguments)
+@verb("cohort", "nodules", _nodules_arguments, recipe=1)
 def cohort_nodules(args) -> None:
     """List every nodule of the given cases: size, place at the pleura, readers and their ratings."""
     from lungsyn.cohort.table import NODULE_COLUMNS, nodule_rows

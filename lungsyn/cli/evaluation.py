@@ -20,7 +20,7 @@ def _score_arguments(parser):
     add(parser, "cases", nargs="+")
 
 
-@verb("evaluation", "score", _score_arguments)
+@verb("evaluation", "score", _score_arguments, recipe=1)
 def evaluation_score(args) -> None:
     """Measure every prediction of an arm, and the replicates' mean: per case, per nodule, and points of the FROC."""
     from lungsyn.evaluation.froc import POINT_COLUMNS
@@ -74,7 +74,7 @@ def _compare_arguments(parser):
     add_numbers(parser, "seed")
 
 
-@verb("evaluation", "compare", _compare_arguments)
+@verb("evaluation", "compare", _compare_arguments, recipe=1)
 def evaluation_compare(args) -> None:
     """Compare every arm with the benchmark arm at each size: Dice paired by case, FROC, and nodules of each kind."""
     from lungsyn.evaluation import comparison, froc, scores, strata
@@ -108,7 +108,7 @@ def _plot_arms_arguments(parser):
     parser.add_argument("--null-arms", nargs="*", default=[])
 
 
-@verb("evaluation", "plot-arms", _plot_arms_arguments)
+@verb("evaluation", "plot-arms", _plot_arms_arguments, recipe=1)
 def evaluation_plot_arms(args) -> None:
     """Draw what came of the arms: each size at a glance, case by case, FROC, cases and nodules, loss curves."""
     from lungsyn.evaluation import figures, summaries
@@ -218,7 +218,7 @@ def _plot_set_arguments(parser):
     add_section(parser, audit=Probing, study=Study, figures=Figures)
 
 
-@verb("evaluation", "plot-set", _plot_set_arguments)
+@verb("evaluation", "plot-set", _plot_set_arguments, recipe=1)
 def evaluation_plot_set(args) -> None:
     """Draw a synthetic set: random cases beside real ones, the closest to a train case, its measures and distances."""
     from lungsyn.audit.figures import plot_fidelity
@@ -264,7 +264,7 @@ def _report_arguments(parser):
     add(parser, "verdicts", "quality", nargs="*")
 
 
-@verb("evaluation", "report", _report_arguments)
+@verb("evaluation", "report", _report_arguments, recipe=1)
 def evaluation_report(args) -> None:
     """Put everything on one HTML page, and its comparison tables in a text; copy the main figure, the first of the
     pictures, to its short name."""

@@ -43,7 +43,7 @@ def _train_arguments(parser):
     add_compute(parser)
 
 
-@verb("generation", "train", _train_arguments)
+@verb("generation", "train", _train_arguments, recipe=1)
 def generation_train(args) -> None:
     """Train a generator on the patches of the given cases (the train split)."""
     from lungsyn import checkpoint
@@ -71,7 +71,7 @@ def _conditions_arguments(parser):
     add(parser, "out")
 
 
-@verb("generation", "conditions", _conditions_arguments)
+@verb("generation", "conditions", _conditions_arguments, recipe=1)
 def generation_conditions(args) -> None:
     """Decide which masks to synthesise: one row per volume."""
     from lungsyn.evaluation.groups import worst_cases
@@ -110,7 +110,7 @@ def _reference_arguments(parser):
     add(parser, "out")
 
 
-@verb("generation", "reference", _reference_arguments)
+@verb("generation", "reference", _reference_arguments, recipe=1)
 def generation_reference(args) -> None:
     """Measure real cases (the train split): the ranges in which a synthetic case must lie."""
     from lungsyn.quality.measures import measure
@@ -132,7 +132,7 @@ def _synthesise_arguments(parser):
     add(parser, "out")
 
 
-@verb("generation", "synthesise", _synthesise_arguments)
+@verb("generation", "synthesise", _synthesise_arguments, recipe=1)
 def generation_synthesise(args) -> None:
     """Make one batch of a set's volumes, check them, and write them in the layout of a real case."""
     from lungsyn.quality.attempts import REJECTED_COLUMNS, middle_slices, record, rejected_rows

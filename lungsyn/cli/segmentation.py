@@ -19,7 +19,7 @@ def _train_segmenter_arguments(parser):
     add_compute(parser)
 
 
-@verb("segmentation", "train", _train_segmenter_arguments)
+@verb("segmentation", "train", _train_segmenter_arguments, recipe=1)
 def segmentation_train(args) -> None:
     """Train one replicate of a segmenter on the given cases, real or synthetic."""
     from lungsyn import checkpoint
@@ -46,7 +46,7 @@ def _predict_arguments(parser):
     add(parser, "out")
 
 
-@verb("segmentation", "predict", _predict_arguments)
+@verb("segmentation", "predict", _predict_arguments, recipe=1)
 def segmentation_predict(args) -> None:
     """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii."""
     from lungsyn.segmentation.prediction import load_segmenter, near_lungs, predict

@@ -10,11 +10,13 @@ before; cases that are prepared again come out otherwise) and another dry run sa
 A *label* names what reruns: the rule, and its arm or its synthetic set where it has one.
 """
 
-import ast
+import base64
+import json
 import os
 import shlex
 import shutil
 import time
+from dataclasses import replace as replace_in
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ from snakemake.settings.types import (
     ResourceSettings,
 )
 
-from lungsyn import codedigest
+from lungsyn import codedigest, recipes
 from lungsyn.cli import make_parser
 from lungsyn.cohort import private, table
 from lungsyn.errors import InputError
@@ -444,94 +446,75 @@ def test_the_contract_s_promises():
 
 # ------------------------------------------------------------------------------------------------------------ the code
 
-# module and function that is edited: what reruns
-EDITS = {
-    ("cohort/chest.py", "add_noise"): EVERYTHING,
-    ("cohort/split.py", "assign"): LIST,  # and what follows, if the list comes out another
-    ("cohort/preprocess.py", "prepare"): PREPARED,
-    ("generators/core/training.py", "train"): GENERATOR,
-    ("generators/networks/patch_unet.py", "build"): GENERATOR,
-    ("masks/core/placing.py", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | TARGETED | COMPARISON,
-    ("generators/core/synthesis.py", "synthesise"): SYNTHESIS,
-    ("generators/core/samplers.py", "ddim_step"): SYNTHESIS,
-    ("segmentation/training.py", "train"): SEGMENTATION,
-    ("segmentation/prediction.py", "predict"): PREDICTION,
-    ("evaluation/dice.py", "dice"): SCORES | COMPARISON,
-    ("evaluation/scores.py", "score_arm"): SCORES | COMPARISON,
-    ("evaluation/groups.py", "worst_cases"): COMPARISON,
-    ("evaluation/paired.py", "holm"): COMPARISON,
-    ("evaluation/figures.py", "plot_training"): {"plot_arms"} | REPORT,
-    ("evaluation/report.py", "build"): REPORT,
-    ("quality/attempts.py", "rates"): FIDELITY | REPORT,
-    ("audit/pictures.py", "plot_nearest"): of_sets("plot_set") | REPORT,
-    ("cli/evaluation.py", "evaluation_report"): REPORT,
-    ("cli/segmentation.py", "segmentation_predict"): PREDICTION,
-    ("config.py", "check"): NOTHING,
-    ("progress.py", "_clock"): NOTHING,
-    ("live.py", "draw"): NOTHING,
+# the verb whose recipe number is raised: what reruns
+RECIPES = {
+    ("cohort", "phantom"): EVERYTHING,
+    ("cohort", "index"): LIST,  # and what follows, if the list comes out another
+    ("cohort", "prepare"): PREPARED,
+    ("cohort", "table"): {"cohort"},
+    ("cohort", "nodules"): NOTHING,  # in no study, unless it is asked for
+    ("generation", "train"): GENERATOR,
+    ("generation", "conditions"): {"conditions untargeted"} | UNTARGETED_VOLUMES | TARGETED | COMPARISON,
+    ("generation", "reference"): QUALITY,
+    ("generation", "synthesise"): SYNTHESIS,
+    ("segmentation", "train"): SEGMENTATION,
+    ("segmentation", "predict"): PREDICTION,
+    ("evaluation", "score"): SCORES | COMPARISON,
+    ("evaluation", "compare"): COMPARISON,
+    ("evaluation", "plot-arms"): {"plot_arms"} | REPORT,
+    ("evaluation", "plot-set"): of_sets("plot_set") | REPORT,
+    ("evaluation", "report"): REPORT,
+    ("audit", "memorisation"): PROBED | VERDICTS,
+    ("audit", "membership"): {"membership"} | VERDICTS,
+    ("audit", "verdict"): VERDICTS,
+    ("audit", "fidelity"): FIDELITY | REPORT,
 }
 
 
-@pytest.fixture
-def package(monkeypatch, tmp_path) -> Path:
-    """A copy of the package that the digests are taken from."""
-    copy = shutil.copytree(codedigest.ROOT, tmp_path / "lungsyn", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(codedigest, "ROOT", copy)
-    forget_digests()
-    yield copy
-    forget_digests()
+def raise_recipe(monkeypatch, verb: tuple[str, str]) -> None:
+    old = recipes.OF_VERBS[verb]
+    monkeypatch.setitem(recipes.OF_VERBS, verb, replace_in(old, number=old.number + 1))
 
 
-def forget_digests() -> None:
-    for function in (codedigest.of_verb, codedigest.uses, codedigest.text, codedigest.read):
-        function.cache_clear()
+def test_every_recipe_has_an_expectation():
+    assert set(RECIPES) == set(recipes.OF_VERBS), "say in RECIPES what reruns when the verb's recipe is raised"
 
 
-def edit(path: Path, name: str) -> None:
-    """Write the file without comments, in another format, and with one more statement in function ``name``."""
-    tree = ast.parse(path.read_text())
-    next(node for node in tree.body if getattr(node, "name", "") == name).body.append(ast.Pass())
-    path.write_text(ast.unparse(tree))
+@pytest.mark.parametrize("verb", RECIPES)
+def test_a_raised_recipe_reruns_its_rule_and_what_follows(verb, finished, tmp_path, monkeypatch):
+    raise_recipe(monkeypatch, verb)
+    assert reruns(finished, {}, tmp_path / "copy") == RECIPES[verb]
 
 
-@pytest.mark.parametrize(("module", "function"), EDITS)
-def test_an_edit_reruns_the_stage_whose_code_it_is_and_what_follows(module, function, finished, package, tmp_path):
-    edit(package / module, function)
-    found = reruns(finished, {}, tmp_path / "copy")
-    assert found == EDITS[module, function]
-
-
-def test_comments_docstrings_and_format_are_not_code(finished, package):
-    for path in package.rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
-                node.body[0].value = ast.Constant("Other words.")
-        path.write_text("# a comment\n" + ast.unparse(tree))
+def test_an_edit_alone_reruns_nothing(finished, monkeypatch):
+    """No digest of code is asked for: any edit is one, a reworded message too."""
+    monkeypatch.setattr(codedigest, "reached", None)
+    codedigest.of.cache_clear()
     assert to_run(finished) == []
 
 
-def test_an_edit_of_the_evaluation_never_trains_or_samples(finished, package):
-    for path in (package / "evaluation").glob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef):
-                edit(path, node.name)
-    rules = {job.rule.name for job in to_run(finished)}
-    assert rules == {"score", "plot_set", *COMPARISON}
-
-
-def test_old_results_can_be_accepted_after_a_harmless_edit(study, package):
-    """`snakemake --touch` writes the new digest into Snakemake's records and leaves every file's content alone."""
-    edit(package / "generators/core/training.py", "train")
+def test_results_can_be_accepted_although_a_recipe_was_raised(study, monkeypatch):
+    """`snakemake --touch` writes the new recipe into Snakemake's records and leaves every file's content alone."""
+    raise_recipe(monkeypatch, ("generation", "train"))
     model = study / "results/generator/patch_ddpm/100/model.safetensors"
     before = model.read_text()
     assert "train_generator" in {label(job) for job in to_run(study)}
     snakemake(study, {}, executor="touch")
     assert to_run(study) == []
     assert model.read_text() == before
-    edit(package / "generators/core/training.py", "train")
-    forget_digests()
+    raise_recipe(monkeypatch, ("generation", "train"))
     assert "train_generator" in {label(job) for job in to_run(study)}
+
+
+def test_a_study_of_a_version_without_recipes_is_refused(study):
+    """Else all that it trained would be deleted and made again."""
+    for name in (LISTING, COHORT):
+        path = study / ".snakemake/metadata" / base64.urlsafe_b64encode(name.encode()).decode()
+        record = json.loads(path.read_text())
+        record["params"] = ["'0123456789ab'", "0"]
+        path.write_text(json.dumps(record))
+    with pytest.raises(WorkflowError, match="older version of lungsyn, which would all be made again: move it away"):
+        snakemake(study, {})
 
 
 # ------------------------------------------------------------------------------------------------------- other changes

@@ -29,7 +29,7 @@ rule memorisation:
     resources:
         gpu=GPU,
     params:
-        code=code_of("audit", "memorisation"),
+        recipe=recipe_of("audit", "memorisation"),
         audit=settings(STUDY.audit, Probing),
         seed=SEED,
     shell:
@@ -51,7 +51,7 @@ rule membership:
     resources:
         gpu=GPU,
     params:
-        code=code_of("audit", "membership"),
+        recipe=recipe_of("audit", "membership"),
         seed=SEED,
     shell:
         "lungsyn audit membership --model {input.model} --seed {params.seed} --train {input.train}"
@@ -69,7 +69,7 @@ rule verdict:
     log:
         "results/logs/verdict/{set}/{size}.log",
     params:
-        code=code_of("audit", "verdict"),
+        recipe=recipe_of("audit", "verdict"),
         audit=settings(STUDY.audit, Thresholds),
         membership=lambda w, input: f"--membership {input.membership}" if input.membership else "",
         splits=held_out_splits,
@@ -95,7 +95,7 @@ rule fidelity:
     log:
         "results/logs/fidelity/{set}/{size}.log",
     params:
-        code=code_of("audit", "fidelity"),
+        recipe=recipe_of("audit", "fidelity"),
         fidelity=settings(STUDY.audit.fidelity),
         reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
         seed=SEED,

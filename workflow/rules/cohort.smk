@@ -15,7 +15,7 @@ rule phantom:
         "results/logs/phantom.log",
     threads: 2
     params:
-        code=code_of("cohort", "phantom"),
+        recipe=recipe_of("cohort", "phantom"),
         phantom=settings(STUDY.cohort.phantom),
         nodules=settings(STUDY.cohort.nodules),
         seed=SEED,
@@ -50,8 +50,8 @@ def listed_by(wildcards):
     """All that makes the listing again. The table is then made again, too, also where the listing comes out the same:
     Snakemake would leave it out, and start what waits for it without its cases."""
     cohort = settings(STUDY.cohort, Listing)(wildcards)
-    phantom = [] if STUDY.cohort.root else [code_of("cohort", "phantom"), as_json(STUDY.cohort.phantom)]
-    return [code_of("cohort", "index"), cohort, str(RAW), raw_files(wildcards), SEED, *phantom]
+    phantom = [] if STUDY.cohort.root else [recipe_of("cohort", "phantom"), as_json(STUDY.cohort.phantom)]
+    return [recipe_of("cohort", "index"), cohort, str(RAW), raw_files(wildcards), SEED, *phantom]
 
 
 checkpoint listing:
@@ -64,7 +64,7 @@ checkpoint listing:
         "results/logs/listing.log",
     threads: 2
     params:
-        code=code_of("cohort", "index"),
+        recipe=recipe_of("cohort", "index"),
         cohort=settings(STUDY.cohort, Listing),
         root=fixed(RAW),
         files=raw_files,
@@ -116,7 +116,7 @@ rule prepare:
     log:
         "results/logs/prepare/{case}.log",
     params:
-        code=code_of("cohort", "prepare"),
+        recipe=recipe_of("cohort", "prepare"),
         raw=raw_of_case,
         cohort=settings(STUDY.cohort, Preparation),
         root=fixed(RAW),
@@ -135,7 +135,7 @@ checkpoint cohort:
     log:
         "results/logs/cohort.log",
     params:
-        code=code_of("cohort", "table"),
+        recipe=recipe_of("cohort", "table"),
         listed_by=listed_by,
     shell:
         "lungsyn cohort table --listing {input.listing} --cases {input.cases} --out {output.table} > {log} 2>&1"
@@ -150,6 +150,6 @@ rule nodules:
     log:
         "results/logs/nodules.log",
     params:
-        code=code_of("cohort", "nodules"),
+        recipe=recipe_of("cohort", "nodules"),
     shell:
         "lungsyn cohort nodules --cases {input.cases} --out {output.table} > {log} 2>&1"

@@ -10,8 +10,8 @@ from glob import glob
 from pathlib import Path
 from platform import machine
 
-# A parameter of every rule: an edit reruns the rules whose code it is.
-from lungsyn.codedigest import of_verb as code_of
+import lungsyn.cli  # has the verbs and their recipes
+from lungsyn.recipes import recipe_of  # a parameter of every rule: it says when new code makes results again
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.settings.cohort import Listing, Preparation
 from lungsyn.registry import family

@@ -16,7 +16,7 @@ rule score:
     log:
         "results/logs/score/{segmenter}/{arm}/{size}.log",
     params:
-        code=code_of("evaluation", "score"),
+        recipe=recipe_of("evaluation", "score"),
     shell:
         "lungsyn evaluation score --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
         " --out {output.cases} --nodules {output.nodules} --points {output.points} > {log} 2>&1"
@@ -56,7 +56,7 @@ rule compare:
     log:
         "results/logs/compare/{segmenter}.log",
     params:
-        code=code_of("evaluation", "compare"),
+        recipe=recipe_of("evaluation", "compare"),
         evaluation=settings(STUDY.evaluation),
         benchmark=settings(STUDY.benchmark),
         seed=SEED,
@@ -109,7 +109,7 @@ rule plot_arms:
     log:
         "results/logs/plot_arms.log",
     params:
-        code=code_of("evaluation", "plot-arms"),
+        recipe=recipe_of("evaluation", "plot-arms"),
         benchmark=settings(STUDY.benchmark),
         evaluation=settings(STUDY.evaluation),
         null_arms=null_arms(STUDY.model_dump()["arms"], STUDY.benchmark.arm),
@@ -146,7 +146,7 @@ rule plot_set:
     log:
         "results/logs/plot_set/{set}/{size}.log",
     params:
-        code=code_of("evaluation", "plot-set"),
+        recipe=recipe_of("evaluation", "plot-set"),
         reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
         audit=settings(STUDY.audit, Probing),
         study=settings(STUDY.title),
@@ -186,7 +186,7 @@ rule report:
     log:
         "results/logs/report.log",
     params:
-        code=code_of("evaluation", "report"),
+        recipe=recipe_of("evaluation", "report"),
         config=fixed(as_json(STUDY, without={"compute"})),
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"

@@ -18,7 +18,7 @@ rule train_generator:
     resources:
         gpu=GPUS,
     params:
-        code=code_of("generation", "train"),
+        recipe=recipe_of("generation", "train"),
         generator=lambda w: settings(STUDY.generators[w.generator])(w),
         seed=SEED,
     shell:
@@ -51,7 +51,7 @@ rule conditions:
     log:
         "results/logs/conditions/{set}/{size}.log",
     params:
-        code=code_of("generation", "conditions"),
+        recipe=recipe_of("generation", "conditions"),
         conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
         volumes=lambda w: STUDY.sets[w.set].volumes,
         worst_cases=lambda w: STUDY.benchmark.worst_cases if source_of(STUDY.sets[w.set]).needs_benchmark else 0,
@@ -77,7 +77,7 @@ rule reference:
     log:
         "results/logs/reference/{generator}/{size}.log",
     params:
-        code=code_of("generation", "reference"),
+        recipe=recipe_of("generation", "reference"),
         grid=lambda w: grid_json(w.generator),
         quality=settings(STUDY.quality),
     shell:
@@ -100,7 +100,7 @@ rule synthesise:
     resources:
         gpu=lambda w: GPU if trained(w.generator) else 0,
     params:
-        code=code_of("generation", "synthesise"),
+        recipe=recipe_of("generation", "synthesise"),
         generator=lambda w: settings(STUDY.generators[w.generator])(w),
         conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
         model=lambda w, input: f"--model {input.model}" if input.model else "",

@@ -12,6 +12,8 @@ from snakemake.exceptions import WorkflowError
 
 from lungsyn import failures, planning
 from lungsyn.errors import InputError
+from lungsyn.recipes import recorded
+from lungsyn.why import find_record
 
 # What every job inherits. The package is called by its command: that of the environment which runs this, active or not
 # (an environment that Snakemake itself sets up for its jobs comes before it). What is made from patients is not for
@@ -86,6 +88,18 @@ def check_records():
         )
 
 
+def check_version():
+    """Versions before the recipes noted none. Snakemake would delete what they made, and make it again, without a word."""
+    for table, verb in (("results/listing.tsv", "index"), ("results/cohort.tsv", "table")):
+        record = find_record(Path(table))[0]
+        if record and not recorded(record["params"] or [], verb) and not {"--touch", "-t"} & set(sys.argv):
+            raise WorkflowError(
+                f"{Path('results').absolute()} holds results of an older version of lungsyn, which would all be made "
+                "again: move it away together with .snakemake beside it and give the same command again, or accept the "
+                "results as if this version had made them by the same command with --touch"
+            )
+
+
 def announce():
     """Share the kernel's lock of this folder while this process lives; remove Snakemake's if nobody else does."""
     Path(".snakemake").mkdir(exist_ok=True)
@@ -105,4 +119,5 @@ def announce():
 if workflow.is_main_process:  # not its jobs on other machines
     check_writable()
     check_records()
+    check_version()
     ALIVE = announce()

@@ -33,7 +33,7 @@ rule train_segmenter:
     resources:
         gpu=GPU,
     params:
-        code=code_of("segmentation", "train"),
+        recipe=recipe_of("segmentation", "train"),
         segmenter=lambda w: settings(STUDY.segmenters[w.segmenter], Segmenter)(w),
         share=share,
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
@@ -61,7 +61,7 @@ rule predict:
     resources:
         gpu=GPU,
     params:
-        code=code_of("segmentation", "predict"),
+        recipe=recipe_of("segmentation", "predict"),
         inference=lambda w: settings(STUDY.segmenters[w.segmenter], Inference)(w),
     shell:
         "lungsyn segmentation predict --inference {params.inference:q} --models {input.models} --cases {input.cases}"
