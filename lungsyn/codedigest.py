@@ -3,8 +3,8 @@
 It reruns nothing; recipe numbers do that (``lungsyn.recipes``). It is noted in results, and a test asks whether results
 change when it does. What is reached is read off the syntax tree, nothing is imported: from a function or class to the
 functions, classes and constants whose names occur in it, and on from there. Comments, docstrings, formatting, help
-texts and the messages of errors do not count. Neither does what is reached by a computed name: that is how a verb finds
-its family (``lungsyn.registry``), so no family's code is in the digest of a verb or of another family.
+texts, the messages of errors and moves to another module do not count. Neither does what is reached by a computed name:
+that is how a verb finds its family (``lungsyn.registry``), so no family is in the digest of a verb or of another one.
 """
 
 import ast
@@ -48,11 +48,9 @@ def key_of_verb(stage: str, verb: str) -> Key:
 
 @cache
 def of(*starts: Key) -> str:
-    """Twelve hex digits over the code that can be reached from these definitions."""
-    digest = hashlib.sha256()
-    for key in sorted(reached(*starts)):
-        digest.update(repr((key, syntax(*key))).encode())
-    return digest.hexdigest()[:12]
+    """Twelve hex digits over the code that can be reached from these definitions, in whichever module it stands."""
+    texts = sorted(repr((name, syntax(module, name))) for module, name in reached(*starts))
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 def reached(*starts: Key) -> set[Key]:
@@ -89,7 +87,9 @@ def syntax(module: str, name: str) -> list:
 
 
 def plain(node):
-    """Syntax as nested lists. Empty fields are left out: versions of Python differ in them."""
+    """Syntax as nested lists. Empty fields are left out: versions of Python differ in them. So are imports."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return []
     if isinstance(node, ast.AST):
         return [type(node).__name__, *([k, plain(v)] for k, v in ast.iter_fields(node) if v not in (None, []))]
     return [plain(part) for part in node] if isinstance(node, list) else repr(node)

@@ -158,6 +158,16 @@ def test_an_edit_changes_the_digests_of_those_who_reach_it(package, module, old,
     assert {verb for verb in before if before[verb] != after[verb]} == changed
 
 
+def test_a_move_to_another_module_is_no_edit(package):
+    before = digests()
+    (package / "b.py").rename(package / "c.py")
+    for name, old, new in (("a.py", "import b,", "import c as b,"), ("makers/one.py", "lungsyn.b ", "lungsyn.c ")):
+        (package / name).write_text((package / name).read_text().replace(old, new))
+    (package / "cli/a.py").write_text((package / "cli/a.py").read_text().replace("lungsyn.evaluation.c", "lungsyn.d"))
+    (package / "d.py").write_text((package / "evaluation/c.py").read_text())
+    assert digests() == before
+
+
 def test_versions_of_python_differ_in_empty_fields_only():
     """Python 3.12 gave functions type parameters; a digest from 3.11 must hold there."""
     function = ast.parse("def f(x): return g(x)").body[0]
