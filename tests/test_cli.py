@@ -182,11 +182,11 @@ def test_case_folders_are_found_in_order(case_folders, tmp_path):
 
 
 def test_provenance_is_json_and_names_versions(study):
-    text = json.dumps(note(("generation", "train"), generator=study.generators["patch_ddpm"], seed=1))
+    text = json.dumps(note(("generation", "train", "patch_ddpm"), generator=study.generators["patch_ddpm"], seed=1))
     assert '"torch"' in text
     assert versions()["python"].count(".") == 2
-    assert json.loads(text)["code"] == recipes.code_of("generation", "train")
-    assert json.loads(text)["recipe"] == "train-1"
+    assert json.loads(text)["code"] == recipes.code_of("generation", "train", "patch_ddpm")
+    assert json.loads(text)["recipe"] == recipes.recipe_of("generation", "train", "patch_ddpm")
 
 
 def test_targeted_masks_come_from_the_cases_that_are_segmented_worst(case_folders, tmp_path):

@@ -1,10 +1,11 @@
 """Digests of a package of four lines per module: what an edit changes, and what it does not."""
 
 import ast
+from importlib.util import find_spec
 
 import pytest
 
-from lungsyn import codedigest
+from lungsyn import cli, codedigest, recipes, registry  # noqa: F401  the first has the verbs
 
 FILES = {
     "__init__.py": "",
@@ -178,12 +179,34 @@ def test_versions_of_python_differ_in_empty_fields_only():
     assert codedigest.plain(function) != before
 
 
-def test_every_rule_of_the_package_reaches_its_stage():
-    """On the real package: a training's digest follows its network, losses and patches."""
+TRAINED = [kind for kind, family in registry.families("generators").items() if family.trains]
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_generator_reaches_its_training_and_its_sampling(kind):
+    """On the real package, through whatever its family inherits."""
     forget()
-    found = codedigest.reached(codedigest.key_of_verb("segmentation", "train"))
+    found = codedigest.reached((registry.kinds("generators")[kind], "Family"))
+    core, networks = "lungsyn.generators.core", "lungsyn.generators.networks"
     assert {
-        ("lungsyn.segmentation.training", "train"), ("lungsyn.segmentation.networks", "build"),
-        ("lungsyn.settings.segmenters", "Segmenter"), ("lungsyn.volume.files", "open_case"),
+        (f"{core}.training", "train"), (f"{core}.synthesis", "synthesise"), (f"{core}.settings", "PatchSettings"),
+        ("lungsyn.volume.files", "open_case"), (f"{core}.patches", "TrainingPatches"),
     } <= found  # fmt: skip
-    assert not [module for module, _ in found if "evaluation" in module or "generat" in module]
+    own = {"latent_ddpm": (f"{networks}.latent", "Latents"), "patch_gan": (f"{networks}.critic", "Judged")}
+    assert {other for other, key in own.items() if key in found} == {kind} & own.keys()
+
+
+def test_no_family_is_in_the_digest_of_a_verb_or_of_another_family():
+    """So an edit of the GAN asks nobody about the diffusion model."""
+    forget()
+    modules = {
+        module: seam
+        for seam in registry.FOLDERS
+        if find_spec(registry.FOLDERS[seam])
+        for module in registry.kinds(seam).values()
+    }
+    for job in recipes.OF_VERBS:
+        assert not modules.keys() & {module for module, _ in codedigest.reached(codedigest.key_of_verb(*job))}, job
+    for module in modules:
+        others = modules.keys() - {module}
+        assert not others & {reached for reached, _ in codedigest.reached((module, "Family"))}, module

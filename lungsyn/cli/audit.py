@@ -41,7 +41,7 @@ def _membership_arguments(parser):
     add(parser, "out")
 
 
-@verb("audit", "membership", _membership_arguments, recipe=1)
+@verb("audit", "membership", _membership_arguments, recipe=1, seams=("generators",))
 def audit_membership(args) -> None:
     """Measure the generator's loss on each case that it learned from and on each that it never saw."""
     from lungsyn.audit import membership

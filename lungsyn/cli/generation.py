@@ -43,20 +43,20 @@ def _train_arguments(parser):
     add_compute(parser)
 
 
-@verb("generation", "train", _train_arguments, recipe=1)
+@verb("generation", "train", _train_arguments, recipe=1, seams=("generators",))
 def generation_train(args) -> None:
     """Train a generator on the patches of the given cases (the train split)."""
     from lungsyn import checkpoint
     from lungsyn.live import watcher
 
-    folders = whole(case_folders(args.cases))
+    folders, kind = whole(case_folders(args.cases)), args.generator.kind
     watch = partial(watcher, out=args.live, study_name=args.study)
-    run = Run(args.seed, args.compute, checkpoints_of(args), watch)
-    trained = family("generators", args.generator.kind).fit(folders, args.generator, run)
+    run = Run(args.seed, args.compute, checkpoints_of(args, kind), watch)
+    trained = family("generators", kind).fit(folders, args.generator, run)
     if trained is None:
         return
     made = note(
-        args.rule, generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],
+        (*args.rule, kind), generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],
         inputs=dict(data_digests(folders)),
     ) | trained.facts  # fmt: skip
     checkpoint.save(args.model, trained.tensors, made)
@@ -71,7 +71,7 @@ def _conditions_arguments(parser):
     add(parser, "out")
 
 
-@verb("generation", "conditions", _conditions_arguments, recipe=1)
+@verb("generation", "conditions", _conditions_arguments, recipe=1, seams=("masks",))
 def generation_conditions(args) -> None:
     """Decide which masks to synthesise: one row per volume."""
     from lungsyn.evaluation.groups import worst_cases
@@ -132,7 +132,7 @@ def _synthesise_arguments(parser):
     add(parser, "out")
 
 
-@verb("generation", "synthesise", _synthesise_arguments, recipe=1)
+@verb("generation", "synthesise", _synthesise_arguments, recipe=1, seams=("generators", "masks"))
 def generation_synthesise(args) -> None:
     """Make one batch of a set's volumes, check them, and write them in the layout of a real case."""
     from lungsyn.quality.attempts import REJECTED_COLUMNS, middle_slices, record, rejected_rows
@@ -145,7 +145,8 @@ def generation_synthesise(args) -> None:
     generator = generators.load(args.model, args.generator, args.compute, args.synthesis)
     reference = read_json(args.reference) if args.reference else None
     tries, records = args.quality.tries, []
-    made = note(args.rule, synthesis=args.synthesis, quality=args.quality) | {"ran_on": generator.ran_on}
+    job = (*args.rule, args.generator.kind, args.conditions.kind)
+    made = note(job, synthesis=args.synthesis, quality=args.quality) | {"ran_on": generator.ran_on}
     model = {"model": file_digest(args.model)} if args.model else {}
 
     @cache

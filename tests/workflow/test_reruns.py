@@ -34,7 +34,7 @@ from snakemake.settings.types import (
     ResourceSettings,
 )
 
-from lungsyn import codedigest, recipes
+from lungsyn import codedigest, recipes, registry
 from lungsyn.cli import make_parser
 from lungsyn.cohort import private, table
 from lungsyn.errors import InputError
@@ -476,6 +476,23 @@ def raise_recipe(monkeypatch, verb: tuple[str, str]) -> None:
     monkeypatch.setitem(recipes.OF_VERBS, verb, replace_in(old, number=old.number + 1))
 
 
+# the family whose recipe number is raised: what reruns; what is in no set of the study has nothing to rerun
+FAMILIES = {
+    ("generators", "patch_ddpm"): GENERATOR,
+    ("generators", "patch_gan"): NOTHING,
+    ("masks", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON,
+    ("masks", "targeted"): TARGETED | COMPARISON,
+    ("masks", "inpainted"): NOTHING,
+}
+
+
+@pytest.mark.parametrize(("seam", "kind"), FAMILIES)
+def test_a_raised_recipe_of_a_family_reruns_its_jobs_and_what_follows(seam, kind, finished, tmp_path, monkeypatch):
+    own = type(registry.family(seam, kind))
+    monkeypatch.setattr(own, "recipe", own.recipe + 1)
+    assert reruns(finished, {}, tmp_path / "copy") == FAMILIES[seam, kind]
+
+
 def test_every_recipe_has_an_expectation():
     assert set(RECIPES) == set(recipes.OF_VERBS), "say in RECIPES what reruns when the verb's recipe is raised"
 
@@ -793,6 +810,12 @@ def test_names_with_a_plus_are_names_and_no_patterns(finished):
         for job in snakemake(finished, overlay).jobs
     }
     assert {"un+used", "an+other"} <= found
+
+
+def test_two_numbers_that_change_places_are_two_changes(study):
+    """Snakemake compares the values of all parameters as one set, without their names."""
+    swapped = {"sets": {"targeted": {"volumes": 1}}, "benchmark": {"worst_cases": 2}}
+    assert "conditions targeted" in {label(job) for job in to_run(study, swapped)}
 
 
 def test_braces_in_a_text_are_no_wildcards(finished):

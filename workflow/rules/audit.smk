@@ -51,7 +51,7 @@ rule membership:
     resources:
         gpu=GPU,
     params:
-        recipe=recipe_of("audit", "membership"),
+        recipe=lambda w: recipe_of("audit", "membership", kind_of(w)),
         seed=SEED,
     shell:
         "lungsyn audit membership --model {input.model} --seed {params.seed} --train {input.train}"

@@ -143,6 +143,11 @@ def batches(name, size):
     return [f"results/synthetic/{synthetic.generator}/{name}/{size}/{i}" for i in range(count)]
 
 
+def kind_of(wildcards):
+    """The kind of the wildcard {generator}: its family's recipe is part of a job's."""
+    return STUDY.generators[wildcards.generator].kind
+
+
 def made_by(generator):
     """The family of a generator of the config."""
     return family("generators", STUDY.generators[generator].kind)

@@ -18,7 +18,7 @@ rule train_generator:
     resources:
         gpu=GPUS,
     params:
-        recipe=recipe_of("generation", "train"),
+        recipe=lambda w: recipe_of("generation", "train", kind_of(w)),
         generator=lambda w: settings(STUDY.generators[w.generator])(w),
         seed=SEED,
     shell:
@@ -41,6 +41,12 @@ def condition_predictions(wildcards):
     return BENCHMARK_PREDICTIONS.format(size=wildcards.size) if asks else []
 
 
+def worst_cases(wildcards):
+    """How many cases are the worst, where a source asks."""
+    asks = source_of(STUDY.sets[wildcards.set]).needs_benchmark
+    return f"--worst-cases {STUDY.benchmark.worst_cases if asks else 0}"
+
+
 rule conditions:
     """Decide which masks to synthesise: one row per volume."""
     input:
@@ -51,14 +57,14 @@ rule conditions:
     log:
         "results/logs/conditions/{set}/{size}.log",
     params:
-        recipe=recipe_of("generation", "conditions"),
+        recipe=lambda w: recipe_of("generation", "conditions", STUDY.sets[w.set].conditions.kind),
         conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
-        volumes=lambda w: STUDY.sets[w.set].volumes,
-        worst_cases=lambda w: STUDY.benchmark.worst_cases if source_of(STUDY.sets[w.set]).needs_benchmark else 0,
+        volumes=lambda w: f"--volumes {STUDY.sets[w.set].volumes}",  # with its name, or it could be the next number
+        worst_cases=worst_cases,
         seed=SEED,
     shell:
-        "lungsyn generation conditions --conditions {params.conditions:q} --volumes {params.volumes} --seed {params.seed}"
-        " --worst-cases {params.worst_cases} --cases {input.cases} --predictions {input.predictions} --out {output}"
+        "lungsyn generation conditions --conditions {params.conditions:q} {params.volumes} --seed {params.seed}"
+        " {params.worst_cases} --cases {input.cases} --predictions {input.predictions} --out {output}"
         " > {log} 2>&1"
 
 
@@ -100,7 +106,7 @@ rule synthesise:
     resources:
         gpu=lambda w: GPU if trained(w.generator) else 0,
     params:
-        recipe=recipe_of("generation", "synthesise"),
+        recipe=lambda w: recipe_of("generation", "synthesise", kind_of(w), STUDY.sets[w.set].conditions.kind),
         generator=lambda w: settings(STUDY.generators[w.generator])(w),
         conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
         model=lambda w, input: f"--model {input.model}" if input.model else "",
