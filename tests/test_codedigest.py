@@ -192,7 +192,7 @@ def test_a_generator_reaches_its_training_and_its_sampling(kind):
         (f"{core}.training", "train"), (f"{core}.synthesis", "synthesise"), (f"{core}.settings", "PatchSettings"),
         ("lungsyn.volume.files", "open_case"), (f"{core}.patches", "TrainingPatches"),
     } <= found  # fmt: skip
-    own = {"latent_ddpm": (f"{networks}.latent", "Latents"), "patch_gan": (f"{networks}.critic", "Judged")}
+    own = {"latent_ddpm": (f"{networks}.latent", "DenoisingLatents"), "patch_gan": (f"{networks}.critic", "Judged")}
     assert {other for other, key in own.items() if key in found} == {kind} & own.keys()
 
 
