@@ -24,7 +24,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from lungsyn import __version__
-from lungsyn.cohort.dicom import slice_names, write_ct
+from lungsyn.cohort.dicom_writing import slice_names, write_ct
 from lungsyn.cohort.preprocess import reoriented
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case, whole_file, write_json, write_volume

@@ -1,6 +1,6 @@
 """The phantom: simulated chests that carry LIDC-IDRI's identities, slices and real nodule contours, as DICOM.
 
-The anatomy comes from `chest`; here the scans are chosen, their nodules painted, and the series written.
+The anatomy comes from `chest` and `chest_painting`; here the scans are chosen, their nodules painted, and the series written.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,9 @@ from scipy import ndimage
 
 from lungsyn.cohort import annotations
 from lungsyn.cohort.annotations import DATABASE_MATRIX, Nodule
-from lungsyn.cohort.chest import (
-    LEFT,
-    RIGHT,
-    Grid,
-    add_noise,
-    fit_anatomy,
-    section,
-    table,
-    vessels_and_airways,
-)
-from lungsyn.cohort.dicom import write_ct
+from lungsyn.cohort.chest import Grid, fit_anatomy
+from lungsyn.cohort.chest_painting import LEFT, RIGHT, add_noise, section, table, vessels_and_airways
+from lungsyn.cohort.dicom_writing import write_ct
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
 from lungsyn.random import stream

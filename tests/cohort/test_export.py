@@ -8,7 +8,8 @@ import pytest
 
 from lungsyn import cli
 from lungsyn.cohort import nifti
-from lungsyn.cohort.dicom import find_series, read_ct, slice_names
+from lungsyn.cohort.dicom import find_series, read_ct
+from lungsyn.cohort.dicom_writing import slice_names
 from lungsyn.cohort.export import refuse_unless_passed, write_dicom
 from lungsyn.cohort.preprocess import reoriented
 from lungsyn.errors import InputError

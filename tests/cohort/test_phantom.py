@@ -5,7 +5,7 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from lungsyn.cohort import annotations, chest, phantom
+from lungsyn.cohort import annotations, chest, chest_painting, phantom
 from lungsyn.errors import InputError
 from lungsyn.settings.cohort import Nodules, Phantom
 from lungsyn.volume.resample import resample_mask
@@ -97,7 +97,7 @@ def test_nodules_are_in_the_lungs_and_stand_out(chosen, simulated):
 
 def test_noise_has_the_configured_strength():
     hu = np.zeros((96, 96, 12), dtype=np.int16)
-    chest.add_noise(hu, 25.0, np.random.default_rng(0))
+    chest_painting.add_noise(hu, 25.0, np.random.default_rng(0))
     assert hu.std() == pytest.approx(25.0, rel=0.02)
     assert np.allclose(hu.std(axis=(0, 1)), 25.0, rtol=0.06)
 
@@ -105,7 +105,7 @@ def test_noise_has_the_configured_strength():
 def test_tree_reaches_every_target_and_thins_out():
     rng = np.random.default_rng(0)
     targets = rng.uniform(20, 80, (40, 3))
-    segments = chest.grow_tree(rng, np.zeros(3), targets, 6.0)
+    segments = chest_painting.grow_tree(rng, np.zeros(3), targets, 6.0)
     ends = np.array([end for _, end, _, _ in segments])
     assert all((np.abs(ends - target).sum(axis=1) < 1e-9).any() for target in targets)
     assert all(thin <= thick for _, _, thick, thin in segments)
@@ -118,7 +118,7 @@ def test_capsule_of_known_volume():
     axis = np.arange(-30.0, 30.0, 0.75)
     grid = chest.Grid(axis, axis, np.arange(-30.0, 30.0, 1.0))
     hu = np.zeros(grid.shape, dtype=np.float32)
-    chest.stamp(hu, grid, (np.array([-15.0, 0, 0]), np.array([15.0, 0, 0]), 6.0, 6.0), 1.0)
+    chest_painting.stamp(hu, grid, (np.array([-15.0, 0, 0]), np.array([15.0, 0, 0]), 6.0, 6.0), 1.0)
     assert hu.sum() * 0.75**2 == pytest.approx(np.pi * 36 * 30 + 4 / 3 * np.pi * 216, rel=0.02)
 
 
