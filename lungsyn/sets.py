@@ -26,7 +26,7 @@ def synthetic_case(generator: Generator, scene: Scene, row: dict, steps: int, at
 def as_case(sampled: Sampled, scene: Scene, cost: dict) -> Case:
     """A made volume as a case. ``known_case`` is whose CT is kept around its new nodules, if anybody's."""
     labels, known = sampled.labels or scene.labels, scene.known
-    nodules, lungs, body = (np.asarray(labels[name]) for name in ("nodules", "lungs", "body"))
+    nodules, lungs = np.asarray(labels["nodules"]), np.asarray(labels["lungs"])
     about = {
         "patient": known.about["patient"] if known else "synthetic",
         "dataset": "synthetic",
@@ -35,7 +35,7 @@ def as_case(sampled: Sampled, scene: Scene, cost: dict) -> Case:
         "new_nodules": len(scene.placed) if sampled.labels is None else 0,
         "cost": cost,
     }
-    return Case(sampled.hu, nodules, lungs, body, scene.affine, about)
+    return Case(sampled.hu, labels, scene.affine, about)
 
 
 def checked_attempts(

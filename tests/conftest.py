@@ -26,6 +26,7 @@ from lungsyn.settings.section import part
 from lungsyn.settings.study import Config
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, write_case
+from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
 
@@ -113,6 +114,11 @@ def without_zeros(network: torch.nn.Module, std: float) -> torch.nn.Module:
     return network.eval()
 
 
+def labelled_case(ct, nodules, lungs, body, affine, about) -> Case:
+    """A case of the three labels that every case has."""
+    return Case(ct, LabelMap({"nodules": nodules, "lungs": lungs, "body": body}), affine, about)
+
+
 def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     """A ball-shaped body of noise with two lungs and a bright nodule in each: every voxel's value tells its place."""
     rng = np.random.default_rng(seed)
@@ -128,12 +134,12 @@ def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = (10.0, -20.0, 30.0)
     about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, lungs, Space(shape, affine))}
-    return Case(hu.astype(np.int16), nodules, lungs, body.astype(np.uint8), affine, about)
+    return labelled_case(hu.astype(np.int16), nodules, lungs, body.astype(np.uint8), affine, about)
 
 
 def without_lungs(case: Case) -> Case:
     """A case in which no nodule finds a place."""
-    return Case(case.ct, case.nodules, np.zeros_like(case.lungs), case.body, case.affine, case.about)
+    return case.with_labels(lungs=np.zeros_like(case.lungs))
 
 
 def killed_at(patches: type, number: int, by: signal.Signals) -> type:

@@ -5,7 +5,7 @@ counts, and in the real cases beside it the same surroundings of their nodules.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def openers(
         synthetic = [folder for folder in synthetic if abouts[folder]["new_nodules"]]
 
     def made(case, kept):
-        return region_to_make(case.nodules, replace(case, nodules=kept)) > 0 if inpainted else None
+        return region_to_make(case.nodules, case.with_labels(nodules=kept)) > 0 if inpainted else None
 
     def real(folder):
         case = open_case(folder)

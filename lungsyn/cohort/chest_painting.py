@@ -1,6 +1,6 @@
 """The chest of ``cohort.chest`` in HU: tissues, vessels, airways, noise.
 
-Arrays are ``[x y z]``. Sections of the body are painted slice by slice (a slice stays in the processor's cache), vessels
+Arrays are ``[x y z]``. Sections of the body are painted slice by slice: a slice stays in the processor's cache. Vessels
 and airways are then stamped into their own small boxes. HU are those of common CT.
 """
 

@@ -1,6 +1,6 @@
 """The phantom: simulated chests that carry LIDC-IDRI's identities, slices and real nodule contours, as DICOM.
 
-The anatomy comes from `chest` and `chest_painting`; here the scans are chosen, their nodules painted, and the series written.
+The anatomy comes from `chest` and `chest_painting`. Here scans are chosen, nodules painted, series written.
 """
 
 from collections.abc import Callable

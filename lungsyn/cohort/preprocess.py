@@ -5,6 +5,9 @@ values stay what they were. In a ``chest`` field of view everything outside the 
 table and clothes that a generator would otherwise have to learn, and the volume is cut around the lungs and nodules.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import nibabel as nib
 import numpy as np
 
@@ -13,9 +16,10 @@ from lungsyn.errors import InputError
 from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU
+from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.near import told_of_predictions
 from lungsyn.volume.nodules import fullest
-from lungsyn.volume.resample import empty, resample, slabs
+from lungsyn.volume.resample import empty, resample, resample_mask, slabs
 from lungsyn.volume.space import Space, Volume
 
 HU_RANGE = (-1024, 3071)  # 12 bits, what scanners store; metal beyond it is clipped
@@ -23,24 +27,27 @@ SAME_SPACING = 0.01  # relative
 LENGTHS_MM = (5, 3000)  # no image of a patient is shorter or longer
 
 
-def prepare(ct: Volume, nodules: list[Volume], settings: Preprocess) -> Case:
+def prepare(
+    ct: Volume, nodules: list[Volume], settings: Preprocess, further: Mapping[str, Volume] = MappingProxyType({})
+) -> Case:
     """The case on its final grid; ``about`` holds ``warnings``, sentences on what is odd, for the caller to fill.
 
-    ``ct`` is HU ``[x y z]`` in any orientation; ``nodules`` are binary masks in the order of their index, each on a
-    grid of its own (a local box is enough). Raises InputError if a nodule lies outside the image or the body, the case
-    has more than 255 nodules, or a chest cannot be one: see ``recognised``.
+    ``ct`` is HU ``[x y z]`` in any orientation; ``nodules`` are binary masks in the order of their index, ``further``
+    those of other labels by name, each on a grid of its own (a local box is enough). Raises InputError if a nodule lies
+    outside the image or the body, the case has more than 255 nodules, or a chest cannot be one: see ``recognised``.
     """
     space = target_space(ct, settings.spacing_mm)
     index = nodule_index(nodules, space)
     case = _part(ct, space, index) if settings.field_of_view == "part" else _chest(ct, space, index, settings.margin_mm)
     case.about["warnings"] += told_of_predictions(case)
-    return case
+    return case.with_labels(**{name: resample_mask(mask, case.space).view(np.uint8) for name, mask in further.items()})
 
 
 def _part(ct: Volume, space: Space, index: np.ndarray) -> Case:
     hu = on_grid(ct, space)
     body = np.ones(space.shape, dtype=np.uint8)
-    return Case(hu.data, index, lungs.part_mask(hu, index > 0), body, hu.affine, {"warnings": []})
+    labels = LabelMap({"nodules": index, "lungs": lungs.part_mask(hu, index > 0), "body": body})
+    return Case(hu.data, labels, hu.affine, {"warnings": []})
 
 
 def _chest(ct: Volume, space: Space, index: np.ndarray, margin_mm: float) -> Case:
@@ -52,7 +59,8 @@ def _chest(ct: Volume, space: Space, index: np.ndarray, margin_mm: float) -> Cas
     told += recognised.nodules_in_body(index, body, hu.data)
     body |= index > 0
     hu.data[~body] = AIR_HU
-    return Case(hu.data, index, lung, body.astype(np.uint8), hu.affine, {"warnings": told})
+    labels = LabelMap({"nodules": index, "lungs": lung, "body": body.astype(np.uint8)})
+    return Case(hu.data, labels, hu.affine, {"warnings": told})
 
 
 def target_space(ct: Volume, spacing_mm: float) -> Space:

@@ -2,7 +2,8 @@
 
 A *case* is a folder with ``ct.nii`` (int16 HU), ``nodules.nii`` (uint8: 0, or the nodule's index), ``lungs.nii``
 (uint8: 0, 1 right, 2 left), ``body.nii`` (uint8: 1 inside the skin) and ``case.json`` (where it came from), all on one
-grid. Real and synthetic cases have the same layout. Files are uncompressed, so that a patch is read by memory map.
+grid. Where it has further labels, ``labels`` in ``case.json`` names them, and each has a file of its name. Real and
+synthetic cases have the same layout. Files are uncompressed, so that a patch is read by memory map.
 """
 
 import errno
@@ -17,7 +18,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -27,7 +28,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataErr
 from nibabel.wrapstruct import WrapStructError
 
 from lungsyn.errors import InputError
-from lungsyn.volume.labels import LabelMap
+from lungsyn.volume.labels import ALWAYS, LabelMap, check_names
 from lungsyn.volume.space import Space, Volume
 
 # What damaged files make nibabel, gzip and json raise.
@@ -35,7 +36,7 @@ OF_NIBABEL = (ImageFileError, ImageDataError, HeaderDataError, HeaderTypeError, 
 OF_PYTHON = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError)
 UNREADABLE = (*OF_PYTHON, *OF_NIBABEL, zlib.error, struct.error)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-VOLUMES = ("ct", "nodules", "lungs", "body")
+VOLUMES = ("ct", *ALWAYS)
 CASE_FILES = (*(f"{name}.nii" for name in VOLUMES), "case.json")
 # A header may claim anything: more is not asked of the memory. 2,000 slices of 1,024 x 1,024 are less than either.
 LARGEST_VOXELS, LARGEST_BYTES = 2**31, 2**32
@@ -234,40 +235,53 @@ def read_json(path: Path) -> dict:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One case, real or synthetic: arrays ``[x y z]`` on one grid (int16 HU; uint8 masks) and its ``about``."""
+    """One case, real or synthetic: int16 HU ``[x y z]``, its label map on the same grid, and its ``about``. The label
+    map has at least the names that every case has (``labels.ALWAYS``)."""
 
     ct: np.ndarray
-    nodules: np.ndarray
-    lungs: np.ndarray
-    body: np.ndarray
+    labels: LabelMap
     affine: np.ndarray
     about: dict
+
+    @property
+    def nodules(self) -> np.ndarray:
+        """uint8 ``[x y z]``: 0, or the nodule's index."""
+        return self.labels["nodules"]
+
+    @property
+    def lungs(self) -> np.ndarray:
+        """uint8 ``[x y z]``: 0, 1 right, 2 left."""
+        return self.labels["lungs"]
+
+    @property
+    def body(self) -> np.ndarray:
+        """uint8 ``[x y z]``: 1 inside the skin."""
+        return self.labels["body"]
 
     @property
     def space(self) -> Space:
         return Space(self.ct.shape, self.affine)
 
     @property
-    def labels(self) -> LabelMap:
-        """The masks by name."""
-        return LabelMap({"nodules": self.nodules, "lungs": self.lungs, "body": self.body})
-
-    @property
     def digest(self) -> str:
         """Twelve hex digits over every voxel, the shape and the affine."""
-        return voxels_digest(self.affine, self.ct, self.nodules, self.lungs, self.body)
+        return voxels_digest(self.affine, self.ct, *(self.labels[name] for name in (*ALWAYS, *self.labels.further)))
+
+    def with_labels(self, **layers: np.ndarray) -> "Case":
+        """The same case with other, or further, layers in its label map."""
+        return replace(self, labels=self.labels.replaced(**layers))
 
 
 def write_case(folder: Path, case: Case) -> None:
     """Write a case's folder; ``case.json`` last, so its presence says that the case is whole."""
-    for name, data, dtype in (
-        ("ct", case.ct, np.int16), ("nodules", case.nodules, np.uint8),
-        ("lungs", case.lungs, np.uint8), ("body", case.body, np.uint8),
-    ):  # fmt: skip
-        if data.shape != case.ct.shape:
-            raise ValueError(f"{folder}: {name} has shape {data.shape}, the CT {case.ct.shape}")
-        write_volume(Path(folder) / f"{name}.nii", Volume(data.astype(dtype, copy=False), case.affine))
-    write_json(Path(folder) / "case.json", case.about | {"digest": case.digest})
+    folder, further = Path(folder), list(case.labels.further)
+    if case.labels.shape != case.ct.shape:
+        raise ValueError(f"{folder}: the labels have shape {case.labels.shape}, the CT {case.ct.shape}")
+    write_volume(folder / "ct.nii", Volume(case.ct.astype(np.int16, copy=False), case.affine))
+    for name in (*ALWAYS, *further):
+        write_volume(folder / f"{name}.nii", Volume(case.labels[name].astype(np.uint8, copy=False), case.affine))
+    about = {key: value for key, value in case.about.items() if key != "labels"}
+    write_json(folder / "case.json", about | ({"labels": further} if further else {}) | {"digest": case.digest})
 
 
 def write_left_out(folder: Path, about: dict) -> None:
@@ -295,14 +309,20 @@ def written_digest(folder: Path, about: dict) -> str:
 
 
 def open_case(folder: Path) -> Case:
-    """A case whose arrays are memory maps: opening costs four headers, a patch costs its own voxels."""
+    """A case whose arrays are memory maps: opening costs a header for each, a patch costs its own voxels."""
     folder = Path(folder)
     with refused(folder, "not a case", f"it needs {', '.join(CASE_FILES)}, all whole"):
-        volumes = {name: map_volume(folder / f"{name}.nii") for name in VOLUMES}
-        arrays = {name: volume.data for name, volume in volumes.items()}
-        if shapes := {name: data.shape for name, data in arrays.items() if data.shape != arrays["ct"].shape}:
-            raise ValueError(f"the CT has shape {arrays['ct'].shape}, other than {shapes}")
-        return Case(**arrays, affine=volumes["ct"].affine, about=read_json(folder / "case.json"))
+        about = read_json(folder / "case.json")
+        ct = map_volume(folder / "ct.nii")
+        layers = {name: map_volume(folder / f"{name}.nii").data for name in (*ALWAYS, *_further(about))}
+        if shapes := {name: layer.shape for name, layer in layers.items() if layer.shape != ct.data.shape}:
+            raise ValueError(f"the CT has shape {ct.data.shape}, other than {shapes}")
+        return Case(ct.data, LabelMap(layers), ct.affine, about)
+
+
+def _further(about: dict) -> list[str]:
+    """The labels that ``case.json`` names, beyond those of every case. Raises ValueError for what is no name."""
+    return check_names(about.get("labels", [])) if isinstance(about, dict) else []
 
 
 def whole_case(folder: Path) -> Case:
@@ -310,7 +330,7 @@ def whole_case(folder: Path) -> Case:
     for the same cases in each of its trainings. Raises InputError otherwise."""
     folder, case = Path(folder), open_case(folder)
     written = written_digest(folder, case.about)
-    state = json.dumps([written, *(_state(folder / f"{name}.nii") for name in VOLUMES)])
+    state = json.dumps([written, *(_state(folder / f"{name}.nii") for name in ("ct", *case.labels.names))])
     if _noted(folder / FOUND_WHOLE) == state:
         return case
     if written != (found := case.digest):

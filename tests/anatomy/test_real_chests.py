@@ -16,7 +16,7 @@ from lungsyn.quality.ranges import faults, reference
 from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.files import Case, read_volume
 from lungsyn.volume.space import Volume
-from tests.conftest import ROOT
+from tests.conftest import ROOT, labelled_case
 
 CHESTS = ROOT / "../shared/data/chests"
 MADE = ("untargeted-0000", "untargeted-0001")
@@ -34,7 +34,7 @@ def real_case(name: str) -> Case:
 
 def made_case(name: str) -> Case:
     parts = {part: read_volume(CHESTS / f"made/{name}/{part}.nii.gz") for part in ("ct", "nodules", "lungs", "body")}
-    return Case(**{part: volume.data for part, volume in parts.items()}, affine=parts["ct"].affine, about={})
+    return labelled_case(**{part: volume.data for part, volume in parts.items()}, affine=parts["ct"].affine, about={})
 
 
 def patient(name: str) -> str:
@@ -139,9 +139,9 @@ def shuffled_tissues(case: Case) -> Case:
 
 
 def mirrored(case: Case) -> Case:
-    swapped = np.array([0, 2, 1], np.uint8)[case.lungs]
-    arrays = {"ct": case.ct, "lungs": swapped, "nodules": case.nodules, "body": case.body}
-    return dataclasses.replace(case, **{name: np.ascontiguousarray(a[::-1]) for name, a in arrays.items()})
+    layers = {"lungs": np.array([0, 2, 1], np.uint8)[case.lungs], "nodules": case.nodules, "body": case.body}
+    turned = {name: np.ascontiguousarray(layer[::-1]) for name, layer in layers.items()}
+    return dataclasses.replace(case, ct=np.ascontiguousarray(case.ct[::-1])).with_labels(**turned)
 
 
 @pytest.mark.parametrize(

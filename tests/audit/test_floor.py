@@ -21,7 +21,7 @@ from lungsyn.settings.section import as_json
 from lungsyn.volume.files import Case, open_case, read_volume, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.tables import read_table
-from tests.conftest import ROOT, make_case
+from tests.conftest import ROOT, labelled_case, make_case
 
 CUBES = ROOT / "../shared/data/lidc_cubes"
 
@@ -108,7 +108,7 @@ def noisy(sigma: float):
 
 
 def moved(voxels: int):
-    return lambda case: replace(case, nodules=np.roll(case.nodules, voxels, axis=0))
+    return lambda case: case.with_labels(nodules=np.roll(case.nodules, voxels, axis=0))
 
 
 LADDERS = {
@@ -160,7 +160,7 @@ def cube(row: dict) -> Case:
     image = read_volume(CUBES / f"images/{row['case']}.nii.gz")
     label = (read_volume(CUBES / f"labels/{row['case']}.nii.gz").data > 0).astype(np.uint8)
     ones = np.ones_like(label)
-    return Case(image.data.astype(np.int16), label, 0 * ones, ones, image.affine, {"patient": row["patient"]})
+    return labelled_case(image.data.astype(np.int16), label, 0 * ones, ones, image.affine, {"patient": row["patient"]})
 
 
 # ----------------------------------------------------------------------------------------------------------- the audit
@@ -267,7 +267,7 @@ def test_inpainted_cases_are_compared_where_they_were_made(folders, tmp_path, fe
         centre = np.unravel_index(free.argmax(), free.shape)
         nodules[tuple(slice(c - 1, c + 2) for c in centre)] = 3
         about = {"case": f"i-{name}", "patient": "synthetic", "nodules": [], "new_nodules": 1, "known_case": name}
-        made = replace(case, nodules=nodules, about=about)
+        made = replace(case, about=about).with_labels(nodules=nodules)
         write_case(tmp_path / f"study/synthetic/i-{name}", made)
     found = run(tmp_path / "study", tmp_path)
     assert found["views"]["nodule"]["units"]["synthetic"] == 3

@@ -49,7 +49,7 @@ def test_every_view_and_tissue_is_measured(case):
 
 
 def test_a_case_without_nodules_or_lungs_says_nothing_of_them(case):
-    found = measure(specimen(replace(case, nodules=0 * case.nodules, lungs=0 * case.lungs), "a"), 1, scattering)
+    found = measure(specimen(case.with_labels(nodules=0 * case.nodules, lungs=0 * case.lungs), "a"), 1, scattering)
     assert set(found.features) == {"axial", "coronal", "sagittal"} and set(found.histograms) == {"soft tissue"}
 
 
@@ -88,7 +88,8 @@ def test_a_pasted_case_that_stayed_as_it_is_says_nothing_and_a_nodule_made_again
     write_case(folders["body"], case)
     write_case(folders["same"], replace(case, about=case.about | {"new_nodules": 0, "known_case": "body"}))
     moved = np.roll(np.where(case.nodules == 1, 1, 0), 1, axis=0) + np.where(case.nodules == 2, 2, 0)
-    again = replace(case, nodules=moved.astype(np.uint8), about=case.about | {"new_nodules": 1, "known_case": "body"})
+    about = case.about | {"new_nodules": 1, "known_case": "body"}
+    again = replace(case, about=about).with_labels(nodules=moved.astype(np.uint8))
     write_case(folders["again"], again)
     found = specimens.openers([folders["body"]], [folders["body"]], [folders["same"], folders["again"]])
     (only,) = [opener() for opener in found["synthetic"]]

@@ -16,7 +16,7 @@ from lungsyn.errors import InputError
 from lungsyn.volume.files import Case, data_digests, open_case, read_volume, write_case, write_volume
 from lungsyn.volume.space import Volume
 from tests.cohort.test_nifti import settings
-from tests.conftest import make_case
+from tests.conftest import labelled_case, make_case
 
 
 @pytest.fixture
@@ -104,7 +104,9 @@ def labelled(shape: tuple[int, int, int], affine: np.ndarray) -> Case:
     nodules = (rng.random(shape) < 0.2).astype(np.uint8) * rng.integers(1, 3, shape, dtype=np.uint8)
     nodules[:, :, np.arange(shape[2]) % max(1, shape[2] // 20) > 0] = 0
     empty = np.zeros(shape, np.uint8)
-    return Case(rng.integers(-1000, 1000, shape, np.int16), nodules, empty, empty, affine, {"dataset": "synthetic"})
+    return labelled_case(
+        rng.integers(-1000, 1000, shape, np.int16), nodules, empty, empty, affine, {"dataset": "synthetic"}
+    )
 
 
 def in_mm(image: pydicom.Dataset, position: list) -> np.ndarray:

@@ -11,6 +11,7 @@ from lungsyn.settings.evaluation import Evaluation
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
+from tests.conftest import labelled_case
 
 EFFECTS = {"real": 0.0, "synthetic": -0.2, "real+synthetic": 0.1, "real-reseeded": 0.0}
 
@@ -28,7 +29,7 @@ def case_of(nodules: np.ndarray) -> Case:
         "patient": "p1",
         "nodules": nodule_facts(nodules, zeros, Space(nodules.shape, affine)),
     }
-    return Case(zeros.astype(np.int16), nodules, zeros, zeros, affine, about)
+    return labelled_case(zeros.astype(np.int16), nodules, zeros, zeros, affine, about)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +81,7 @@ def drawable():
         inside = (x - 0.45 - offset[0]) ** 2 + (y - offset[1]) ** 2 + (z - offset[2]) ** 2 < 0.03
         nodules = (inside & nodule).astype(np.uint8)
         ct = np.where(nodules, 30, ct).astype(np.int16)
-        return Case(ct, nodules, lungs, np.ones_like(lungs), np.diag([2.0, 2.0, 2.5, 1.0]), {})
+        return labelled_case(ct, nodules, lungs, np.ones_like(lungs), np.diag([2.0, 2.0, 2.5, 1.0]), {})
 
     return make
 

@@ -10,7 +10,7 @@ from lungsyn.masks.core import rows as conditions
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.nodules import diameter_mm, nodule_facts
 from lungsyn.volume.space import Space
-from tests.conftest import without_lungs
+from tests.conftest import labelled_case, without_lungs
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_nodules_can_lie_about_where_they_lay_in_their_own_case(sources, why):
     def all_lung(name):
         case = sources(name)
         nodules = np.zeros_like(case.nodules) if why == "inpainted" and name == "case-1" else case.nodules
-        return Case(case.ct, nodules, np.ones_like(case.lungs), case.body, case.affine, case.about)
+        return case.with_labels(nodules=nodules, lungs=np.ones_like(case.lungs))
 
     for donor in ["case-1"] if why == "targeted" else ["case-0", "case-3", "case-4"]:
         row = conditions.untargeted(["case-1"], 1, 0, place=conditions.OWN)[0] | {"nodule_case": donor, "why": why}
@@ -223,7 +223,7 @@ def test_a_case_has_no_more_nodules_than_its_mask_can_number(kept, new, placed, 
             nodules[x : x + 2, y : y + 2, z : z + 2] = i
         lungs, affine = np.ones(shape, np.uint8), np.diag([2.0, 2.0, 2.0, 1.0])
         about = {"case": name, "nodules": nodule_facts(nodules, lungs, Space(shape, affine))}
-        return Case(np.full(shape, -800, np.int16), nodules, lungs, lungs, affine, about)
+        return labelled_case(np.full(shape, -800, np.int16), nodules, lungs, lungs, affine, about)
 
     cases = {"body": patient("body", kept), "donor": patient("donor", new)}
     row = conditions.untargeted(["body"], 1, 0, why="inpainted")[0] | {"nodule_case": "donor"}

@@ -84,7 +84,7 @@ def not_a_number(case, rng):
 
 
 def misplaced_mask(case, rng):
-    return dataclasses.replace(case, nodules=np.roll(case.nodules, 9, axis=2))
+    return case.with_labels(nodules=np.roll(case.nodules, 9, axis=2))
 
 
 def smooth(case, rng):
@@ -166,7 +166,7 @@ def test_borders_are_those_of_the_synthesis(generator_settings, study):
 def test_what_a_cut_out_lacks_is_not_measured(reference):
     """All soft tissue, smaller than a patch: no lung, no seam, no shell of lung around the nodule."""
     case = make_case((14, 14, 14))
-    case = dataclasses.replace(with_hu(case, np.full((14,) * 3, 40)), lungs=case.lungs * 0, body=case.body * 0 + 1)
+    case = with_hu(case, np.full((14,) * 3, 40)).with_labels(lungs=case.lungs * 0, body=case.body * 0 + 1)
     found = set(measure(case, GRID))
     assert {"finite", "body_spread_hu", "tissue_hu", "nodule_hu"} <= found
     assert not found & {"lung_hu", "lung_solid", "seam_ratio", "seam_step_hu", "nodule_contrast_hu"}
@@ -188,10 +188,10 @@ def test_of_an_inpainted_case_only_made_nodules_count(reference):
 
 def test_anatomy_is_measured_in_a_chest_and_left_out_of_a_cut_out():
     hu, lungs, nodules, body = chest()
-    case = dataclasses.replace(make_case(), ct=hu.astype(np.int16), lungs=lungs, nodules=nodules, body=body)
+    case = with_hu(make_case(), hu).with_labels(lungs=lungs, nodules=nodules, body=body)
     case = dataclasses.replace(case, affine=np.diag([3.0, 3.0, 3.0, 1.0]))
     assert set(ANATOMY) <= set(measure(case, GRID))
-    cut_out = dataclasses.replace(case, lungs=(lungs > 0).astype(np.uint8))
+    cut_out = case.with_labels(lungs=(lungs > 0).astype(np.uint8))
     assert not set(ANATOMY) & set(measure(cut_out, GRID))
 
 
@@ -353,7 +353,7 @@ def test_the_picture_goes_through_the_largest_nodule():
     slices = middle_slices(case)
     assert all(slices[f"nodules_{axis}"].any() for axis in range(3))
     assert slices["ct_2"].shape == SHAPE[:2]
-    without = dataclasses.replace(case, nodules=case.nodules * 0, about={"nodules": []})
+    without = dataclasses.replace(case, about={"nodules": []}).with_labels(nodules=case.nodules * 0)
     assert np.array_equal(middle_slices(without)["ct_0"], case.ct[SHAPE[0] // 2])
 
 

@@ -215,7 +215,7 @@ def test_a_nodule_out_of_reach_is_told_with_its_share():
     case = make_case((40, 40, 20), seed=0, name="a", spacing_mm=4.0)
     wall = np.zeros(case.ct.shape, bool)
     wall[19:22, 2:5, 9:11] = True
-    marked = dataclasses.replace(case, nodules=np.where(wall, 3, case.nodules))
+    marked = case.with_labels(nodules=np.where(wall, 3, case.nodules))
     assert outside_share(marked) == [0.0, 0.0, 1.0]
     told = "a nodule lies where no prediction counts (segmenters.*.keep_lungs): 100% of nodule 3"
     assert told_of_predictions(marked) == [told]
@@ -224,7 +224,7 @@ def test_a_nodule_out_of_reach_is_told_with_its_share():
 @pytest.mark.parametrize("spacing_mm", [0.8, 1.0, 3.0])
 def test_the_share_out_of_reach_is_that_of_near_lungs(spacing_mm):
     case = make_case((41, 37, 29), seed=1, name="a", spacing_mm=spacing_mm)
-    rolled = dataclasses.replace(case, nodules=np.roll(case.nodules, 9, axis=1))
+    rolled = case.with_labels(nodules=np.roll(case.nodules, 9, axis=1))
     near = near_lungs(rolled)
     assert outside_share(rolled) == [(~near[rolled.nodules == n]).mean() for n in (1, 2)]
 

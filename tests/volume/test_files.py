@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 
 from lungsyn.errors import InputError
 from lungsyn.volume import files
+from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.space import Volume
 from tests.conftest import make_case
 
@@ -59,9 +61,11 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 def test_masks_of_another_shape_are_refused(tmp_path):
     case = make_case()
-    wrong = files.Case(case.ct, case.nodules[:-1], case.lungs, case.body, case.affine, {})
-    with pytest.raises(ValueError, match="nodules has shape"):
-        files.write_case(tmp_path / "a", wrong)
+    with pytest.raises(ValueError, match=r"layers of a label map have one shape"):
+        case.with_labels(nodules=case.nodules[:-1])
+    wrong = LabelMap({name: case.labels[name][:-1] for name in case.labels.names})
+    with pytest.raises(ValueError, match="the labels have shape"):
+        files.write_case(tmp_path / "a", replace(case, labels=wrong))
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
