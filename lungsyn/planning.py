@@ -91,20 +91,11 @@ def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
     phantom = study.cohort.phantom
     slice_mb = DICOM_MB * (phantom.matrix / 512) ** 2
     return {
-        "phantom": phantom.patients * phantom.max_slices * slice_mb if study.cohort.dataset == "phantom" else 0.0,
-        "cases": n_cases * CASE_BYTES * megavoxels,
+        "phantom": phantom.patients * phantom.max_slices * slice_mb if study.cohort.reader.simulates else 0.0,
+        "cases": n_cases * (CASE_BYTES + len(study.cohort.labels)) * megavoxels,
         "synthetic": volumes * CASE_BYTES * megavoxels,
         "predictions": n_scored * len(trained) * study.replicates * megavoxels,
     }
-
-
-def expected_cases(study: Config) -> int:
-    """Cases that a study can have at most, without reading one: patients, or entries of the raw data's folder."""
-    root = study.cohort.root
-    if root is None:
-        return study.cohort.phantom.patients
-    images = [folder for folder in (root / "images", root / "imagesTr", root) if folder.is_dir()]
-    return len(os.listdir(images[0])) if images else 0
 
 
 def listed_cases(folder: Path) -> int:
@@ -116,9 +107,9 @@ def listed_cases(folder: Path) -> int:
 def check_disk(study: Config, folder: Path) -> None:
     """Raises InputError when what is still to be written does not fit. Counts folders, not bytes: it takes no time.
 
-    LIDC-IDRI's patients, many of whom a study leaves out, are only warned of until the cases are listed."""
+    Where a study may leave many cases out, as of LIDC-IDRI, it only warns until they are listed."""
     listed = listed_cases(folder)
-    need = disk_mb(study, listed or expected_cases(study))
+    need = disk_mb(study, listed or study.cohort.reader.expected_cases(study.cohort))
     done = {part: len(os.listdir(path)) for part in ("cases", "synthetic", "predictions", "phantom")
             if (path := folder / "results" / part).is_dir()}  # fmt: skip
     missing_mb = sum(mb for part, mb in need.items() if not done.get(part))
@@ -129,7 +120,7 @@ def check_disk(study: Config, folder: Path) -> None:
             f"the study needs about {missing_mb / 1000:,.1f} GB of disk ({parts}), and {folder} has "
             f"{free_mb / 1000:,.1f} GB free: make room, or run it elsewhere (snakemake --directory FOLDER)"
         )
-        if study.cohort.dataset != "lidc" or listed:
+        if study.cohort.reader.uses_most or listed:
             raise InputError(message)
         print(f"{message}. It may be less: how many scans can be used is not known yet", file=sys.stderr, flush=True)
 

@@ -7,8 +7,9 @@ a number that is raised by hand when the family's results change: jobs whose rec
 ``docs/extend.md`` adds one of each.
 """
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,8 +21,10 @@ from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import Case
 from lungsyn.volume.labels import LabelMap
+from lungsyn.volume.space import Volume
 
 if TYPE_CHECKING:
+    from lungsyn.settings.cohort import Cohort, Listing, Preparation, Simulation
     from lungsyn.settings.study import Config
     from lungsyn.settings.synthesis import Grid, Synthesis
 
@@ -185,17 +188,58 @@ class MaskSource(ABC):
         """The scene of a row as it was read from the table (all values are text)."""
 
 
+@dataclass(frozen=True, eq=False)
+class RawCase:
+    """A case as the raw data have it. ``ct``: HU ``[x y z]`` in any orientation and spacing.
+
+    ``nodules``: a mask for each nodule, ``labels``: one for each further label (``cohort.labels``); each is bool, on a
+    grid of its own, and a local box is enough. ``facts``: what is known of each nodule (``diameter_mm``, ``readers``,
+    ``ratings``), in the order of ``nodules``; empty where nothing is."""
+
+    ct: Volume
+    nodules: Sequence[Volume]
+    facts: Sequence[dict] = ()
+    labels: Mapping[str, Volume] = field(default_factory=dict)
+
+
 class Reader(ABC):
-    """A dataset: how its cases are found and read."""
+    """A dataset: how its cases are found and read. ``settings`` are those of ``cohort``, as far as each step needs them:
+    ``Listing``, ``Preparation``, ``Simulation`` or all, ``Cohort`` (see ``lungsyn.settings.cohort``)."""
 
     recipe: ClassVar[int] = 1
     public_names: ClassVar[bool] = False  # whether everybody may see the names of its files and patients
-    tracked: ClassVar[bool] = True  # whether the raw folder is an input of the workflow
+    simulates: ClassVar[bool] = False  # True: it writes its raw data itself, by ``simulate``, and shows no patient
+    # True: files that are added to the raw data wait until the listing is asked for, and a case is read again when a
+    # file below its ``source`` has another size or time. False: see ``watched``, and ``raw`` in ``index``.
+    listed_once: ClassVar[bool] = False
+    uses_most: ClassVar[bool] = (
+        False  # whether a study uses nearly all of ``expected_cases``: then they must fit a disk
+    )
+
+    def simulate(self, settings: "Simulation", seed: int, root: Path, workers: int) -> None:
+        """Write the raw data below ``root``."""
+        raise NotImplementedError
+
+    def expected_cases(self, settings: "Cohort") -> int:
+        """How many cases there can be at most, without reading one."""
+        return len(os.listdir(settings.root)) if settings.root.is_dir() else 0
+
+    def watched(self, root: Path, settings: "Listing") -> list[Path]:
+        """Files and folders that make the listing again when any file at or below them is new, gone or another one."""
+        return [Path(root)]
 
     @abstractmethod
-    def index(self, root: Path, settings: Any, workers: int) -> list[dict]:
-        """One row per case that the raw data hold, usable or not."""
+    def index(self, root: Path, settings: "Listing", workers: int) -> list[dict]:
+        """A row for each case that the raw data hold, usable or not; raises InputError where they hold none.
+
+        Each row has ``case`` (a name of letters, digits, '+', '-' and '_', unless names are not public), ``patient``,
+        ``source`` (where the case lies, below ``root``), ``status`` (included or excluded), ``reason`` (why it is
+        excluded), ``n_nodules`` and ``spacing_mm`` (as text). It may have ``annotation`` (text that ``read`` needs),
+        ``split`` (train, validation or test; else it is drawn), ``warnings`` (a list of sentences) and ``detail``
+        (names of files: nobody else sees them). Unless cases are ``listed_once`` an included one has ``raw``, a digest
+        of the bytes of its files (``lungsyn.cohort.raw.digest``)."""
 
     @abstractmethod
-    def read(self, root: Path, row: dict, settings: Any) -> Iterator[Any]:
-        """The case of a row."""
+    def read(self, root: Path, row: dict, settings: "Preparation") -> RawCase:
+        """The case of a row, of which ``source`` and ``annotation`` are as ``index`` gave them. Raises InputError with
+        the reason why it cannot be used."""

@@ -4,23 +4,22 @@ from pathlib import Path
 
 from lungsyn.cli.arguments import add, add_numbers, add_section, case_folders, verb
 from lungsyn.errors import InputError
-from lungsyn.settings.cohort import Listing, Nodules, Phantom, Preparation
+from lungsyn.registry import family
+from lungsyn.settings.cohort import Listing, Preparation, Simulation
 from lungsyn.volume.files import open_case, read_json, whole_case, write_case, write_left_out
 from lungsyn.volume.tables import read_table, write_table
 
 
 def _phantom_arguments(parser):
-    add_section(parser, phantom=Phantom, nodules=Nodules)
+    add_section(parser, cohort=Simulation)
     add_numbers(parser, "seed", "workers")
     add(parser, "out")
 
 
-@verb("cohort", "phantom", _phantom_arguments, recipe=1)
+@verb("cohort", "phantom", _phantom_arguments, recipe=1, seams=("readers",))
 def cohort_phantom(args) -> None:
     """Simulate chests and write them as DICOM series in LIDC-IDRI's layout."""
-    from lungsyn.cohort.phantom import write_cohort
-
-    write_cohort(args.phantom, args.nodules, args.seed, args.out, args.workers)
+    family("readers", args.cohort.dataset).simulate(args.cohort, args.seed, args.out, args.workers)
 
 
 def _index_arguments(parser):
@@ -29,7 +28,7 @@ def _index_arguments(parser):
     add(parser, "root", "names", "out")
 
 
-@verb("cohort", "index", _index_arguments, recipe=1)
+@verb("cohort", "index", _index_arguments, recipe=1, seams=("readers",))
 def cohort_index(args) -> None:
     """List and check the cases of a dataset, split them by patient, say what is left out and why."""
     from lungsyn.cohort import private, table
@@ -50,7 +49,7 @@ def _prepare_arguments(parser):
     add(parser, "root", "names", "out")
 
 
-@verb("cohort", "prepare", _prepare_arguments, recipe=1)
+@verb("cohort", "prepare", _prepare_arguments, recipe=1, seams=("readers",))
 def cohort_prepare(args) -> None:
     """Read one case's raw files and write it as NIfTI on an isotropic grid, with its masks; or why that cannot be."""
     from lungsyn.cohort import private

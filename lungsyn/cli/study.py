@@ -39,7 +39,7 @@ def study_plan(args) -> None:
 
     files = [Path("config.yaml"), *args.configfile]
     study = check(read(files))
-    n_cases = args.cases or planning.expected_cases(study)
+    n_cases = args.cases or study.cohort.reader.expected_cases(study.cohort)
     if n_cases < 3:
         raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
     check_worst(study.benchmark.worst_cases, Counter(planning.splits(study, n_cases))["validation"])

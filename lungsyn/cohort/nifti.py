@@ -7,27 +7,29 @@ Layouts, told apart by the folders below the root (``.nii`` or ``.nii.gz``; name
     imagesTr/{case}_0000     labelsTr/{case}     dataset.json               nnU-Net raw; channel 0 is the CT
 
 Without ``cases.tsv`` every case is its own patient. A nodule is a 26-connected component of the voxels
-whose label is one of ``cohort.lesion_labels``; its diameter is that of the sphere with its volume.
+whose label is one of ``cohort.lesion_labels``; its diameter is that of the sphere with its volume. A further label of
+``cohort.labels``, such as ``airway``, is what is not 0 in ``labels_airway/{case}`` or ``labelsTr_airway/{case}``.
 
 Every image and every label has a row. Its ``reason`` and ``warnings`` may be read by all, so they name no file and no
 patient; its ``detail`` does.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from lungsyn.cohort import plausible
+from lungsyn.cohort import plausible, raw
 from lungsyn.cohort.names import as_folder, readable
 from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
+from lungsyn.seams import RawCase
 from lungsyn.settings.cohort import Listing, Preparation, Reading
 from lungsyn.volume.files import read_image
 from lungsyn.volume.nodules import diameter_mm
@@ -191,27 +193,20 @@ def _row_of(job: tuple[dict, Path, Listing]) -> dict:
     if row["reason"]:
         return row
     try:
-        ct, nodules, warnings = inspect_case(root, row["source"], row["annotation"], settings)
+        found, warnings = inspect_case(root, row["source"], row["annotation"], settings)
+        files = [row["source"], row["annotation"], *further_files(root, row["annotation"], settings.labels).values()]
     except InputError as error:
         return row | {"reason": str(error), "detail": error.detail}
+    ct = found.ct
     return row | {
         "status": "included",
-        "n_nodules": len(nodules),
+        "n_nodules": len(found.nodules),
         "spacing_mm": "x".join(f"{value:.4g}" for value in ct.space.spacing_mm),
         "warnings": row["warnings"] + warnings,
         "voxels": plausible.voxel_digest(ct.data),
-        "raw": raw_digest(root, row["source"], row["annotation"]),
+        "raw": raw.digest(root, *files),
         "typical_hu": plausible.typical_hu(ct.data),
     }
-
-
-def raw_digest(root: Path, *names: str) -> str:
-    """Twelve hex digits over the bytes of these files."""
-    found = hashlib.sha256()
-    for name in names:
-        with open(root / name, "rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:12]
 
 
 def _if_shifted(rows: list[dict]) -> list[dict]:
@@ -223,12 +218,13 @@ def _if_shifted(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def read_case(root: Path, image: str, label: str, settings: Reading) -> tuple[Volume, list[Volume]]:
-    """The CT (HU ``[x y z]``) and its nodules' masks (bool, tight boxes). Raises InputError with the reason."""
-    return inspect_case(root, image, label, settings)[:2]
+def read_case(root: Path, image: str, label: str, settings: Reading) -> RawCase:
+    """The CT (HU ``[x y z]``), its nodules' masks (bool, tight boxes) and further labels' (on the CT's grid). Raises
+    InputError with the reason."""
+    return inspect_case(root, image, label, settings)[0]
 
 
-def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple[Volume, list[Volume], list[str]]:
+def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple[RawCase, list[str]]:
     """The same and what is odd about it, as warnings."""
     ct, header = _read(root, image, "image")
     mask, _ = _read(root, label, "label")
@@ -238,7 +234,29 @@ def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple
         nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
     except InputError as error:
         raise InputError(str(error), detail=f"{image}, {label}") from error
-    return ct, nodules, plausible.geometry_doubts(ct.space, header) + warnings
+    further = {
+        name: _read_further(root, path, name, ct) for name, path in further_files(root, label, settings.labels).items()
+    }
+    return RawCase(ct, nodules, labels=further), plausible.geometry_doubts(ct.space, header) + warnings
+
+
+def further_files(root: Path, label: str, names: Sequence[str]) -> dict[str, str]:
+    """Where the further labels ``names`` of a case lie whose nodules' is ``label``: {name: path}, both below the root.
+    Raises InputError where one is missing."""
+    folder, case = Path(label).parent.name, readable(IMAGE_FILE.fullmatch(Path(label).name)[1])
+    found = {}
+    for name in names:
+        found[name], missing = _one_file(_files(root, f"{folder}_{name}").get(case, []), f"label {name}")
+        if missing:
+            raise InputError(missing, detail=f"{folder}_{name}/ of {label}")
+    return found
+
+
+def _read_further(root: Path, path: str, name: str, ct: Volume) -> Volume:
+    """A further label's mask (bool), on the CT's grid."""
+    mask, _ = _read(root, path, f"label {name}")
+    _check_same(ct, mask, f"label {name}", path)
+    return Volume(mask.data != 0, ct.affine)
 
 
 def _check_grids(ct: Volume, mask: Volume, header, settings: Reading) -> None:
@@ -247,11 +265,17 @@ def _check_grids(ct: Volume, mask: Volume, header, settings: Reading) -> None:
     plausible.check_geometry(ct.space)
     if isinstance(settings, Preparation):
         plausible.check_grid(ct.space, settings.preprocess.spacing_mm)
+    _check_same(ct, mask, "label")
+
+
+def _check_same(ct: Volume, mask: Volume, what: str, path: str = "") -> None:
+    """Raises InputError unless both volumes are on one grid."""
     if not ct.space.same_as(mask.space, GEOMETRY_TOLERANCE_MM):
         raise InputError(
-            f"geometry mismatch: image {ct.data.shape}, label {mask.data.shape}"
+            f"geometry mismatch: image {ct.data.shape}, {what} {mask.data.shape}"
             + (" with other affines" if ct.data.shape == mask.data.shape else "")
-            + "; resample the label to the image's grid"
+            + "; resample the label to the image's grid",
+            path,
         )
 
 

@@ -2,21 +2,23 @@
 is; ``cohort.tsv`` is the same after the cases were prepared, less those that could not be.
 
 ``train_rank`` orders the train patients: a smaller training set is those of the lowest ranks. ``warnings`` say what is
-odd about a case that is used all the same. ``raw`` is a digest of the raw files of NIfTI data (keyed where names are
-not public): a case whose files changed is prepared anew, whatever their time stamps say. Which files those are, and
-what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
+odd about a case that is used all the same. ``raw`` is a digest of its raw files (keyed where names are not public),
+unless the reader lists them once: a case whose files changed is prepared anew, whatever their time stamps say. Which
+files those are, and what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from lungsyn.cohort import lidc, nifti, private, split
+from lungsyn.cohort import private, split
 from lungsyn.cohort.annotations import RATINGS
+from lungsyn.cohort.names import as_folder
 from lungsyn.cohort.patients import refuse_two_splits
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.errors import InputError
 from lungsyn.memory import keep_freed_memory
+from lungsyn.registry import family
 from lungsyn.settings.cohort import Listing, Preparation
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
@@ -42,12 +44,7 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
             "cohort.exclude goes by numbers, and there is no results/private/names.tsv that says whose they are: put "
             "it back; or take cohort.exclude out, make results/listing.tsv, and exclude by the numbers of the new one"
         )
-    reader = nifti if settings.dataset == "nifti" else lidc
-    blank = {"warnings": [], "detail": "", "source": "", "annotation": "", "raw": ""}
-    found = [
-        blank | row | {"name": row["case"], "patient_name": row["patient"]}
-        for row in reader.index(root, settings, workers)
-    ]
+    found = _found(settings, root, workers)
     if not settings.readable:
         found = private.numbered(found, known, seed)
     rows = _without(found, settings.exclude)
@@ -65,6 +62,27 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
         row["raw"] = row["raw"] if row["status"] == "included" else ""
     _check_splits(rows, set(split_of.values()), "cohort.exclude leaves")
     return sorted(rows, key=lambda row: row["case"])
+
+
+def _found(settings: Listing, root: Path, workers: int) -> list[dict]:
+    """The reader's rows. Raises InputError for two of one case, and for one whose files could change unseen."""
+    reader = family("readers", settings.dataset)
+    blank = {"warnings": [], "detail": "", "source": "", "annotation": "", "raw": ""}
+    found = [
+        blank | row | {"name": row["case"], "patient_name": row["patient"]}
+        for row in reader.index(Path(root), settings, workers)
+    ]
+    counts = Counter(row["case"] for row in found)
+    unseen = [row["case"] for row in found if row["status"] == "included" and not row["raw"]]
+    if twice := [case for case, count in counts.items() if count > 1]:
+        raise InputError(f"reader {settings.dataset!r} has two rows of one case: give each a name", f"case {twice[0]}")
+    if unseen and not reader.listed_once:
+        raise InputError(
+            f"reader {settings.dataset!r} gives a case no 'raw', so that a change of its files would not be noticed: "
+            "give it a digest of their bytes (lungsyn.cohort.raw.digest)",
+            f"case {unseen[0]}",
+        )
+    return found
 
 
 def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int) -> dict[str, str]:
@@ -140,7 +158,7 @@ def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
     """``rows`` with the config's own exclusions, by case or by its file's name; one that names no case gets a row that
     says so."""
     known = {row["case"] for row in rows}
-    exclude = {name if name in known else nifti.as_folder(name): reason for name, reason in exclude.items()}
+    exclude = {name if name in known else as_folder(name): reason for name, reason in exclude.items()}
     blank = dict.fromkeys([*COLUMNS, *private.COLUMNS], "") | {"status": "excluded", "warnings": []}
     return [
         row | {"status": "excluded", "reason": exclude[row["case"]]} if row["case"] in exclude else row for row in rows
@@ -175,22 +193,16 @@ def prepare_case(row: dict, settings: Preparation, root: Path) -> Case:
     """Read the raw files of one row of ``names.tsv`` and prepare the case. Raises InputError with the reason why that
     cannot be done."""
     keep_freed_memory()
-    root = Path(root)
-    if settings.dataset == "nifti":
-        ct, masks = nifti.read_case(root, row["source"], row["annotation"], settings)
-        facts = [{} for _ in masks]
-    else:
-        ct, marked, masks = lidc.read_case(root / row["source"], row["annotation"], settings.nodules)
-        facts = [
-            {"diameter_mm": nodule.diameter_mm, "readers": nodule.readers, "ratings": nodule.ratings}
-            for nodule in marked
-        ]
-    case = prepare(ct, masks, settings.preprocess)
+    raw = family("readers", settings.dataset).read(Path(root), row, settings)
+    if missing := [name for name in settings.labels if name not in raw.labels]:
+        raise InputError(f"no label {missing[0]}: dataset {settings.dataset!r} has none; take it out of cohort.labels")
+    further = {name: raw.labels[name] for name in settings.labels}
+    case = prepare(raw.ct, raw.nodules, settings.preprocess, further)
     found = nodule_facts(case.nodules, case.lungs, case.space)
     case.about.update(
         case=row["case"], patient=row["patient"], dataset=settings.dataset,
-        native_spacing_mm=[round(float(value), 4) for value in ct.space.spacing_mm],
-        nodules=[measured | known for measured, known in zip(found, facts, strict=True)],
+        native_spacing_mm=[round(float(value), 4) for value in raw.ct.space.spacing_mm],
+        nodules=[measured | known for measured, known in zip(found, raw.facts or [{} for _ in found], strict=True)],
     )  # fmt: skip
     return case
 

@@ -2,11 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from lungsyn.registry import family, kinds
 from lungsyn.settings.section import Count, Fraction, Millimetres, Section, at_home
+from lungsyn.volume.labels import ALWAYS, check_names
+
+if TYPE_CHECKING:
+    from lungsyn.seams import Reader
 
 NUMBERED_CASE = r"case-\d+"  # where names are not public
 
@@ -47,11 +52,47 @@ class Preprocess(Section):
     )
 
 
-class Reading(Section):
+def _check_dataset(dataset: str) -> str:
+    known = kinds("readers")
+    if dataset not in known:
+        raise ValueError(
+            f"no reader is called {dataset!r}: it must be one of {', '.join(known)}, or that of a package to be installed"
+        )
+    return dataset
+
+
+def _check_labels(labels: list[str]) -> list[str]:
+    if found := sorted(set(labels) & set(ALWAYS)):
+        raise ValueError(f"every case has {found[0]!r}, which is found by rules: name only further labels")
+    return check_names(labels)
+
+
+class Dataset(Section):
+    dataset: Annotated[str, AfterValidator(_check_dataset)] = Field(
+        description="Where cases come from: phantom, lidc, nifti, or a reader of another package"
+    )
+
+    @property
+    def reader(self) -> "Reader":
+        return family("readers", self.dataset)
+
+
+class Simulation(Dataset):
+    """The part of ``cohort`` that simulating the raw data needs."""
+
+    nodules: Nodules
+    phantom: Phantom
+
+
+class Reading(Dataset):
     """The part of ``cohort`` that reading a case from the raw data needs."""
 
-    dataset: Literal["phantom", "lidc", "nifti"] = Field(description="Where cases come from")
     lesion_labels: list[int] = Field(default=[1], min_length=1, description="Label values that are nodule (nifti)")
+    labels: Annotated[list[str], AfterValidator(_check_labels)] = Field(
+        default=[],
+        description="Further labels that every case keeps beside nodules, lungs and body (nifti: 'airway' is read from "
+        "labels_airway/, or labelsTr_airway/)",
+    )
     nodules: Nodules
 
 
@@ -70,7 +111,7 @@ class Listing(Reading):
     @property
     def readable(self) -> bool:
         """Whether names stay as they are: those of LIDC-IDRI's patients and of the phantoms are public."""
-        return self.public_names or self.dataset != "nifti"
+        return self.public_names or self.reader.public_names
 
     @model_validator(mode="after")
     def _excluded_by_number(self):
@@ -90,18 +131,17 @@ class Preparation(Reading):
     preprocess: Preprocess
 
 
-class Cohort(Listing, Preparation):
+class Cohort(Listing, Preparation, Simulation):
     root: Annotated[Path, AfterValidator(at_home)] | None = Field(
-        default=None, description="Folder of the raw data (lidc, nifti)"
+        default=None, description="Folder of the raw data, unless they are simulated"
     )
-    phantom: Phantom
 
     @model_validator(mode="after")
     def _has_root(self):
-        if self.dataset != "phantom" and self.root is None:
+        if not self.reader.simulates and self.root is None:
             raise ValueError(f"dataset {self.dataset!r} reads files: set cohort.root to their folder")
-        if self.dataset == "phantom" and self.root is not None:
+        if self.reader.simulates and self.root is not None:
             raise ValueError(
-                "dataset 'phantom' reads no files: set cohort.dataset to lidc or nifti, or remove cohort.root"
+                f"dataset {self.dataset!r} reads no files: set cohort.dataset to lidc or nifti, or remove cohort.root"
             )
         return self

@@ -71,13 +71,13 @@ class Config(Section):
     @property
     def title(self) -> Study:
         """The study as pictures name it: those of a phantom say that they are of no patient, whatever its name."""
-        if self.cohort.dataset != "phantom" or "phantom" in self.study.name.lower():
+        if not self.cohort.reader.simulates or "phantom" in self.study.name.lower():
             return self.study
         return self.study.model_copy(update={"name": f"{self.study.name} (phantom)"})
 
     @model_validator(mode="after")
     def _is_called_what_it_is(self):
-        if self.cohort.dataset != "phantom" and "phantom" in self.study.name.lower():
+        if not self.cohort.reader.simulates and "phantom" in self.study.name.lower():
             raise ValueError(
                 f"study.name is {self.study.name!r}, but cohort.dataset is {self.cohort.dataset!r}: pictures of "
                 "patients would be titled as a phantom's, which anybody may have; give the study a name of its own"

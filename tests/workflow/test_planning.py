@@ -38,7 +38,7 @@ def test_the_default_study_is_few_jobs(monkeypatch):
     """Each costs a start, and on a cluster a place in the queue: a study of 32 cases takes fewer than 80."""
     monkeypatch.chdir(ROOT)
     study = check(read(FILES[:1]))
-    assert planning.expected_cases(study) == 32
+    assert study.cohort.reader.expected_cases(study.cohort) == 32
     assert len(planning.jobs_of(FILES[:1], study, 32)) + 1 < 80  # "all" is counted as well
 
 

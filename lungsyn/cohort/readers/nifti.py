@@ -1,0 +1,33 @@
+"""Any cohort in NIfTI files: images/ and labels/, Medical Segmentation Decathlon, nnU-Net raw. See ``cohort.nifti``."""
+
+import os
+from pathlib import Path
+
+from lungsyn.seams import RawCase, Reader
+from lungsyn.settings.cohort import Cohort, Listing, Preparation
+
+IMAGES = ("images", "imagesTr")
+
+
+class Family(Reader):
+    """An image and a label for each case, and, where ``cohort.labels`` names some, its other labels."""
+
+    uses_most = True
+
+    def expected_cases(self, settings: Cohort) -> int:
+        folders = [settings.root / name for name in IMAGES if (settings.root / name).is_dir()]
+        return len(os.listdir(folders[0])) if folders else super().expected_cases(settings)
+
+    def watched(self, root: Path, settings: Listing) -> list[Path]:
+        folders = [f"labels{tr}{further}" for tr in ("", "Tr") for further in ("", *(f"_{n}" for n in settings.labels))]
+        return [Path(root, name) for name in ("cases.tsv", "dataset.json", *IMAGES, *folders)]
+
+    def index(self, root: Path, settings: Listing, workers: int) -> list[dict]:
+        from lungsyn.cohort import nifti
+
+        return nifti.index(root, settings, workers)
+
+    def read(self, root: Path, row: dict, settings: Preparation) -> RawCase:
+        from lungsyn.cohort import nifti
+
+        return nifti.read_case(Path(root), row["source"], row["annotation"], settings)
