@@ -203,8 +203,8 @@ class RawCase:
 
 
 class Reader(ABC):
-    """A dataset: how its cases are found and read. ``settings`` are those of ``cohort``, as far as each step needs them:
-    ``Listing``, ``Preparation``, ``Simulation`` or all, ``Cohort`` (see ``lungsyn.settings.cohort``)."""
+    """A dataset: how its cases are found and read. ``settings`` are the part of ``cohort`` that a step needs
+    (``lungsyn.settings.cohort``)."""
 
     recipe: ClassVar[int] = 1
     public_names: ClassVar[bool] = False  # whether everybody may see the names of its files and patients
@@ -212,9 +212,7 @@ class Reader(ABC):
     # True: files that are added to the raw data wait until the listing is asked for, and a case is read again when a
     # file below its ``source`` has another size or time. False: see ``watched``, and ``raw`` in ``index``.
     listed_once: ClassVar[bool] = False
-    uses_most: ClassVar[bool] = (
-        False  # whether a study uses nearly all of ``expected_cases``: then they must fit a disk
-    )
+    uses_most: ClassVar[bool] = False  # whether nearly all of ``expected_cases`` are used: then the disk must hold them
 
     def simulate(self, settings: "Simulation", seed: int, root: Path, workers: int) -> None:
         """Write the raw data below ``root``."""

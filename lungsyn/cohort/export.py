@@ -4,14 +4,16 @@
 
     OUT/imagesTr/{case}_0000.nii.gz   int16 HU
     OUT/labelsTr/{case}.nii.gz        uint8: 0 background, 1 nodule
+    OUT/labelsTr_{label}/{case}.nii.gz    uint8: 0 or 1, of each further label (cohort.labels); nnU-Net ignores it
     OUT/dataset.json                  nnU-Net v2's form
     OUT/cases.tsv                     case, patient, dataset: nnU-Net ignores it; split by patient, they recur
 
 *DICOM*, for synthetic cases only: ``OUT/{case}/ct/NNN.dcm``, a CT series, and ``OUT/{case}/nodules.dcm``, a DICOM
-Segmentation with one segment per nodule (written by highdicom). Every file says that it is synthetic in the tags that
-the standard has for it: Synthetic Data (0008,001C) YES, Image Type DERIVED and SECONDARY (no examination made it),
-Derivation Description, Contributing Equipment, Patient Identity Removed; and in those that people look at: patient
-name and ID, series description, comments. UIDs follow from the image's content: the same case has the same, always.
+Segmentation with one segment per nodule (written by highdicom), without further labels. Every file says that it is
+synthetic in the tags that the standard has for it: Synthetic Data (0008,001C) YES, Image Type DERIVED and SECONDARY (no
+examination made it), Derivation Description, Contributing Equipment, Patient Identity Removed; and in those that people
+look at: patient name and ID, series description, comments. UIDs follow from the image's content: the same case has the
+same, always.
 """
 
 import hashlib
@@ -88,10 +90,13 @@ def write_nnunet(out: Path, cases: list[tuple[str, Case]]) -> None:
     names = [name for name, _ in cases]
     _refuse_names(names)
     _refuse_leftovers(out / "imagesTr", [f"{name}_0000.nii.gz" for name in names])
-    _refuse_leftovers(out / "labelsTr", [f"{name}.nii.gz" for name in names])
+    for folder in ("labelsTr", *(f"labelsTr_{label}" for _, case in cases for label in case.labels.further)):
+        _refuse_leftovers(out / folder, [f"{name}.nii.gz" for name in names])
     for name, case in cases:
         write_volume(out / "imagesTr" / f"{name}_0000.nii.gz", Volume(case.ct, case.affine))
         write_volume(out / "labelsTr" / f"{name}.nii.gz", Volume((case.nodules > 0).astype(np.uint8), case.affine))
+        for label in case.labels.further:
+            write_volume(out / f"labelsTr_{label}" / f"{name}.nii.gz", Volume(case.labels[label], case.affine))
     columns = ["case", "patient", "dataset"]
     write_table(out / "cases.tsv", [case.about | {"case": name} for name, case in cases], columns)
     synthetic = sum(case.about["dataset"] == "synthetic" for _, case in cases)

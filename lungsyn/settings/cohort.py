@@ -56,7 +56,7 @@ def _check_dataset(dataset: str) -> str:
     known = kinds("readers")
     if dataset not in known:
         raise ValueError(
-            f"no reader is called {dataset!r}: it must be one of {', '.join(known)}, or that of a package to be installed"
+            f"no reader is called {dataset!r}: it must be one of {', '.join(known)}, or come with its package installed"
         )
     return dataset
 

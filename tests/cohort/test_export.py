@@ -50,12 +50,12 @@ def test_nnunet_raw_is_read_back_by_our_own_reader(tmp_path, synthetic):
     for name, case in (("untargeted-001", synthetic), ("LIDC-IDRI-0001", real)):
         row = rows[name]
         assert row["status"] == "included", row["reason"]
-        ct, masks = nifti.read_case(root, row["source"], row["annotation"], settings(root))
-        assert ct.data.dtype == np.int16
-        assert np.array_equal(ct.data, case.ct)
-        np.testing.assert_allclose(ct.affine, case.affine)
-        assert len(masks) == 2
-        assert sum(int(mask.data.sum()) for mask in masks) == (case.nodules > 0).sum()
+        raw = nifti.read_case(root, row["source"], row["annotation"], settings(root))
+        assert raw.ct.data.dtype == np.int16
+        assert np.array_equal(raw.ct.data, case.ct)
+        np.testing.assert_allclose(raw.ct.affine, case.affine)
+        assert len(raw.nodules) == 2
+        assert sum(int(mask.data.sum()) for mask in raw.nodules) == (case.nodules > 0).sum()
 
 
 def test_a_dicom_series_is_read_back(tmp_path, synthetic):

@@ -45,6 +45,59 @@ def test_a_case_s_digest_changes_with_one_voxel_and_with_the_affine(tmp_path):
     assert make_case(spacing_mm=2.5).digest != digest
 
 
+def test_the_digest_of_a_case_of_the_usual_labels_is_what_it_always_was():
+    """Verdicts and checkpoints of older versions hold it."""
+    case = make_case()
+    assert case.digest == files.voxels_digest(case.affine, case.ct, case.nodules, case.lungs, case.body)
+
+
+def with_airway(seed: int = 0) -> files.Case:
+    case = make_case(seed=seed)
+    return case.with_labels(bone=(case.ct > 30).astype(np.uint8), airway=(case.ct < -820).astype(np.uint8))
+
+
+def test_further_labels_come_back_by_name(tmp_path):
+    case = with_airway()
+    files.write_case(tmp_path / "a", case)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {*files.CASE_FILES, "airway.nii", "bone.nii"}
+    for back in (files.open_case(tmp_path / "a"), files.whole_case(tmp_path / "a")):
+        assert back.labels.names == ("nodules", "lungs", "body", "airway", "bone")
+        assert all(np.array_equal(back.labels[name], case.labels[name]) for name in case.labels.names)
+        assert back.digest == case.digest == back.about["digest"]
+    assert files.read_json(tmp_path / "a/case.json")["labels"] == ["airway", "bone"]
+    assert case.digest != make_case().digest
+
+
+def test_a_case_that_lost_its_further_labels_no_longer_names_them(tmp_path):
+    files.write_case(tmp_path / "a", with_airway())
+    back = files.open_case(tmp_path / "a")
+    usual = replace(back, labels=LabelMap({name: back.labels[name] for name in ("nodules", "lungs", "body")}))
+    files.write_case(tmp_path / "b", usual)
+    assert "labels" not in files.read_json(tmp_path / "b/case.json")
+    assert files.open_case(tmp_path / "b").labels.names == ("nodules", "lungs", "body")
+
+
+def test_a_further_label_that_changed_or_is_gone_is_noticed(tmp_path):
+    files.write_case(tmp_path / "a", with_airway())
+    files.whole_case(tmp_path / "a")
+    files.write_volume(tmp_path / "a/airway.nii", Volume(with_airway(seed=1).labels["airway"], make_case().affine))
+    with pytest.raises(InputError, match=r"not the voxels that case\.json tells of"):
+        files.whole_case(tmp_path / "a")
+    (tmp_path / "a/airway.nii").unlink()
+    with pytest.raises(InputError, match=r"not a case .*airway\.nii"):
+        files.open_case(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["../secret", "ct", "Airway", "", 3])
+def test_what_is_no_name_of_a_label_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="is no name of a label"):
+        LabelMap({name: np.zeros((2, 2, 2), np.uint8)})
+    files.write_case(tmp_path / "a", make_case())
+    files.write_json(tmp_path / "a/case.json", make_case().about | {"labels": [name]})
+    with pytest.raises(InputError, match="is no name of a label"):
+        files.open_case(tmp_path / "a")
+
+
 def test_opening_maps_and_does_not_read(tmp_path):
     files.write_case(tmp_path / "a", make_case())
     assert isinstance(files.open_case(tmp_path / "a").ct.base, np.memmap) or isinstance(
