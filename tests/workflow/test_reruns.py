@@ -102,6 +102,7 @@ CONTRACT = {
     "cohort.exclude": ({"nosuch": "a reason"}, LIST),
     "cohort.public_names": (True, LIST),
     "cohort.lesion_labels": ([2], {"listing"} | PREPARED),
+    "cohort.labels": (["airway"], {"listing"} | PREPARED),
     "cohort.max_slice_thickness_mm": (2.5, LIST),
     "cohort.phantom.patients": (7, EVERYTHING),
     "cohort.phantom.matrix": (256, EVERYTHING),
