@@ -1,5 +1,6 @@
 """A dataset of one's own is one new file: a reader that another installed package brings, through the workflow."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,38 +9,13 @@ import yaml
 
 from lungsyn.volume.files import open_case
 from lungsyn.volume.tables import read_table
-from tests.conftest import make_case
-
-TOY = '''
-"""Volumes in NumPy's files: {case}.npz holds ct, nodules (their numbers), airway and spacing_mm."""
-
-import numpy as np
-
-from lungsyn.cohort.raw import digest
-from lungsyn.seams import RawCase, Reader
-from lungsyn.volume.space import Volume
+from tests.conftest import ROOT, make_case
 
 
-class Family(Reader):
-    public_names = True
-
-    def index(self, root, settings, workers):
-        return [self.row(root, path) for path in sorted(root.glob("*.npz"))]
-
-    def row(self, root, path):
-        found = np.load(path)
-        return {
-            "case": path.stem, "patient": path.stem, "source": path.name, "status": "included", "reason": "",
-            "n_nodules": int(found["nodules"].max()), "spacing_mm": f"{found['spacing_mm']:g}",
-            "raw": digest(root, path.name),
-        }
-
-    def read(self, root, row, settings):
-        found = np.load(root / row["source"])
-        affine = np.diag([*[found["spacing_mm"]] * 3, 1.0])
-        nodules = [Volume(found["nodules"] == i, affine) for i in range(1, found["nodules"].max() + 1)]
-        return RawCase(Volume(found["ct"], affine), nodules, labels={"airway": Volume(found["airway"], affine)})
-'''
+def reader_of_the_docs() -> str:
+    """The Python of docs/extend.md on datasets: all that a user writes."""
+    section = (ROOT / "docs/extend.md").read_text(encoding="utf-8").partition("## A dataset")[2]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
 
 
 def write_package(folder: Path) -> None:
@@ -47,7 +23,7 @@ def write_package(folder: Path) -> None:
     (folder / "toys-1.0.dist-info").mkdir(parents=True)
     (folder / "toys-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
     (folder / "toys-1.0.dist-info/entry_points.txt").write_text("[lungsyn.readers]\nnpz = reads_npz\n")
-    (folder / "reads_npz.py").write_text(TOY)
+    (folder / "reads_npz.py").write_text(reader_of_the_docs())
 
 
 def write_npz(path: Path, seed: int) -> None:

@@ -6,21 +6,22 @@ import hashlib
 
 from lungsyn.cohort.private import read_names
 
+if READER.simulates:
 
-rule phantom:
-    """Simulate chests at the identities of LIDC-IDRI scans and write them as DICOM."""
-    output:
-        directory("results/phantom/LIDC-IDRI"),
-    log:
-        "results/logs/phantom.log",
-    threads: 2
-    params:
-        recipe=recipe_of("cohort", "phantom", STUDY.cohort.dataset),
-        cohort=settings(STUDY.cohort, Simulation),
-        seed=SEED,
-    shell:
-        "lungsyn cohort phantom --cohort {params.cohort:q} --seed {params.seed}"
-        " --workers {threads} --out {output} > {log} 2>&1"
+    rule phantom:
+        """Simulate chests at the identities of LIDC-IDRI scans and write them as DICOM."""
+        output:
+            directory("results/phantom/LIDC-IDRI"),
+        log:
+            "results/logs/phantom.log",
+        threads: 2
+        params:
+            recipe=recipe_of("cohort", "phantom", STUDY.cohort.dataset),
+            cohort=settings(STUDY.cohort, Simulation),
+            seed=SEED,
+        shell:
+            "lungsyn cohort phantom --cohort {params.cohort:q} --seed {params.seed}"
+            " --workers {threads} --out {output} > {log} 2>&1"
 
 
 def raw_data(_):
