@@ -1,6 +1,7 @@
 """The house's own rules: imports point one way, and what needs no torch does not load it."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -84,6 +85,13 @@ def test_pure_modules_import_only_numbers():
 def test_a_per_case_job_does_not_wait_for_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_no_line_asks_which_dataset_it_has():
+    """It asks the reader, so that one of another package is as good."""
+    code = [*files("."), *(ROOT / "workflow").rglob("*.smk")]
+    asking = re.compile(r"\.dataset (==|!=|in|not in) ")
+    assert not [path.name for path in code if asking.search(path.read_text(encoding="utf-8"))]
 
 
 def test_pylidc_is_touched_in_one_module_only():

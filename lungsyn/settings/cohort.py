@@ -68,6 +68,8 @@ def _check_labels(labels: list[str]) -> list[str]:
 
 
 class Dataset(Section):
+    """Where cases come from; all else about it is asked of its ``reader``."""
+
     dataset: Annotated[str, AfterValidator(_check_dataset)] = Field(
         description="Where cases come from: phantom, lidc, nifti, or a reader of another package"
     )
