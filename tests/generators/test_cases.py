@@ -1,5 +1,7 @@
 """From a row of conditions to a case on disk: geometry, HU and what is kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,7 +74,7 @@ def test_what_is_brighter_than_the_window_stays_so_up_to_the_feathered_edge(gene
 
     def bright(name):
         case = sources(name)
-        return type(case)(np.full_like(case.ct, 1000), case.nodules, case.lungs, case.body, case.affine, case.about)
+        return replace(case, ct=np.full_like(case.ct, 1000))
 
     row = untargeted(["case-0", "case-3"], 1, seed=0, why="inpainted")[0]
     case = made_case(generator, row, few_steps, bright)
@@ -104,7 +106,7 @@ def test_nothing_is_pasted_where_nothing_fits(sources):
         if name == "case-0":
             return case
         about = case.about | {"nodules": [{"index": 1, "box": [[0, n] for n in case.ct.shape], "volume_mm3": 1e6}]}
-        return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, about)
+        return replace(case, about=about).with_labels(nodules=np.ones_like(case.nodules))
 
     row = untargeted(["case-0"], 1, seed=0, why="inpainted")[0] | {"nodule_case": "case-1"}
     case, body = made_case(Pasting(), row, Synthesis(), giant), sources("case-0")

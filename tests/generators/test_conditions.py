@@ -178,7 +178,7 @@ def test_a_donor_that_does_not_fit_is_replaced_by_the_body_s_own(sources):
         if name != "case-1":
             return case
         facts = [{"index": 1, "box": [[0, n] for n in case.ct.shape], "volume_mm3": 1e6}]
-        return type(case)(case.ct, np.ones_like(case.nodules), case.lungs, case.body, case.affine, {"nodules": facts})
+        return replace(case, about={"nodules": facts}).with_labels(nodules=np.ones_like(case.nodules))
 
     row = conditions.untargeted(["case-0"], 1, seed=0)[0] | {"nodule_case": "case-1"}
     (nodules, _, _), body, _ = placing.make_masks(row, giant, row["why"] == "inpainted")

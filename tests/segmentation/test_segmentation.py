@@ -180,8 +180,8 @@ def test_where_predictions_stay_knows_nothing_of_the_marks():
     wall = np.zeros(case.ct.shape, bool)
     wall[19:22, 2:5, 9:11] = True
     assert (case.body[wall] > 0).all() and (case.ct[wall] > -400).all()
-    marked = dataclasses.replace(
-        case, nodules=np.where(wall, 3, case.nodules), lungs=np.where(wall, 1, case.lungs).astype(np.uint8)
+    marked = case.with_labels(
+        nodules=np.where(wall, 3, case.nodules), lungs=np.where(wall, 1, case.lungs).astype(np.uint8)
     )
     near = near_lungs(marked)
     assert np.array_equal(near, near_lungs(case))
@@ -201,10 +201,8 @@ def test_predictions_count_in_a_lung_that_is_filled(filled):
     """Effusion or collapse: where the other lung's mirror image lies. Of two aerated lungs nothing is mirrored."""
     case = make_case((60, 40, 30), seed=0, name="a", spacing_mm=4.0)
     white = (case.lungs == filled) & (np.arange(30) < 26)
-    sick = dataclasses.replace(
-        case, ct=np.where(white, 15, case.ct).astype(np.int16),
-        lungs=np.where(white & (case.nodules == 0), 0, case.lungs).astype(np.uint8),
-    )  # fmt: skip
+    left = np.where(white & (case.nodules == 0), 0, case.lungs).astype(np.uint8)
+    sick = dataclasses.replace(case, ct=np.where(white, 15, case.ct).astype(np.int16)).with_labels(lungs=left)
     assert near_lungs(sick)[white].mean() > 0.95
     assert max(outside_share(sick)) < 0.02
     assert not near_lungs(sick)[case.body == 0].any() or near_lungs(case)[case.body == 0].any()
@@ -249,7 +247,7 @@ def test_patches_are_mixed_as_the_arm_says(case_folders, settings, tmp_path):
 
     case = make_case(seed=9)
     bright = tmp_path / "bright"
-    write_case(bright, type(case)(case.ct + 3000, case.nodules, case.lungs, case.body, case.affine, case.about))
+    write_case(bright, dataclasses.replace(case, ct=case.ct + 3000))
     assert share_of_synthetic(0.0) == 0 and share_of_synthetic(1.0) == 1
     assert 0.35 < share_of_synthetic(0.5) < 0.65
     assert 0.1 < share_of_synthetic(None) < 0.3  # one of five cases
