@@ -484,6 +484,8 @@ FAMILIES = {
     ("masks", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON,
     ("masks", "targeted"): TARGETED | COMPARISON,
     ("masks", "inpainted"): NOTHING,
+    ("readers", "phantom"): EVERYTHING,
+    ("readers", "nifti"): NOTHING,
 }
 
 

@@ -50,7 +50,11 @@ def listed_by(wildcards):
     """All that makes the listing again. The table is then made again, too, also where the listing comes out the same:
     Snakemake would leave it out, and start what waits for it without its cases."""
     cohort = settings(STUDY.cohort, Listing)(wildcards)
-    phantom = [recipe_of("cohort", "phantom", STUDY.cohort.dataset), as_json(STUDY.cohort.phantom)] if READER.simulates else []
+    phantom = (
+        [recipe_of("cohort", "phantom", STUDY.cohort.dataset), as_json(STUDY.cohort.phantom)]
+        if READER.simulates
+        else []
+    )
     recipe = recipe_of("cohort", "index", STUDY.cohort.dataset)
     return [recipe, cohort, str(RAW), raw_files(wildcards), SEED, *phantom]
 
