@@ -27,6 +27,7 @@ from lungsyn.cohort.dicom import (
 )
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
+from lungsyn.seams import RawCase
 from lungsyn.settings.cohort import Listing, Nodules
 from lungsyn.volume.space import Volume
 
@@ -218,6 +219,13 @@ def _z_flaw(files_mm: Sequence[float], database_mm: np.ndarray) -> str:
 def _absent(these_mm: np.ndarray, among_mm: np.ndarray) -> int:
     """How many of ``these_mm`` have no equal among ``among_mm``."""
     return int((np.abs(np.subtract.outer(these_mm, among_mm)).min(axis=1) > Z_TOLERANCE_MM).sum())
+
+
+def raw_case(root: Path, row: dict, settings: Nodules) -> RawCase:
+    """The case of a row of ``index``, with what was noted of each nodule. Raises InputError as ``read_case``."""
+    ct, marked, masks = read_case(Path(root) / row["source"], row["annotation"], settings)
+    facts = [{"diameter_mm": n.diameter_mm, "readers": n.readers, "ratings": n.ratings} for n in marked]
+    return RawCase(ct, masks, facts)
 
 
 def read_case(

@@ -20,6 +20,4 @@ class Family(Reader):
     def read(self, root: Path, row: dict, settings: Preparation) -> RawCase:
         from lungsyn.cohort import lidc
 
-        ct, marked, masks = lidc.read_case(Path(root) / row["source"], row["annotation"], settings.nodules)
-        facts = [{"diameter_mm": n.diameter_mm, "readers": n.readers, "ratings": n.ratings} for n in marked]
-        return RawCase(ct, masks, facts)
+        return lidc.raw_case(root, row, settings.nodules)

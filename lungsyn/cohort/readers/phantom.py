@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from lungsyn.cohort.readers.lidc import Family as Lidc
-from lungsyn.settings.cohort import Cohort, Simulation
+from lungsyn.seams import RawCase, Reader
+from lungsyn.settings.cohort import Cohort, Listing, Preparation, Simulation
 
 
-class Family(Lidc):
+class Family(Reader):
     """Patients of LIDC-IDRI whose chests are simulated around their nodules' contours."""
 
+    public_names = True
+    listed_once = True
     simulates = True
     uses_most = True
 
@@ -19,3 +21,13 @@ class Family(Lidc):
         from lungsyn.cohort.phantom import write_cohort
 
         write_cohort(settings.phantom, settings.nodules, seed, root, workers)
+
+    def index(self, root: Path, settings: Listing, workers: int) -> list[dict]:
+        from lungsyn.cohort import lidc
+
+        return lidc.index(root, settings, workers)
+
+    def read(self, root: Path, row: dict, settings: Preparation) -> RawCase:
+        from lungsyn.cohort import lidc
+
+        return lidc.raw_case(root, row, settings.nodules)
