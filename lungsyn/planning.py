@@ -17,9 +17,9 @@ from pathlib import Path
 
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
+from lungsyn.registry import family, kinds
 from lungsyn.settings.cohort import Cohort
-from lungsyn.settings.section import part
-from lungsyn.settings.segmenters import Segmenter
+from lungsyn.settings.segmenters import DEFAULT_KIND, settings_of
 from lungsyn.settings.study import Config
 from lungsyn.volume.files import read_json, write_left_out
 from lungsyn.volume.tables import read_table, write_table
@@ -40,16 +40,17 @@ def measured(results: Path) -> dict[tuple[str, str], tuple[float, str]]:
     """Median seconds for each unit of work, and what it ran on, by rule and settings (of volumes by generator): patches
     of a generator's training, steps of a segmenter's, volumes."""
     found: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    for rule, key, length, done in (
-        ("train_generator", "generator", "images", "images_seen"), ("train_segmenter", "segmenter", "steps", ""),
-    ):  # fmt: skip
-        folder = "segmentation" if key == "segmenter" else key
-        for path in results.glob(f"{folder}/**/model.safetensors"):
-            facts = model_facts(path)
-            units = facts[done] if done else facts[key][length]
-            found.setdefault((rule, _but_length(facts[key], length)), []).append(
-                (facts["cost"]["seconds"] / units, facts.get("ran_on", ""))
-            )
+    for path in results.glob("generator/**/model.safetensors"):
+        facts = model_facts(path)
+        of = "train_generator", _but_length(facts["generator"], "images")
+        found.setdefault(of, []).append((facts["cost"]["seconds"] / facts["images_seen"], facts.get("ran_on", "")))
+    for path in results.glob("segmentation/**/model.safetensors"):
+        facts = model_facts(path)
+        kind = facts.get("kind", DEFAULT_KIND)
+        if kind not in kinds("segmenters"):  # of a package that is gone
+            continue
+        of, units = _segmenter(kind, facts["segmenter"])
+        found.setdefault(of, []).append((facts["cost"]["seconds"] / units, facts.get("ran_on", "")))
     for path in results.glob("synthetic/*/*/*/*/*/case.json"):
         about = read_json(path)
         generator = path.relative_to(results).parts[1]
@@ -59,6 +60,12 @@ def measured(results: Path) -> dict[tuple[str, str], tuple[float, str]]:
     return {of: (statistics.median(s for s, _ in values), values[0][1]) for of, values in found.items()}
 
 
+def _segmenter(kind: str, settings: dict) -> tuple[tuple[str, str], int]:
+    """What trainings of a segmenter share that take as long for each unit of work, and how many units one is."""
+    length = family("segmenters", kind).length
+    return ("train_segmenter", f"{kind} {_but_length(settings, length)}"), settings.get(length, 1)
+
+
 def _but_length(settings: dict, length: str) -> str:
     return json.dumps({key: value for key, value in settings.items() if key != length}, sort_keys=True)
 
@@ -66,18 +73,18 @@ def _but_length(settings: dict, length: str) -> str:
 def job_seconds(rule: str, wildcards: dict, study: Config, rates: dict) -> tuple[float, str] | None:
     """Expected seconds of one job and what they were measured on; None where nothing like it was."""
     if rule == "train_generator":
-        settings, length = study.generators[wildcards["generator"]].model_dump(mode="json"), "images"
+        settings = study.generators[wildcards["generator"]].model_dump(mode="json")
+        of, units = (rule, _but_length(settings, "images")), settings["images"]
     elif rule == "train_segmenter":
-        settings = part(study.segmenters[wildcards["segmenter"]], Segmenter).model_dump(mode="json")
-        length = "steps"
+        trial = study.segmenters[wildcards["segmenter"]]
+        of, units = _segmenter(trial.kind, settings_of(trial).model_dump(mode="json"))
     elif rule == "synthesise":
-        rate = rates.get((rule, wildcards["generator"]))
-        volumes = min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
-        return rate and (rate[0] * volumes, rate[1])
+        of = rule, wildcards["generator"]
+        units = min(study.synthesis.volumes_per_job, study.sets[wildcards["set"]].volumes)
     else:
         return None
-    rate = rates.get((rule, _but_length(settings, length)))
-    return rate and (rate[0] * settings[length], rate[1])
+    rate = rates.get(of)
+    return rate and (rate[0] * units, rate[1])
 
 
 def disk_mb(study: Config, n_cases: int) -> dict[str, float]:

@@ -73,10 +73,14 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A training's result: tensors by name, facts of it (at least ``cost``), the records of its curve."""
+    """A training's result: tensors by name, facts of it, the records of its curve.
+
+    Its ``cost`` is one of the facts. Where it is not among them it is the time and memory of this process, which is
+    too little for a training that went on from a checkpoint.
+    """
 
     tensors: dict[str, Any]
-    facts: dict
+    facts: dict = field(default_factory=dict)
     records: list[dict] = field(default_factory=list)
 
 
@@ -150,12 +154,18 @@ class SegmenterFamily(ABC):
     Settings: ClassVar[type[Section]]
     Inference: ClassVar[type[Section]]
     recipe: ClassVar[int] = 1
+    length: ClassVar[str] = ""  # which of the settings says how long a training is, by which its time grows
+
+    def check(self, name: str, settings: Any, study: "Config") -> None:
+        """The family's own checks against the rest of the study. Raises ValueError that names the key."""
+        return
 
     @abstractmethod
     def fit(
         self, real: Sequence[Path], synthetic: Sequence[Path], share: float | None, settings: Any, run: Run
     ) -> Trained:
-        """Train on real and synthetic cases; ``share`` of the patches (None: of the cases alike) are synthetic."""
+        """Train on real and synthetic cases; ``share`` of the patches (None: of the cases alike) are synthetic. Each
+        arm is trained for the same time. A stopped training goes on from ``run.checkpoints``."""
 
     @abstractmethod
     def load(self, model: Path, compute: Compute, inference: Any) -> Segmenter:

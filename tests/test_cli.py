@@ -14,8 +14,9 @@ import torch
 from lungsyn import checkpoint, cli, codedigest, recipes
 from lungsyn.cli import arguments
 from lungsyn.provenance import note, versions
-from lungsyn.segmentation.networks import build
-from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.segmenters.monai import Settings
+from lungsyn.segmenters.networks.monai import build
+from lungsyn.settings.segmenters import settings_of
 from lungsyn.volume.files import open_case, write_volume
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
@@ -72,19 +73,19 @@ def test_a_table_of_another_cohort_or_kind_is_one_message(case_folders, tmp_path
 
 @pytest.mark.parametrize("verb", ["train", "predict"])
 def test_voxels_that_were_changed_are_one_message_without_traceback(verb, case_folders, tmp_path, capsys, study):
-    from lungsyn.settings.section import as_json, part
+    from lungsyn.settings.section import as_json
 
     folder = shutil.copytree(case_folders[0], tmp_path / "case-0")
     content = bytearray((folder / "ct.nii").read_bytes())
     content[-400:] = bytes(400)
     (folder / "ct.nii").write_bytes(content)
-    settings = part(study.segmenters["unet"], Segmenter).model_copy(update={"channels": [4, 8], "patch_voxels": 16})
+    settings = settings_of(study.segmenters["unet"]).model_copy(update={"channels": [4, 8], "patch_voxels": 16})
     weights = build(settings).state_dict()
     checkpoint.save(tmp_path / "0/model.safetensors", weights, {"segmenter": settings.model_dump(mode="json")})
     told = {
         "train": ["--segmenter", as_json(settings), "--seed", 1, "--replicate", 0, "--checkpoints", tmp_path,
                   "--model", tmp_path / "m", "--curve", tmp_path / "c"],
-        "predict": ["--models", tmp_path / "0/model.safetensors", "--inference", Inference(overlap=0).model_dump_json(),
+        "predict": ["--models", tmp_path / "0/model.safetensors", "--inference", '{"overlap": 0}',
                     "--out", tmp_path / "out"],
     }[verb]  # fmt: skip
     assert cli.main(["segmentation", verb, *map(str, told), "--cases", str(folder / "case.json")]) == 2
@@ -135,14 +136,14 @@ def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, stu
 
 
 def test_a_network_of_no_numbers_is_one_message_without_traceback(case_folders, tmp_path, capsys):
-    settings = Segmenter(
+    settings = Settings(
         network="unet", channels=[4, 8], window_hu=(-1000, 400), patch_voxels=16, nodule_patches=0.5, steps=1,
         batch_patches=1, learning_rate=0.001,
     )  # fmt: skip
     weights = {name: torch.full_like(tensor, torch.nan) for name, tensor in build(settings).state_dict().items()}
     checkpoint.save(tmp_path / "0/model.safetensors", weights, {"segmenter": settings.model_dump(mode="json")})
     told = ["--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
-    told += ["--inference", Inference(overlap=0).model_dump_json(), "--out", tmp_path / "out"]
+    told += ["--inference", '{"overlap": 0}', "--out", tmp_path / "out"]
     assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
     assert "the network's output is no number" in capsys.readouterr().err
 
@@ -151,7 +152,7 @@ def test_a_model_of_another_kind_or_version_is_one_message_without_traceback(cas
     def predicted_with(about):
         checkpoint.save(tmp_path / "0/model.safetensors", {"a": torch.zeros(1)}, about)
         told = ["--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
-        told += ["--inference", Inference(overlap=0).model_dump_json(), "--out", tmp_path / "out"]
+        told += ["--inference", '{"overlap": 0}', "--out", tmp_path / "out"]
         assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
         return capsys.readouterr().err
 

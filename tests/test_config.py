@@ -90,6 +90,11 @@ BAD = [
     ("segmenters.flat", SHALLOW_DYNUNET | {"network": "unet", "channels": [4]}, r"unet needs 2 levels or more"),
     ("segmenters.unet.network", "swin_unetr", r"\[16, 32, 64\]; swin_unetr needs one number, a multiple of 12: \[12\]"),
     ("segmenters.swin", SWIN, r"segmenters\.swin: patch_voxels is 24; swin_unetr .* a multiple of 32"),
+    ("segmenters.unet.kind", "transunet", r"segmenters\.unet\.kind: there is no kind 'transunet': .* one of .*'monai'"),
+    ("segmenters.unet.steps", 0, r"segmenters\.unet\.steps is 0: input should be greater than or equal to 1"),
+    ("segmenters.unet.stepz", 3, r"segmenters\.unet\.stepz: unknown key; did you mean 'steps'"),
+    ("segmenters.unet.images", 3, r"segmenters\.unet\.images: no key of this section"),
+    ("segmenters.unet", 3, r"segmenters\.unet is 3: input should be a valid dictionary"),
     ("segmenters.unet.window_hu", [0, 0], r"window_hu.*\[0\.0, 0\.0\] must rise"),
     ("synthesis.steps", 1001, r"synthesis\.steps is 1001, more than the 1000 of generators\.patch_ddpm"),
     ("synthesis.guidance_scale", 2.0, r"generators\.patch_ddpm never learns without masks"),
@@ -123,6 +128,12 @@ def test_a_missing_key_is_named():
     del raw["study"]["name"]
     with pytest.raises(InputError, match=r"study\.name: missing; add it"):
         check(raw)
+
+
+def test_a_segmenter_says_only_what_differs():
+    study = check(changed("segmenters.deep", {"network": "dynunet"}))
+    shipped, deep = study.segmenters["unet"], study.segmenters["deep"]
+    assert {key for key in type(deep).model_fields if getattr(deep, key) != getattr(shipped, key)} == {"network"}
 
 
 def test_all_mistakes_are_told_at_once():
@@ -220,6 +231,7 @@ def test_patients_are_not_called_a_phantom(name):
         ("arms: {on: {real: true}}", r"arms has the name True, which YAML takes for yes or no"),
         ("arms: {more: {real: true, synthetic: 1}}", r"arms\.more\.synthetic is 1, which YAML takes for a number"),
         ("sets: {1: {generator: patch_ddpm, conditions: untargeted, volumes: 2}}", r"sets has the name 1, which YAML"),
+        ("segmenters: {unet: {kind: 3}}", r"segmenters\.unet\.kind is 3, which YAML takes for a number"),
         ("segmenters: {2: {network: unet}}", r"segmenters has the name 2, which YAML takes for a number"),
         ("benchmark: {arm: off}", r"benchmark\.arm is False, which YAML takes for yes or no"),
         ("figures: {case_arms: [real, 12]}", r"figures\.case_arms\.1 is 12, which YAML takes for a number"),

@@ -12,11 +12,11 @@ from lungsyn.generators.core import synthesis as syn
 from lungsyn.generators.core import training
 from lungsyn.generators.core.canvas import make_canvas
 from lungsyn.generators.core.patches import TrainingPatches
-from lungsyn.segmentation import prediction
-from lungsyn.segmentation import training as segmenter_training
+from lungsyn.registry import family
+from lungsyn.seams import Run
+from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.section import part
-from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.settings.segmenters import settings_of
 from lungsyn.steps import Steps
 from lungsyn.volume.files import open_case
 from tests.conftest import killed_at, network_of
@@ -28,6 +28,7 @@ CPU = Compute(
     loader_processes=0,
 )  # fmt: skip
 CUDA = CPU.model_copy(update={"device": "cuda"})
+MONAI = family("segmenters", "monai")
 
 
 def losses(records: list[dict]) -> np.ndarray:
@@ -171,11 +172,11 @@ def test_steps_are_recorded_and_replayed():
 @pytest.mark.parametrize("kind", ["unet", "dynunet", "swin_unetr"])
 def test_a_segmenter_of_any_kind_can_be_recorded(case_folders, study, tmp_path, kind):
     channels, patch = {"unet": ([4, 8, 8], 16), "dynunet": ([4, 8, 8], 16), "swin_unetr": ([12], 32)}[kind]
-    settings = part(study.segmenters["unet"], Segmenter).model_copy(
+    settings = settings_of(study.segmenters["unet"]).model_copy(
         update={"network": kind, "channels": channels, "patch_voxels": patch, "batch_patches": 1, "steps": 8}
     )
     found = [
-        losses(segmenter_training.train(case_folders, [], None, settings, compute, 3, tmp_path / compute.device)[2])
+        losses(MONAI.fit(case_folders, [], None, settings, Run(3, compute, tmp_path / compute.device)).records)
         for compute in (CPU, CUDA)
     ]
     assert found[1] == pytest.approx(found[0], rel=0.05)
@@ -183,21 +184,17 @@ def test_a_segmenter_of_any_kind_can_be_recorded(case_folders, study, tmp_path, 
 
 @pytest.mark.parametrize("changed", [{}, {"compile": True, "loader_processes": 2}])
 def test_a_segmenter_learns_and_predicts_what_it_does_on_the_cpu(case_folders, study, tmp_path, changed):
-    settings = part(study.segmenters["unet"], Segmenter).model_copy(
+    settings = settings_of(study.segmenters["unet"]).model_copy(
         update={"channels": [4, 8, 8], "patch_voxels": 16, "batch_patches": 2, "steps": 10}
     )
     model, found = tmp_path / "model.safetensors", []
     for compute in (CPU, CUDA.model_copy(update=changed)):
-        told = case_folders, [], None, settings, compute, 3, tmp_path / compute.device
-        weights, _, records = segmenter_training.train(*told)
-        found.append(losses(records))
+        trained = MONAI.fit(case_folders, [], None, settings, Run(3, compute, tmp_path / compute.device))
+        found.append(losses(trained.records))
         if compute.device == "cpu":
-            checkpoint.save(model, weights, {"segmenter": settings.model_dump(mode="json")})
+            checkpoint.save(model, trained.tensors, {"segmenter": settings.model_dump(mode="json")})
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
-    inference, case = Inference(overlap=0.25), open_case(case_folders[0])
-    percents = [
-        prediction.predict(prediction.load_segmenter(model, compute), case, inference).astype(int)
-        for compute in (CPU, CUDA)
-    ]
+    inference, case = SlidingWindow(overlap=0.25), open_case(case_folders[0])
+    percents = [MONAI.load(model, compute, inference).predict(case).astype(int) for compute in (CPU, CUDA)]
     assert abs(percents[0] - percents[1]).max() <= 2

@@ -46,14 +46,14 @@ def test_only_the_command_line_looks_on_while_a_network_learns():
 @pytest.mark.parametrize(
     ("room", "closed"),
     [
-        ("volume", ("cohort", "generators", "masks", "quality", "segmentation", "evaluation", "audit")),
-        ("cohort", ("generators", "masks", "quality", "segmentation", "evaluation", "audit")),
-        ("quality", ("cohort", "generators", "masks", "segmentation", "evaluation", "audit")),
-        ("masks", ("cohort", "generators", "quality", "segmentation", "evaluation", "audit")),
-        ("generators", ("cohort", "segmentation", "evaluation", "audit")),
-        ("segmentation", ("cohort", "generators", "masks", "quality", "evaluation", "audit")),
-        ("evaluation", ("cohort", "generators", "masks", "quality", "segmentation", "audit")),
-        ("audit", ("cohort", "segmentation")),
+        ("volume", ("cohort", "generators", "masks", "quality", "segmenters", "evaluation", "audit")),
+        ("cohort", ("generators", "masks", "quality", "segmenters", "evaluation", "audit")),
+        ("quality", ("cohort", "generators", "masks", "segmenters", "evaluation", "audit")),
+        ("masks", ("cohort", "generators", "quality", "segmenters", "evaluation", "audit")),
+        ("generators", ("cohort", "segmenters", "evaluation", "audit")),
+        ("segmenters", ("cohort", "generators", "masks", "quality", "evaluation", "audit")),
+        ("evaluation", ("cohort", "generators", "masks", "quality", "segmenters", "audit")),
+        ("audit", ("cohort", "segmenters")),
     ],
 )
 def test_imports_point_one_way(room, closed):
@@ -64,6 +64,18 @@ def test_imports_point_one_way(room, closed):
         if name.split(".")[:1] == ["lungsyn"] and name.split(".")[1] in closed
     }
     assert not wrong
+
+
+def test_segmenters_are_asked_of_the_registry():
+    outside = (path for path in files(".") if not path.is_relative_to(PACKAGE / "segmenters"))
+    assert not [p for p in outside if any(name.startswith("lungsyn.segmenters") for name in imports_of(p))]
+
+
+def test_the_core_of_segmenters_names_no_family():
+    families = {path.stem for path in (PACKAGE / "segmenters").glob("*.py")} - {"__init__"}
+    named = {name.split(".")[2] for path in files("segmenters/core") for name in imports_of(path)
+             if name.startswith("lungsyn.segmenters.")}  # fmt: skip
+    assert families and not named & families
 
 
 def test_the_audit_takes_from_evaluation_how_to_draw_and_nothing_else():
@@ -79,7 +91,8 @@ def test_pure_modules_import_only_numbers():
 
 @pytest.mark.parametrize(
     "module",
-    ["lungsyn.cli", "lungsyn.settings.checking", "lungsyn.volume.files", "lungsyn.cohort.table", "lungsyn.provenance",
+    ["lungsyn.cli", "lungsyn.settings.checking", "lungsyn.segmenters.monai",
+     "lungsyn.volume.files", "lungsyn.cohort.table", "lungsyn.provenance",
      "lungsyn.evaluation.scores", "lungsyn.evaluation.figures", "lungsyn.audit.figures", "lungsyn.evaluation.report"],
 )  # fmt: skip
 def test_a_per_case_job_does_not_wait_for_torch(module):

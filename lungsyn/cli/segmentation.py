@@ -1,15 +1,30 @@
 """Verbs of the segmentation: cases to trained segmenters, and what those find."""
 
+import time
 from pathlib import Path
 
-from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, case_folders, checkpoints_of, verb
-from lungsyn.provenance import note
-from lungsyn.settings.segmenters import Inference, Segmenter
-from lungsyn.volume.files import data_digests, whole, whole_case, write_json_lines
+import numpy as np
+
+from lungsyn.cli.arguments import add, add_compute, add_numbers, case_folders, checkpoints_of, verb
+from lungsyn.errors import InputError
+from lungsyn.memory import peak_host_mb
+from lungsyn.provenance import model_facts, note
+from lungsyn.random import seed_of
+from lungsyn.registry import family
+from lungsyn.seams import Run, Segmenter
+from lungsyn.settings.checking import from_json
+from lungsyn.settings.segmenters import DEFAULT_KIND, inference_model
+from lungsyn.volume.files import Case, data_digests, whole, whole_case, write_json_lines
+
+
+def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
+    """The seed of a replicate, the same in every arm (so arms are paired), another one in a reseeded control."""
+    return seed_of(seed, "replicate", replicate, int(reseeded))
 
 
 def _train_segmenter_arguments(parser):
-    add_section(parser, segmenter=Segmenter)
+    parser.add_argument("--kind", default=DEFAULT_KIND, help="family of the segmenter")
+    parser.add_argument("--segmenter", required=True, metavar="JSON", help="settings of its family")
     add_numbers(parser, "seed", "replicate")
     parser.add_argument("--reseeded", action="store_true", help="other random draws than the other arms (control)")
     parser.add_argument("--cases", nargs="*", type=Path, default=[], help="real cases")
@@ -19,44 +34,70 @@ def _train_segmenter_arguments(parser):
     add_compute(parser)
 
 
-@verb("segmentation", "train", _train_segmenter_arguments, recipe=1)
+@verb("segmentation", "train", _train_segmenter_arguments, recipe=1, seams=("segmenters",))
 def segmentation_train(args) -> None:
     """Train one replicate of a segmenter on the given cases, real or synthetic."""
     from lungsyn import checkpoint
-    from lungsyn.segmentation.training import replicate_seed, train
 
+    own = family("segmenters", args.kind)
+    settings = from_json(own.Settings, args.segmenter)
     real, synthetic = (whole(case_folders(paths)) for paths in (args.cases, args.synthetic))
-    seed = replicate_seed(args.seed, args.replicate, args.reseeded)
-    weights, facts, records = train(
-        real, synthetic, args.synthetic_share, args.segmenter, args.compute, seed, checkpoints_of(args)
-    )
+    seed, started = replicate_seed(args.seed, args.replicate, args.reseeded), time.monotonic()
+    run = Run(seed, args.compute, checkpoints_of(args, args.kind))
+    trained = own.fit(real, synthetic, args.synthetic_share, settings, run)
     made = note(
-        args.rule, segmenter=args.segmenter, seed=seed, synthetic_share=args.synthetic_share,
+        (*args.rule, args.kind), kind=args.kind, segmenter=settings, seed=seed, synthetic_share=args.synthetic_share,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
         inputs=dict(data_digests([*real, *synthetic])),
-    ) | facts  # fmt: skip
-    checkpoint.save(args.model, weights, made)
-    write_json_lines(args.curve, records)
+        cost={"seconds": round(time.monotonic() - started, 1), "host_mb": peak_host_mb()},
+    ) | trained.facts  # fmt: skip
+    checkpoint.save(args.model, trained.tensors, made)
+    write_json_lines(args.curve, trained.records)
 
 
 def _predict_arguments(parser):
-    add_section(parser, inference=Inference)
+    parser.add_argument("--inference", required=True, metavar="JSON", help="settings of prediction")
     add(parser, "models", "cases", nargs="+")
     add_compute(parser)
     add(parser, "out")
 
 
-@verb("segmentation", "predict", _predict_arguments, recipe=1)
+@verb("segmentation", "predict", _predict_arguments, recipe=1, seams=("segmenters",))
 def segmentation_predict(args) -> None:
     """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii."""
-    from lungsyn.segmentation.prediction import load_segmenter, near_lungs, predict
     from lungsyn.volume.files import write_volume
+    from lungsyn.volume.near import near_lungs
     from lungsyn.volume.space import Volume
 
-    segmenters = {model.parent.name: load_segmenter(model, args.compute) for model in args.models}
+    kinds = {_kind_of(model) for model in args.models}
+    kind = kinds.pop()
+    if kinds:
+        raise InputError(f"--models are of the kinds {kind} and {', '.join(kinds)}: name those of one segmenter")
+    inference = from_json(inference_model(kind), args.inference)
+    load = family("segmenters", kind).load
+    segmenters = {model.parent.name: load(model, args.compute, inference) for model in args.models}
     for folder in case_folders(args.cases):
         case = whole_case(folder)
-        near = near_lungs(case) if args.inference.keep_lungs else None
+        near = near_lungs(case) if inference.keep_lungs else True
         for replicate, segmenter in segmenters.items():
-            percent = predict(segmenter, case, args.inference, near)
+            percent = np.where(near, _predicted(segmenter, case), np.uint8(0))
             write_volume(args.out / replicate / f"{folder.name}.nii", Volume(percent, case.affine))
+
+
+def _kind_of(model: Path) -> str:
+    """The family of a model file. Raises InputError naming it."""
+    facts = model_facts(model)
+    if "segmenter" not in facts:
+        raise InputError(f"{model}: a model of lungsyn, but not a segmenter")
+    return facts.get("kind", DEFAULT_KIND)
+
+
+def _predicted(segmenter: Segmenter, case: Case) -> np.ndarray:
+    """What the segmenter says of a case. Raises InputError where that is no percentage of each voxel."""
+    percent = segmenter.predict(case)
+    if (percent.dtype, percent.shape) != (np.uint8, case.ct.shape) or percent.max(initial=0) > 100:
+        raise InputError(
+            f"{type(segmenter).__name__} predicted {percent.dtype} of shape {percent.shape}, up to {percent.max()}, of "
+            f"a case of shape {case.ct.shape}: it must be uint8, 0 to 100, one for each voxel"
+        )
+    return percent

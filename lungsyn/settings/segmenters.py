@@ -1,63 +1,63 @@
-"""``segmenters``: what finds nodules, how it predicts, what it takes part in."""
+"""``segmenters``: what finds nodules, how it predicts, what it takes part in.
 
-from typing import Literal
+The keys of a segmenter are those below and those of its family, which is a module of ``lungsyn.segmenters``.
+"""
 
-from pydantic import Field, model_validator
+from functools import cache
+from typing import Annotated, Literal
 
-from lungsyn.settings.section import Count, Fraction, Name, Percent, Section, Window
+from pydantic import Field, create_model
 
+from lungsyn.errors import InputError
+from lungsyn.registry import family
+from lungsyn.settings.kinds import OfKind
+from lungsyn.settings.section import Name, Percent, Section, part
 
-class Segmenter(Section):
-    """The part of a segmenter that training needs; it travels with the weights."""
-
-    network: Literal["unet", "dynunet", "swin_unetr"] = Field(description="Network (MONAI)")
-    channels: list[Count] = Field(
-        min_length=1, max_length=6, description="Channels per level; swin_unetr: those of the first, a multiple of 12"
-    )
-    window_hu: Window = Field(description="HU mapped to [-1, 1]; values outside are clipped")
-    patch_voxels: int = Field(ge=16, le=192, multiple_of=8, description="Edge of the training patch, voxels")
-    nodule_patches: Fraction = Field(description="Fraction of training patches centred near a nodule")
-    steps: Count = Field(description="Optimiser steps, the same in every arm")
-    batch_patches: Count = Field(description="Patches per optimiser step")
-    learning_rate: float = Field(gt=0, le=1, description="Of AdamW; Muon's steps are as long")
-
-    @model_validator(mode="after")
-    def _network_fits(self):
-        swin = self.network == "swin_unetr"
-        if swin and (len(self.channels) > 1 or self.channels[0] % 12):
-            raise ValueError(f"channels is {self.channels}; swin_unetr needs one number, a multiple of 12: [12]")
-        levels = {"unet": 2, "dynunet": 3}.get(self.network, 1)
-        if len(self.channels) < levels:
-            raise ValueError(f"channels is {self.channels}; {self.network} needs {levels} levels or more: add one")
-        multiple = 32 if swin else 2 ** (len(self.channels) - 1)
-        if self.patch_voxels % multiple:
-            raise ValueError(
-                f"patch_voxels is {self.patch_voxels}; {self.network} with these channels needs a multiple of "
-                f"{multiple}: change patch_voxels or channels"
-            )
-        if not swin and self.patch_voxels == multiple:  # one voxel at the deepest level: nothing to normalise over
-            raise ValueError(
-                f"patch_voxels is {self.patch_voxels}; {self.network} with {len(self.channels)} levels needs at least "
-                f"{2 * multiple}: change patch_voxels or remove a level from channels"
-            )
-        return self
+DEFAULT_KIND = "monai"
 
 
-class Inference(Section):
-    """The part of a segmenter that only prediction needs: changing it trains nothing again, except what aims at it."""
+class Prediction(Section):
+    """What is done with every segmenter's prediction: changing it trains nothing again, except what aims at it."""
 
-    overlap: float = Field(ge=0, le=0.75, description="Overlap of the sliding window in prediction")
-    mirrored: bool = Field(
-        default=False,
-        description="Average over all mirrored forms of a patch: fewer false positives, eight times the cost",
-    )
     keep_lungs: bool = Field(default=True, description="Predictions far from aerated lung are removed")
 
 
-class Trial(Segmenter, Inference):
-    """A segmenter in the study: its settings, and what it takes part in."""
+class Trial(Section):
+    """A segmenter in the study: its family, and what it takes part in."""
 
+    kind: str = Field(default=DEFAULT_KIND, description="Family of the segmenter")
     arms: list[Name] | None = Field(default=None, min_length=1, description="Arms that it is trained in; null: all")
     training_percent: list[Percent] | None = Field(
         default=None, min_length=1, description="Training-set sizes that it is trained at; null: all"
     )
+
+
+@cache
+def trial_model(kind: str) -> type[Trial]:
+    """The keys of a segmenter of this kind. Raises InputError where there is none, or where two have one name."""
+    parts = (Trial, Prediction, family("segmenters", kind).Settings, family("segmenters", kind).Inference)
+    keys = [key for model in parts for key in model.model_fields]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise InputError(f"segmenters: the kind {kind!r} names {', '.join(twice)}, which is another key: rename it")
+    default = DEFAULT_KIND if kind == DEFAULT_KIND else ...
+    named = Literal[kind], Field(default=default, description=Trial.model_fields["kind"].description)
+    return create_model(f"{kind.title().replace('_', '')}Trial", __base__=parts, kind=named)
+
+
+AnyTrial = Annotated[Trial, OfKind("segmenters", DEFAULT_KIND, trial_model)]
+
+
+@cache
+def inference_model(kind: str) -> type[Prediction]:
+    """The settings that only the prediction of a segmenter of this kind reads."""
+    return create_model("Inference", __base__=(Prediction, family("segmenters", kind).Inference))
+
+
+def settings_of(trial: Trial) -> Section:
+    """The part of a segmenter that its training reads: what travels with its weights."""
+    return part(trial, family("segmenters", trial.kind).Settings)
+
+
+def inference_of(trial: Trial) -> Prediction:
+    """The part of a segmenter that only its prediction reads."""
+    return part(trial, inference_model(trial.kind))

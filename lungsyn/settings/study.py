@@ -12,7 +12,7 @@ from lungsyn.settings.compute import Compute
 from lungsyn.settings.evaluation import Evaluation, Figures
 from lungsyn.settings.generators import AnyGenerator
 from lungsyn.settings.section import Count, Fraction, Name, Percent, Section
-from lungsyn.settings.segmenters import Trial
+from lungsyn.settings.segmenters import AnyTrial
 from lungsyn.settings.synthesis import Quality, Synthesis, SyntheticSet
 
 
@@ -57,7 +57,7 @@ class Config(Section):
     synthesis: Synthesis
     quality: Quality
     sets: dict[Name, SyntheticSet]
-    segmenters: dict[Name, Trial] = Field(min_length=1)
+    segmenters: dict[Name, AnyTrial] = Field(min_length=1)
     training_percent: list[Percent] = Field(
         default=[100], min_length=1, description="Training-set sizes, percent of the train patients"
     )
@@ -127,6 +127,7 @@ class Config(Section):
                     "with: add it"
                 )
             wanted |= set(self.sizes_of(name))
+            family("segmenters", trial.kind).check(name, trial, self)
         missing = wanted - set(self.sizes_of(self.benchmark.segmenter))
         if missing:
             raise ValueError(

@@ -10,9 +10,10 @@ import torch
 import yaml
 
 from lungsyn.compute import choose_precision, describe, name_of, set_up
+from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.settings.checking import check
 from lungsyn.settings.section import part
-from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.settings.segmenters import settings_of
 from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter, studies
 from tests.benchmarks.claims import CLOCKS, HEADER, Bench
 
@@ -74,7 +75,7 @@ def bench_of(told: argparse.Namespace) -> Bench:
         generator = generator.model_copy(update={"channels": [16, 32]})
     return Bench(
         generator, study.synthesis, compute,
-        part(trial, Segmenter).model_copy(update={"steps": 5 if told.quick else 30}), part(trial, Inference),
+        settings_of(trial).model_copy(update={"steps": 5 if told.quick else 30}), part(trial, SlidingWindow),
         studies=500 if told.quick else 4000, volume_voxels=told.voxels, rounds=told.rounds,
         images=told.images, cases=told.cases, step_counts=tuple(told.step_counts), results=told.results,
         work=told.work or told.results / "benchmarks",

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from lungsyn.compute import choose_device, patches_at_once
+from lungsyn.segmenters.core.settings import SlidingWindow
+from lungsyn.segmenters.monai import Settings
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.generators import Generator
-from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.steps import WARM_UP
 
@@ -65,8 +66,8 @@ class Bench:
     generator: Generator
     synthesis: Synthesis
     compute: Compute
-    segmenter: Segmenter
-    inference: Inference
+    segmenter: Settings
+    inference: SlidingWindow
     volume_voxels: int = 128  # edge of the timed volume
     studies: int = 4000  # that are simulated
     rounds: int = 3  # turns of ours and the peer

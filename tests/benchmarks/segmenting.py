@@ -17,18 +17,21 @@ import torch
 
 from lungsyn.compute import choose_device, loader_processes, set_up
 from lungsyn.memory import peak_host_mb
+from lungsyn.registry import family
+from lungsyn.seams import Run
+from lungsyn.segmenters.core.settings import SlidingWindow
+from lungsyn.segmenters.monai import Settings
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.segmenters import Inference, Segmenter
 from tests.benchmarks.claims import CLOCKS
 
 WARM_UP_STEPS = 3
+MONAI = family("segmenters", "monai")
 
 
 def ours(
-    folders: list[Path], settings: Segmenter, inference: Inference, compute: Compute, clock: Callable[[], float]
+    folders: list[Path], settings: Settings, inference: SlidingWindow, compute: Compute, clock: Callable[[], float]
 ) -> tuple:
     from lungsyn import checkpoint
-    from lungsyn.segmentation import prediction, training
     from lungsyn.volume.files import open_case
 
     with tempfile.TemporaryDirectory() as work:
@@ -36,28 +39,28 @@ def ours(
 
         def train(steps: int) -> dict:
             few = settings.model_copy(update={"steps": steps})
-            return training.train(folders, [], None, few, compute, steps, Path(work))[0]
+            return MONAI.fit(folders, [], None, few, Run(steps, compute, Path(work))).tensors
 
         train(WARM_UP_STEPS)
         started = clock()
         weights = train(settings.steps)
         trained = clock()
         checkpoint.save(model, weights, {"segmenter": settings.model_dump(mode="json")})
-        segmenter = prediction.load_segmenter(model, compute)
-        prediction.predict(segmenter, open_case(folders[0]), inference)
+        segmenter = MONAI.load(model, compute, inference)
+        segmenter.predict(open_case(folders[0]))
         warm = clock()
-        prediction.predict(segmenter, open_case(folders[0]), inference)
+        segmenter.predict(open_case(folders[0]))
         return trained - started, clock() - warm
 
 
 def plain(
-    folders: list[Path], settings: Segmenter, inference: Inference, compute: Compute, clock: Callable[[], float]
+    folders: list[Path], settings: Settings, inference: SlidingWindow, compute: Compute, clock: Callable[[], float]
 ) -> tuple:
     from monai.data import CacheDataset, DataLoader, Dataset, list_data_collate
     from monai.inferers import sliding_window_inference
     from monai.losses import DiceCELoss
 
-    from lungsyn.segmentation.networks import build
+    from lungsyn.segmenters.networks.monai import build
 
     cases = [{"image": str(f / "ct.nii"), "label": str(f / "nodules.nii")} for f in folders]
     device = choose_device(compute)
@@ -100,8 +103,8 @@ def plain(
     return trained - started, clock() - warm
 
 
-def plain_transforms(settings: Segmenter, train: bool):
-    """MONAI's dictionary transforms for what `lungsyn.segmentation.patches` does to a patch."""
+def plain_transforms(settings: Settings, train: bool):
+    """MONAI's dictionary transforms for what `lungsyn.segmenters.core.patches` does to a patch."""
     from monai import transforms as t
 
     low, high = settings.window_hu
@@ -135,7 +138,7 @@ def main(told: dict) -> dict:
     compute = Compute.model_validate(told["compute"])
     device, threads = choose_device(compute), compute.segmenter_threads
     clock = CLOCKS["gpu" if device.type == "cuda" else told["clock"]]
-    settings, inference = Segmenter.model_validate(told["segmenter"]), Inference.model_validate(told["inference"])
+    settings, inference = Settings.model_validate(told["segmenter"]), SlidingWindow.model_validate(told["inference"])
     set_up(threads, device, one_shape=True) if told["contestant"] == "ours" else torch.set_num_threads(threads)
     folders = [Path(folder) for folder in told["cases"]]
     training, predicting = {"ours": ours, "plain": plain}[told["contestant"]](

@@ -9,9 +9,9 @@ import yaml
 
 from lungsyn.generators.core.bands import inner
 from lungsyn.generators.networks.patch_unet import build
+from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.section import part
-from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.settings.segmenters import settings_of
 from lungsyn.volume.tables import write_table
 from tests.benchmarks import audit, generator, memory, peers, quality, segmenter, segmenting
 from tests.benchmarks.__main__ import BENCHMARKS, arguments, bench_of
@@ -25,10 +25,10 @@ def bench(generator_settings, study) -> Bench:
         generator_settings,
         study.synthesis.model_copy(update={"steps": 3, "fused_steps": 1}),
         Compute(device="cpu", precision="float32", generator_threads=1),
-        part(study.segmenters["unet"], Segmenter).model_copy(
+        settings_of(study.segmenters["unet"]).model_copy(
             update={"channels": [4, 8, 8], "patch_voxels": 16, "batch_patches": 2, "steps": 2}
         ),
-        Inference(overlap=0.25),
+        SlidingWindow(overlap=0.25),
         volume_voxels=24, rounds=1, peer_steps=1, memory_shapes=((24, 24, 24), (48, 48, 48)),
         whole_forward_voxels=(16,), studies=20, step_counts=(2, 3), audit_cubes=(3, 2),
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from lungsyn import cli, planning
 from lungsyn.errors import InputError
 from lungsyn.settings.checking import check, read
+from lungsyn.settings.segmenters import settings_of
 from lungsyn.settings.study import Config
 from lungsyn.volume.tables import write_table
 from tests.conftest import ROOT
@@ -117,3 +118,18 @@ def test_hours_are_those_of_trainings_with_the_same_settings(tiny, tmp_path):
     assert planning.job_seconds("train_generator", wildcards, wider, rates) is None
     assert planning.job_seconds("score", {}, tiny, rates) is None
     assert " 0.0  cpu (x86_64)" in planning.plan(tiny, [("train_generator", wildcards)], 6, tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [({"kind": "monai"}, 2.0), ({}, 2.0), ({"kind": "gone"}, None)])
+def test_hours_of_segmenters_are_those_of_their_kind(tiny, tmp_path, kind, seconds):
+    """A model of before families says none: it is of MONAI's. Of one whose package is gone nothing is said."""
+    from safetensors.numpy import save_file
+
+    settings = settings_of(tiny.segmenters["unet"]).model_dump(mode="json")
+    path = tmp_path / "results/segmentation/unet/real/100/0/model.safetensors"
+    path.parent.mkdir(parents=True)
+    about = {"segmenter": settings | {"steps": 12}, "cost": {"seconds": 24}, "ran_on": "cpu"} | kind
+    save_file({}, path, metadata={"about": json.dumps(about)})
+    rates = planning.measured(tmp_path / "results")
+    found = planning.job_seconds("train_segmenter", {"segmenter": "unet"}, tiny, rates)
+    assert found == (seconds and (pytest.approx(seconds * settings["steps"]), "cpu"))

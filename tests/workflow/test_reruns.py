@@ -169,6 +169,7 @@ CONTRACT = {
     ),
     "sets.targeted.conditions.kind": ("untargeted", TARGETED | COMPARISON),
     "sets.targeted.volumes": (3, TARGETED | COMPARISON),
+    "segmenters.unet.kind": ("transunet", REFUSED),
     "segmenters.unet.network": ("dynunet", SEGMENTATION),
     "segmenters.unet.channels": ([4, 8, 16], SEGMENTATION),
     "segmenters.unet.window_hu": ([-1000, 300], SEGMENTATION),
@@ -481,6 +482,7 @@ def raise_recipe(monkeypatch, verb: tuple[str, str]) -> None:
 FAMILIES = {
     ("generators", "patch_ddpm"): GENERATOR,
     ("generators", "patch_gan"): NOTHING,
+    ("segmenters", "monai"): SEGMENTATION,
     ("masks", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON,
     ("masks", "targeted"): TARGETED | COMPARISON,
     ("masks", "inpainted"): NOTHING,

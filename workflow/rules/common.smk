@@ -16,7 +16,7 @@ from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.registry import family
 from lungsyn.settings.cohort import Listing, Preparation, Simulation
 from lungsyn.settings.section import as_json, part
-from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.settings.segmenters import inference_of, settings_of
 from lungsyn.settings.study import null_arms, source_of
 from lungsyn.volume.tables import read_table
 

@@ -33,13 +33,15 @@ rule train_segmenter:
     resources:
         gpu=GPU,
     params:
-        recipe=recipe_of("segmentation", "train"),
-        segmenter=lambda w: settings(STUDY.segmenters[w.segmenter], Segmenter)(w),
+        recipe=lambda w: recipe_of("segmentation", "train", STUDY.segmenters[w.segmenter].kind),
+        kind=lambda w: f"--kind {STUDY.segmenters[w.segmenter].kind}",
+        segmenter=lambda w: settings(settings_of(STUDY.segmenters[w.segmenter]))(w),
         share=share,
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
         seed=SEED,
     shell:
-        "lungsyn segmentation train --segmenter {params.segmenter:q} --seed {params.seed} {params.reseeded}"
+        "lungsyn segmentation train {params.kind} --segmenter {params.segmenter:q} --seed {params.seed}"
+        " {params.reseeded}"
         " --replicate {wildcards.replicate} --cases {input.cases} --synthetic {input.synthetic} {params.share}"
         " --checkpoints results/checkpoints {COMPUTE}"
         " --model {output.model} --curve {output.curve} > {log} 2>&1"
@@ -61,8 +63,8 @@ rule predict:
     resources:
         gpu=GPU,
     params:
-        recipe=recipe_of("segmentation", "predict"),
-        inference=lambda w: settings(STUDY.segmenters[w.segmenter], Inference)(w),
+        recipe=lambda w: recipe_of("segmentation", "predict", STUDY.segmenters[w.segmenter].kind),
+        inference=lambda w: settings(inference_of(STUDY.segmenters[w.segmenter]))(w),
     shell:
         "lungsyn segmentation predict --inference {params.inference:q} --models {input.models} --cases {input.cases}"
         " {COMPUTE} --out {output} > {log} 2>&1"

@@ -1,11 +1,12 @@
 """Training of a segmenter: one loop for every arm, its clock is optimiser steps, its restart is exact."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lungsyn import checkpoint
@@ -14,42 +15,41 @@ from lungsyn.optimizer import Muon
 from lungsyn.processes import reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.random import seed_of
-from lungsyn.segmentation.networks import build
-from lungsyn.segmentation.patches import TrainingPatches
-from lungsyn.settings.compute import Compute
-from lungsyn.settings.segmenters import Segmenter
+from lungsyn.seams import Run, Trained
+from lungsyn.segmenters.core.patches import TrainingPatches
+from lungsyn.segmenters.core.settings import PatchTraining
 from lungsyn.steps import Steps
 from lungsyn.volume.files import data_digests
 
 RECORDS = 20  # points on the loss curve
 
 
-def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
-    """The seed of a replicate, the same in every arm (so arms are paired), another one in a reseeded control."""
-    return seed_of(seed, "replicate", replicate, int(reseeded))
-
-
 def train(
-    real: list[Path], synthetic: list[Path], synthetic_share: float | None, settings: Segmenter, compute: Compute,
-    seed: int, checkpoints: Path,
-) -> tuple[dict[str, Tensor], dict, list[dict]]:  # fmt: skip
-    """Train on the cases in the folders ``real`` and ``synthetic`` (mixed as `TrainingPatches` says). Returns the
-    weights, what made them, and the records of the curve. Continues from ``checkpoints`` if the same training was
-    stopped there."""
+    build: Callable[[], nn.Module], real: Sequence[Path], synthetic: Sequence[Path], synthetic_share: float | None,
+    settings: PatchTraining, run: Run,
+) -> Trained:  # fmt: skip
+    """Train the network that ``build`` gives, on the cases in the folders ``real`` and ``synthetic`` (mixed as
+    `TrainingPatches` says). Continues from ``run.checkpoints`` if the same training was stopped there."""
+    compute, seed = run.compute, run.seed
     device = choose_device(compute)
     set_up(compute.segmenter_threads, device, one_shape=True)
 
     torch.manual_seed(seed_of(seed, "weights"))
-    network = build(settings).to(device, memory_format=torch.channels_last_3d)
+    network = build().to(device, memory_format=torch.channels_last_3d)
     optimizer = Muon(network.parameters(), settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
     data = data_digests(real), data_digests(synthetic), synthetic_share
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)
     restart = checkpoint.Restart(
-        checkpoints / f"segmenter-{key}", network, optimizer, {}, {"steps": 0, "recent": []}, compute.checkpoint_seconds
+        run.checkpoints / f"segmenter-{key}",
+        network,
+        optimizer,
+        {},
+        {"steps": 0, "recent": []},
+        compute.checkpoint_seconds,
     )
     about = restart.about
-    precision = choose_precision(compute, device, about.get("precision"), checkpoints)
+    precision = choose_precision(compute, device, about.get("precision"), run.checkpoints)
     about["precision"] = name_of(precision)
     ran_on = describe(device, precision)
     print(f"segmenter training on {ran_on}, from {about['steps']} of {settings.steps} steps", flush=True)
@@ -102,4 +102,4 @@ def train(
     restart.save()
     cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
     facts = {"steps": about["steps"], "precision": about["precision"], "cost": cost, "ran_on": ran_on}
-    return network.state_dict(), facts, about["records"]
+    return Trained(network.state_dict(), facts, about["records"])

@@ -6,22 +6,37 @@ import pytest
 import torch
 
 from lungsyn import checkpoint
+from lungsyn.cli.segmentation import replicate_seed
 from lungsyn.errors import InputError
-from lungsyn.segmentation import networks, prediction, training
-from lungsyn.segmentation.patches import TrainingPatches, augment, blur, change_grey_values
+from lungsyn.registry import family
+from lungsyn.seams import Run
+from lungsyn.segmenters.core import prediction, training
+from lungsyn.segmenters.core.patches import TrainingPatches, augment, blur, change_grey_values
+from lungsyn.segmenters.core.settings import SlidingWindow
+from lungsyn.segmenters.networks import monai as networks
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.section import part
-from lungsyn.settings.segmenters import Inference, Segmenter
+from lungsyn.settings.segmenters import settings_of
 from lungsyn.volume.files import open_case, write_case
 from lungsyn.volume.near import near_lungs, outside_share, told_of_predictions
 from tests.conftest import killed_at, make_case
 
 CPU = Compute(device="cpu", precision="float32", segmenter_threads=1, checkpoint_seconds=3600)
+INFERENCE = SlidingWindow(overlap=0.25)
+
+
+def trained(folders, settings, seed, checkpoints):
+    """A training on the CPU, as any arm's."""
+    return family("segmenters", "monai").fit(folders, [], None, settings, Run(seed, CPU, checkpoints))
+
+
+def untrained(network, settings, inference=INFERENCE):
+    """A segmenter of this network."""
+    return prediction.PatchSegmenter(network, settings, inference, torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
 def settings(study):
-    return part(study.segmenters["unet"], Segmenter).model_copy(
+    return settings_of(study.segmenters["unet"]).model_copy(
         update={"channels": [4, 8, 8], "patch_voxels": 16, "batch_patches": 2, "steps": 12}
     )
 
@@ -42,18 +57,18 @@ def test_every_network_starts_from_the_prior_and_learns(settings, network, chann
 
 
 def test_a_killed_training_ends_bit_equal(case_folders, settings, tmp_path, monkeypatch):
-    whole, _, records = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "whole")
+    whole = trained(case_folders, settings, 3, tmp_path / "whole")
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "TrainingPatches", killed_at(TrainingPatches, 10, signal.SIGUSR1))
         with pytest.raises(SystemExit):
-            training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
+            trained(case_folders, settings, 3, tmp_path / "killed")
     saved = next((tmp_path / "killed").glob("*/checkpoint.safetensors"))
     assert 0 < checkpoint.load(saved)[1]["steps"] < settings.steps
-    resumed, facts, again = training.train(case_folders, [], None, settings, CPU, 3, tmp_path / "killed")
-    assert [record["loss"] for record in again] == [record["loss"] for record in records]
-    assert facts["steps"] == settings.steps
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    resumed = trained(case_folders, settings, 3, tmp_path / "killed")
+    assert [record["loss"] for record in resumed.records] == [record["loss"] for record in whole.records]
+    assert resumed.facts["steps"] == settings.steps
+    assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
 
 
 @pytest.mark.slow
@@ -62,15 +77,15 @@ def test_it_learns_what_a_nodule_is(case_folders, settings, tmp_path):
     long = settings.model_copy(
         update={"steps": 150, "channels": [8, 16, 16], "batch_patches": 4, "learning_rate": 0.01}
     )
-    weights, facts, records = training.train(case_folders[:4], [], None, long, CPU, 0, tmp_path)
-    checkpoint.save(tmp_path / "model.safetensors", weights, {"segmenter": long.model_dump(mode="json")})
-    segmenter = prediction.load_segmenter(tmp_path / "model.safetensors", CPU)
+    found = trained(case_folders[:4], long, 0, tmp_path)
+    checkpoint.save(tmp_path / "model.safetensors", found.tensors, {"segmenter": long.model_dump(mode="json")})
+    segmenter = family("segmenters", "monai").load(tmp_path / "model.safetensors", CPU, INFERENCE)
     case = open_case(case_folders[4])
-    mask = prediction.predict(segmenter, case, Inference(overlap=0.25), near_lungs(case)) >= 50
+    mask = (segmenter.predict(case) >= 50) & near_lungs(case)
     truth = np.asarray(case.nodules) > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.7
-    assert records[-1]["loss"] < records[0]["loss"]
-    assert facts["cost"]["host_mb"] > 0
+    assert found.records[-1]["loss"] < found.records[0]["loss"]
+    assert found.facts["cost"]["host_mb"] > 0
 
 
 def test_a_network_without_numbers_is_no_case_without_nodules(case_folders, settings):
@@ -78,9 +93,8 @@ def test_a_network_without_numbers_is_no_case_without_nodules(case_folders, sett
         def forward(self, x):
             return x * float("nan")
 
-    segmenter = prediction.LoadedSegmenter(Broken(), settings, torch.device("cpu"), torch.float32)
     with pytest.raises(FloatingPointError, match="no number"):
-        prediction.predict(segmenter, open_case(case_folders[0]), Inference(overlap=0.25))
+        untrained(Broken(), settings).predict(open_case(case_folders[0]))
 
 
 def test_a_thin_case_is_padded_with_air_in_any_window(settings):
@@ -95,14 +109,13 @@ def test_a_thin_case_is_padded_with_air_in_any_window(settings):
     case = make_case((20, 20, 6))
     case.ct[:] = -1000
     wide = settings.model_copy(update={"window_hu": (-1350.0, 150.0)})
-    segmenter = prediction.LoadedSegmenter(Watching(), wide, torch.device("cpu"), torch.float32)
-    prediction.predict(segmenter, case, Inference(overlap=0.25))
+    untrained(Watching(), wide).predict(case)
     assert all(len(values) == 1 for values in seen)
 
 
 def test_arms_share_seeds_and_the_control_does_not():
-    assert training.replicate_seed(1, 0, False) == training.replicate_seed(1, 0, False)
-    seeds = {training.replicate_seed(s, r, c) for s in (1, 2) for r in (0, 1) for c in (False, True)}
+    assert replicate_seed(1, 0, False) == replicate_seed(1, 0, False)
+    seeds = {replicate_seed(s, r, c) for s in (1, 2) for r in (0, 1) for c in (False, True)}
     assert len(seeds) == 8
 
 
@@ -141,11 +154,9 @@ class Constant(torch.nn.Module):
 @pytest.mark.parametrize(("probability", "percent"), [(0.5, 50), (0.499, 49), (0.129, 12), (0.0, 0), (1.0, 100)])
 def test_predictions_are_whole_percent_rounded_down(case_folders, settings, probability, percent):
     case = open_case(case_folders[0])
-    network = prediction.LoadedSegmenter(Constant(probability), settings, torch.device("cpu"), torch.float32)
-    near = near_lungs(case)
-    found = prediction.predict(network, case, Inference(overlap=0.25), near)
+    found = untrained(Constant(probability), settings).predict(case)
     assert found.dtype == np.uint8 and found.shape == case.ct.shape
-    assert (found[near] == percent).all() and (found[~near] == 0).all()
+    assert (found == percent).all()
 
 
 class Looks(torch.nn.Module):
@@ -159,10 +170,9 @@ def test_mirrored_predictions_have_no_side(settings):
     """What is predicted on a mirrored case is the mirrored prediction; without the average it is not."""
     case = make_case((20, 20, 20), seed=0, name="a")  # the windows' places are symmetric
     mirrored = dataclasses.replace(case, ct=np.ascontiguousarray(case.ct[::-1]))
-    network = prediction.LoadedSegmenter(Looks(), settings, torch.device("cpu"), torch.float32)
     for average in (True, False):
-        inference = Inference(overlap=0.25, mirrored=average)
-        one, other = (prediction.predict(network, c, inference).astype(int) for c in (case, mirrored))
+        segmenter = untrained(Looks(), settings, SlidingWindow(overlap=0.25, mirrored=average))
+        one, other = (segmenter.predict(c).astype(int) for c in (case, mirrored))
         assert (np.abs(one - other[::-1]).max() <= 1) == average  # whole percent, rounded down
 
 
@@ -233,7 +243,7 @@ def test_changed_data_under_the_same_names_start_afresh(settings, tmp_path):
     weights = []
     for seed in (0, 1):
         write_case(folder, make_case((20, 20, 20), seed=seed, name="a"))
-        weights.append(training.train([folder], [], None, settings, CPU, 0, tmp_path / "checkpoints")[0])
+        weights.append(trained([folder], settings, 0, tmp_path / "checkpoints").tensors)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

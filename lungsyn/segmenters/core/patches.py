@@ -1,5 +1,6 @@
 """What a segmenter learns from: augmented patches of real and synthetic cases, which look the same to it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lungsyn.errors import InputError
 from lungsyn.random import stream
-from lungsyn.settings.segmenters import Segmenter
+from lungsyn.segmenters.core.settings import PatchTraining
 from lungsyn.volume.files import open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import random_start, window
@@ -28,8 +29,9 @@ class TrainingPatches(Dataset):
     """
 
     def __init__(
-        self, real: list[Path], synthetic: list[Path], synthetic_share: float | None, settings: Segmenter, seed: int
-    ):
+        self, real: Sequence[Path], synthetic: Sequence[Path], synthetic_share: float | None, settings: PatchTraining,
+        seed: int,
+    ):  # fmt: skip
         if not real and not synthetic:
             raise InputError("no case to train on: the arm names neither real cases nor a synthetic set with volumes")
         self.settings, self.seed, self.synthetic_share = settings, seed, synthetic_share

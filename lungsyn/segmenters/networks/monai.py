@@ -1,16 +1,16 @@
-"""The segmenters' networks, all MONAI's: one channel of CT in, one logit per voxel out."""
+"""The networks of the kind ``monai``: one channel of CT in, one logit per voxel out."""
 
 import torch
 from monai.networks.nets import DynUNet, SwinUNETR, UNet
 from torch import nn
 
-from lungsyn.settings.segmenters import Segmenter
+from lungsyn.segmenters.monai import Settings
 
 PRIOR_LOGIT = -4.0  # every voxel starts as 2 % nodule: see start_from_prior
 PUBLISHED_WINDOW, SMALL_WINDOW = 7, 4  # tokens of 2^3 voxels along an edge of swin_unetr's attention
 
 
-def build(settings: Segmenter) -> nn.Module:
+def build(settings: Settings) -> nn.Module:
     """The network that the settings name."""
     channels = settings.channels
     if settings.network == "swin_unetr":

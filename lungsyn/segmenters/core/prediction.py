@@ -1,52 +1,59 @@
 """Whole-volume prediction by MONAI's sliding window, in float32 sums."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
+from torch import nn
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, describe, set_up
-from lungsyn.segmentation.networks import build
+from lungsyn.seams import Segmenter
+from lungsyn.segmenters.core.settings import PatchTraining, SlidingWindow
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.segmenters import Inference, Segmenter
 from lungsyn.volume.files import Case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.near import near_lungs as near_lungs  # what ``predict`` is given
 from lungsyn.volume.patches import MIRRORS
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedSegmenter:
-    """A trained segmenter, ready on its device."""
+class PatchSegmenter(Segmenter):
+    """A trained network, ready on its device."""
 
-    network: torch.nn.Module
-    settings: Segmenter
+    network: nn.Module
+    settings: PatchTraining
+    inference: SlidingWindow
     device: torch.device
     precision: torch.dtype
 
+    def predict(self, case: Case) -> np.ndarray:
+        return predict(self, case)
 
-def load_segmenter(path: Path, compute: Compute) -> LoadedSegmenter:
-    """Load a model file; its own settings travel with it."""
+
+def load(
+    path: Path, settings: type[PatchTraining], build: Callable[[PatchTraining], nn.Module], compute: Compute,
+    inference: SlidingWindow,
+) -> PatchSegmenter:  # fmt: skip
+    """The segmenter of a model file, whose own ``settings`` travel with it. Raises InputError naming the file."""
     device = choose_device(compute)
     set_up(compute.segmenter_threads, device)
-    weights, settings, about = checkpoint.load_model(path, "segmenter", Segmenter)
+    weights, own, about = checkpoint.load_model(path, "segmenter", settings)
     precision = choose_precision(compute, device, about.get("precision"))
-    network = build(settings)
+    network = build(own)
     network.load_state_dict(weights)
     print(f"{path} on {describe(device, precision)}", flush=True)
-    return LoadedSegmenter(network.to(device).eval(), settings, device, precision)
+    return PatchSegmenter(network.to(device).eval(), own, inference, device, precision)
 
 
 @torch.no_grad()
-def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference, near: np.ndarray | None = None) -> np.ndarray:
+def predict(segmenter: PatchSegmenter, case: Case) -> np.ndarray:
     """The probability of nodule in whole percent, rounded down (so 50 says at least one half): uint8 ``[x y z]``.
 
-    0 where not ``near`` (bool ``[x y z]``, of ``near_lungs``; without it everywhere counts). Raises
-    FloatingPointError if the network gives no number."""
-    settings, device = segmenter.settings, segmenter.device
+    Raises FloatingPointError if the network gives no number."""
+    settings, inference, device = segmenter.settings, segmenter.inference, segmenter.device
     image = torch.from_numpy(to_model_range(case.ct, settings.window_hu))[None, None]
     mirrors = [[2 + axis for axis in axes] for axes in (MIRRORS if inference.mirrored else [()])]
 
@@ -61,7 +68,4 @@ def predict(segmenter: LoadedSegmenter, case: Case, inference: Inference, near: 
     )  # fmt: skip
     if logits.isnan().any():
         raise FloatingPointError("the network's output is no number: it would pass for a case without nodules")
-    percent = logits[0, 0].sigmoid_().mul_(100).to(torch.uint8).numpy()
-    if near is not None:
-        percent[~near] = 0
-    return percent
+    return logits[0, 0].sigmoid_().mul_(100).to(torch.uint8).numpy()

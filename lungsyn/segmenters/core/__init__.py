@@ -1,0 +1,1 @@
+"""What families of segmenters share that learn from patches: the loop, the patches, the sliding window."""

@@ -1,0 +1,1 @@
+"""The networks of families of segmenters, a file for each family."""
