@@ -1,0 +1,57 @@
+"""A segmenter that another package brings takes part in a study: one file, found by its entry point."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungsyn.provenance import model_facts
+from lungsyn.volume.files import open_case, read_volume
+from lungsyn.volume.tables import read_table
+from tests.conftest import ROOT
+
+TINY = "tests/workflow/tiny.yaml"
+OVERLAY = "segmenters: {dense: {kind: threshold, sure_percent: 80, arms: [real, synthetic]}}\n"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """The file of docs/segmenters.md, installed as its own package would be."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/segmenters.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    folder = tmp_path / "packages"
+    about = folder / "of_a_lab-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / "of_a_lab.py").write_text(code, encoding="utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: of-a-lab\nVersion: 1.0\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text("[lungsyn.segmenters]\nthreshold = of_a_lab\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_segmenter_of_another_package_takes_part_in_a_study(tiny_study, package, snakemake, tmp_path):
+    """Beside the study's own, of which nothing runs again."""
+    folder, overlay = tmp_path / "study", tmp_path / "overlay.yaml"
+    shutil.copytree(tiny_study, folder, symlinks=True)
+    overlay.write_text(OVERLAY, encoding="utf-8")
+    ended = snakemake(folder, "--configfile", TINY, str(overlay))
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    trained = set(re.findall(r"segmenter=(\w+), arm=(\S+), size=100, replicate", ended.stdout))
+    assert trained == {("dense", "real"), ("dense", "synthetic")}
+
+    results = folder / "results"
+    model = results / "segmentation/dense/real/100/0/model.safetensors"
+    facts = model_facts(model)
+    assert facts["kind"] == "threshold" and facts["segmenter"] == {"weight": 0.5} and facts["cost"]["seconds"] >= 0
+    assert facts["recipe"] == "train-1+threshold-1"
+    scored = {row["case"] for row in read_table(results / "scores/dense/real/100.tsv")}
+    assert scored == {row["case"] for row in read_table(results / "scores/unet/real/100.tsv")}
+    assert (results / "comparison/dense.tsv").exists()
+    for path in (results / "predictions/dense/real/100/0").glob("*.nii"):
+        case, percent = open_case(results / "cases" / path.stem), read_volume(path).data
+        assert set(np.unique(percent)) <= {0, 80} and not percent[case.body == 0].any()
+    assert "Segmenter: dense" in (results / "report.html").read_text(encoding="utf-8")
+    assert os.environ["PYTHONPATH"] == str(package)  # nothing was installed
