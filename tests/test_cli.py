@@ -14,6 +14,7 @@ import torch
 from lungsyn import checkpoint, cli, codedigest, recipes
 from lungsyn.cli import arguments
 from lungsyn.provenance import note, versions
+from lungsyn.seams import Segmenter
 from lungsyn.segmenters.monai import Settings
 from lungsyn.segmenters.networks.monai import build
 from lungsyn.settings.segmenters import settings_of
@@ -162,6 +163,35 @@ def test_a_model_of_another_kind_or_version_is_one_message_without_traceback(cas
     assert (
         "made by another version; delete it and run the training again" in another and "layers: unknown key" in another
     )
+
+
+def test_models_of_two_kinds_are_not_predicted_with_at_once(case_folders, tmp_path, capsys):
+    for replicate, kind in enumerate(("monai", "another")):
+        about = {"kind": kind, "segmenter": {}}
+        checkpoint.save(tmp_path / f"{replicate}/model.safetensors", {"a": torch.zeros(1)}, about)
+    models = [str(tmp_path / f"{replicate}/model.safetensors") for replicate in (0, 1)]
+    told = ["--inference", "{}", "--cases", str(case_folders[0] / "case.json"), "--out", str(tmp_path / "out")]
+    assert cli.main(["segmentation", "predict", "--models", *models, *told]) == 2
+    said = capsys.readouterr().err
+    assert "another" in said and "monai" in said and "name those of one segmenter" in said
+    assert cli.main(["segmentation", "predict", "--models", models[1], *told]) == 2
+    assert "segmenters: there is no kind 'another'; it must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [lambda p: p.astype(float) / 100, lambda p: p[1:], lambda p: p + 101])
+def test_what_a_segmenter_gives_is_whole_percent_of_each_voxel(case_folders, tmp_path, capsys, monkeypatch, wrong):
+    class Wrong(Segmenter):
+        def predict(self, case):
+            return wrong(np.zeros(case.ct.shape, np.uint8))
+
+    monkeypatch.setattr("lungsyn.segmenters.core.prediction.load", lambda *_: Wrong())
+    checkpoint.save(tmp_path / "0/model.safetensors", {"a": torch.zeros(1)}, {"segmenter": {}})
+    told = ["--models", tmp_path / "0/model.safetensors", "--inference", "{}", "--out", tmp_path / "out"]
+    told += ["--cases", case_folders[0] / "case.json"]
+    assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
+    said = capsys.readouterr().err
+    assert "case-0: the segmenter predicted " in said and "it must be uint8, 0 to 100" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_cases_are_open_than_a_system_s_usual_limit_lets():

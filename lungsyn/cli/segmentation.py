@@ -11,7 +11,7 @@ from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import model_facts, note
 from lungsyn.random import seed_of
 from lungsyn.registry import family
-from lungsyn.seams import Run, Segmenter
+from lungsyn.seams import Run
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.segmenters import DEFAULT_KIND, inference_model
 from lungsyn.volume.files import Case, data_digests, whole, whole_case, write_json_lines
@@ -76,11 +76,14 @@ def segmentation_predict(args) -> None:
     inference = from_json(inference_model(kind), args.inference)
     load = family("segmenters", kind).load
     segmenters = {model.parent.name: load(model, args.compute, inference) for model in args.models}
-    for folder in case_folders(args.cases):
+    folders = case_folders(args.cases)
+    found = [segmenter.predict_each(folders) for segmenter in segmenters.values()]
+    for folder, *of_case in zip(folders, *found, strict=True):
         case = whole_case(folder)
         near = near_lungs(case) if inference.keep_lungs else True
-        for replicate, segmenter in segmenters.items():
-            percent = np.where(near, _predicted(segmenter, case), np.uint8(0))
+        for replicate, percent in zip(segmenters, of_case, strict=True):
+            _check(percent, case)
+            percent = np.where(near, percent, np.uint8(0))
             write_volume(args.out / replicate / f"{folder.name}.nii", Volume(percent, case.affine))
 
 
@@ -92,12 +95,10 @@ def _kind_of(model: Path) -> str:
     return facts.get("kind", DEFAULT_KIND)
 
 
-def _predicted(segmenter: Segmenter, case: Case) -> np.ndarray:
-    """What the segmenter says of a case. Raises InputError where that is no percentage of each voxel."""
-    percent = segmenter.predict(case)
+def _check(percent: np.ndarray, case: Case) -> None:
+    """Raises InputError where what a segmenter says of a case is no percentage of each voxel."""
     if (percent.dtype, percent.shape) != (np.uint8, case.ct.shape) or percent.max(initial=0) > 100:
         raise InputError(
-            f"{type(segmenter).__name__} predicted {percent.dtype} of shape {percent.shape}, up to {percent.max()}, of "
-            f"a case of shape {case.ct.shape}: it must be uint8, 0 to 100, one for each voxel"
+            f"{case.about['case']}: the segmenter predicted {percent.dtype} of shape {percent.shape}, up to "
+            f"{percent.max(initial=0)}: it must be uint8, 0 to 100, of the case's shape {case.ct.shape}"
         )
-    return percent
