@@ -1,4 +1,4 @@
-"""A segmenter that another package brings takes part in a study: one file, found by its entry point."""
+"""A user's own segmenters take part in a study: one file of another package, found by its entry point; two commands."""
 
 import os
 import re
@@ -14,7 +14,16 @@ from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT
 
 TINY = "tests/workflow/tiny.yaml"
-OVERLAY = "segmenters: {dense: {kind: threshold, sure_percent: 80, arms: [real, synthetic]}}\n"
+OVERLAY = r"""
+segmenters:
+  dense: {kind: threshold, sure_percent: 80, arms: [real, synthetic]}
+  copied:  # the CT itself for a mask: nodule is what is above 0 HU
+    kind: command
+    train: ls "$DATA/imagesTr" > "$MODEL/names"
+    predict: for f in "$IMAGES"/*.nii; do cp "$f" "$OUT/$(basename "$f" _0000.nii).nii"; done
+    arms: [real]
+    keep_lungs: false
+"""
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def package(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_segmenter_of_another_package_takes_part_in_a_study(tiny_study, package, snakemake, tmp_path):
+def test_segmenters_of_a_user_take_part_in_a_study(tiny_study, package, snakemake, tmp_path):
     """Beside the study's own, of which nothing runs again."""
     folder, overlay = tmp_path / "study", tmp_path / "overlay.yaml"
     shutil.copytree(tiny_study, folder, symlinks=True)
@@ -40,7 +49,7 @@ def test_a_segmenter_of_another_package_takes_part_in_a_study(tiny_study, packag
     ended = snakemake(folder, "--configfile", TINY, str(overlay))
     assert ended.returncode == 0, ended.stdout[-4000:]
     trained = set(re.findall(r"segmenter=(\w+), arm=(\S+), size=100, replicate", ended.stdout))
-    assert trained == {("dense", "real"), ("dense", "synthetic")}
+    assert trained == {("dense", "real"), ("dense", "synthetic"), ("copied", "real")}
 
     results = folder / "results"
     model = results / "segmentation/dense/real/100/0/model.safetensors"
@@ -53,5 +62,8 @@ def test_a_segmenter_of_another_package_takes_part_in_a_study(tiny_study, packag
     for path in (results / "predictions/dense/real/100/0").glob("*.nii"):
         case, percent = open_case(results / "cases" / path.stem), read_volume(path).data
         assert set(np.unique(percent)) == {0, 80} and not percent[case.body == 0].any()
+    for path in (results / "predictions/copied/real/100/0").glob("*.nii"):
+        case = open_case(results / "cases" / path.stem)
+        assert np.array_equal(read_volume(path).data, np.where(case.ct > 0, 100, 0))
     assert "Segmenter: dense" in (results / "report.html").read_text(encoding="utf-8")
     assert os.environ["PYTHONPATH"] == str(package)  # nothing was installed
