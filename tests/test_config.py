@@ -1,4 +1,5 @@
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ BAD = [
     ("segmenters.unet.network", "swin_unetr", r"\[16, 32, 64\]; swin_unetr needs one number, a multiple of 12: \[12\]"),
     ("segmenters.swin", SWIN, r"segmenters\.swin: patch_voxels is 24; swin_unetr .* a multiple of 32"),
     ("segmenters.unet.kind", "transunet", r"segmenters\.unet\.kind: there is no kind 'transunet': .* one of .*'monai'"),
+    ("segmenters.ours", {"kind": "command", "train": "true"}, r"segmenters\.ours\.predict: missing; add it"),
+    ("segmenters.ours", {"kind": "command", "train": "true", "predict": "true", "steps": 5}, r"ours\.steps: no key of"),
     ("segmenters.unet.steps", 0, r"segmenters\.unet\.steps is 0: input should be greater than or equal to 1"),
     ("segmenters.unet.stepz", 3, r"segmenters\.unet\.stepz: unknown key; did you mean 'steps'"),
     ("segmenters.unet.images", 3, r"segmenters\.unet\.images: no key of this section"),
@@ -134,6 +137,21 @@ def test_a_segmenter_says_only_what_differs():
     study = check(changed("segmenters.deep", {"network": "dynunet"}))
     shipped, deep = study.segmenters["unet"], study.segmenters["deep"]
     assert {key for key in type(deep).model_fields if getattr(deep, key) != getattr(shipped, key)} == {"network"}
+
+
+OF_THE_PAGE = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/segmenters.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("overlay", OF_THE_PAGE)
+def test_the_segmenters_of_the_page_are_good(overlay, monkeypatch):
+    monkeypatch.setattr("lungsyn.segmenters.nnunet.find_spec", lambda name: name)
+    assert check(merged(SHIPPED, yaml.safe_load(overlay)))
+
+
+def test_a_segmenter_whose_package_is_missing_is_told_before_any_job(monkeypatch):
+    monkeypatch.setattr("lungsyn.segmenters.nnunet.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"segmenters\.theirs\.kind is 'nnunet', but nnU-Net is not installed: pip"):
+        check(changed("segmenters.theirs", {"kind": "nnunet"}))
 
 
 def test_all_mistakes_are_told_at_once():
