@@ -21,7 +21,7 @@ from lungsyn.registry import family, kinds
 from lungsyn.settings.cohort import Cohort
 from lungsyn.settings.segmenters import DEFAULT_KIND, settings_of
 from lungsyn.settings.study import Config
-from lungsyn.volume.files import read_json, write_left_out
+from lungsyn.volume.files import read_json, write_json, write_left_out
 from lungsyn.volume.tables import read_table, write_table
 
 CHEST_MM3 = 330 * 270 * 300  # around the lungs of an adult
@@ -186,6 +186,8 @@ def write_made_up_cohort(results: Path, split_of: list[str]) -> None:
     private.write_names(results / "private/names.tsv", [who | {"case": case, "name": case} for case in cases])
     for case in cases:
         write_left_out(results / "cases" / case, {"case": case})
+        write_json(results / "cases" / case / "cost.json", {})
+    write_json(results / "phantom/cost.json", {})
 
 
 def splits(study: Config, n_cases: int) -> Iterator[str]:

@@ -1,9 +1,8 @@
-"""What made a result: settings, versions, recipe, digest of the code, cost. Written into every result, and reported."""
+"""What made a result: settings, versions, recipe, digest of the code. Written into every result, and reported."""
 
 import hashlib
 import json
 import platform
-from collections import defaultdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -52,26 +51,6 @@ def model_digest(path: Path) -> str:
     about, weights = model_header(path, "about", "weights")
     settings = {key: about[key] for key in ("generator", "segmenter") if key in about}
     return hashlib.sha256(json.dumps([weights, settings], sort_keys=True).encode()).hexdigest()[:12]
-
-
-def costs(results: Path) -> list[dict]:
-    """Time and memory of the trainings and of the synthesis, as their results recorded them."""
-    jobs = defaultdict(list)
-    for path in sorted((results / "generator").glob("*/*/model.safetensors")):
-        jobs[f"generator {path.parts[-3]}"].append(model_facts(path)["cost"])
-    for path in sorted((results / "synthetic").glob("*/*/*/*/*/case.json")):
-        jobs[f"synthesis, set {path.parts[-5]} (jobs: volumes)"].append(json.loads(path.read_text())["cost"])
-    for path in sorted((results / "segmentation").glob("*/*/*/*/model.safetensors")):
-        jobs[f"segmenter {path.parts[-5]}"].append(model_facts(path)["cost"])
-    return [
-        {
-            "stage": stage,
-            "jobs": len(found),
-            "seconds": sum(cost["seconds"] for cost in found),
-            "peak_memory_mb": max(cost.get("device_mb", cost["host_mb"]) for cost in found),
-        }
-        for stage, found in jobs.items()
-    ]
 
 
 NO_MODEL = "not a model of lungsyn", "delete it and run the training again"  # what to say of it, and the way out

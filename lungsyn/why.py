@@ -113,7 +113,7 @@ def recipe_now(stage: str, verb: str, then: str) -> str:
 def from_description(described: dict) -> dict:
     """What a model or a case adds: digests of its inputs, seed, versions, device, cost."""
     made = described.get("made", described)
-    kept = ("inputs", "row", "seed", "recipe", "code", "ran_on", "images_seen", "steps", "best_loss", "versions")
+    kept = ("of", "inputs", "row", "seed", "recipe", "code", "ran_on", "images_seen", "steps", "best_loss", "versions")
     facts = {key: made[key] for key in kept if key in made}
     facts |= {key: made[key] for key in ("generator", "segmenter", "synthesis") if key in made}
     facts |= {f"voxels of {described['case']}": described["digest"]} if "digest" in described else {}

@@ -18,11 +18,13 @@ from lungsyn.seams import Segmenter
 from lungsyn.segmenters.monai import Settings
 from lungsyn.segmenters.networks.monai import build
 from lungsyn.settings.segmenters import settings_of
+from lungsyn.volume.predictions import write_predictions
 from lungsyn.volume.files import open_case, write_volume
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT
 
+OF_ARM = ["--of", "segmenter=u", "arm=a", "size=50", "--replicates", "0"]
 FILES = "lungsyn.volume.files"
 
 
@@ -60,6 +62,7 @@ def test_whatever_computes_with_a_case_looks_whether_its_voxels_are_those_that_w
 
 
 def test_a_table_of_another_cohort_or_kind_is_one_message(case_folders, tmp_path, capsys):
+    write_predictions(tmp_path / "none", {"segmenter": "unet", "arm": "real", "size": 50}, [])
     for table, words in (("case\tsplit\nother\ttest\n", "lists no case"), ("a\tb\n1\t2\n", "no column 'case'")):
         (tmp_path / "cohort.tsv").write_text(table)
         files = [
@@ -84,9 +87,10 @@ def test_voxels_that_were_changed_are_one_message_without_traceback(verb, case_f
     weights = build(settings).state_dict()
     checkpoint.save(tmp_path / "0/model.safetensors", weights, {"segmenter": settings.model_dump(mode="json")})
     told = {
-        "train": ["--segmenter", as_json(settings), "--seed", 1, "--replicate", 0, "--checkpoints", tmp_path,
+        "train": ["--of", "segmenter=u", "arm=a", "size=50", "replicate=0", "--segmenter", as_json(settings),
+                  "--seed", 1, "--checkpoints", tmp_path,
                   "--model", tmp_path / "m", "--curve", tmp_path / "c"],
-        "predict": ["--models", tmp_path / "0/model.safetensors", "--inference", '{"overlap": 0}',
+        "predict": [*OF_ARM, "--models", tmp_path / "0/model.safetensors", "--inference", '{"overlap": 0}',
                     "--out", tmp_path / "out"],
     }[verb]  # fmt: skip
     assert cli.main(["segmentation", verb, *map(str, told), "--cases", str(folder / "case.json")]) == 2
@@ -105,6 +109,9 @@ def test_too_many_files_are_one_message_about_the_system_and_not_about_a_file(mo
         '{"patch_voxels": 16, "multiple": 2, "overlap": 0}',
         "--quality",
         '{"tries": 1, "false_rejections": 0.05}',
+        "--of",
+        "generator=g",
+        "size=50",
     ]
     assert (
         cli.main(["generation", "reference", *told, "--cases", str(case_folders[0] / "case.json"), "--out", "no"]) == 2
@@ -125,8 +132,8 @@ def test_what_a_command_writes_is_not_for_everybody(tmp_path):
 def test_a_user_s_mistake_is_one_message_without_traceback(tmp_path, capsys, study):
     from lungsyn.settings.section import as_json
 
-    code = cli.main(["segmentation", "predict", "--inference", '{"overlap": 0}', "--models", str(tmp_path / "none"),
-                     "--cases", str(tmp_path), "--out", str(tmp_path / "out")])  # fmt: skip
+    code = cli.main(["segmentation", "predict", *OF_ARM, "--inference", '{"overlap": 0}', "--models",
+                     str(tmp_path / "none"), "--cases", str(tmp_path), "--out", str(tmp_path / "out")])  # fmt: skip
     assert code == 2
     message = capsys.readouterr().err
     assert "not a model of lungsyn" in message
@@ -143,7 +150,7 @@ def test_a_network_of_no_numbers_is_one_message_without_traceback(case_folders, 
     )  # fmt: skip
     weights = {name: torch.full_like(tensor, torch.nan) for name, tensor in build(settings).state_dict().items()}
     checkpoint.save(tmp_path / "0/model.safetensors", weights, {"segmenter": settings.model_dump(mode="json")})
-    told = ["--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
+    told = [*OF_ARM, "--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
     told += ["--inference", '{"overlap": 0}', "--out", tmp_path / "out"]
     assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
     assert "the network's output is no number" in capsys.readouterr().err
@@ -152,7 +159,7 @@ def test_a_network_of_no_numbers_is_one_message_without_traceback(case_folders, 
 def test_a_model_of_another_kind_or_version_is_one_message_without_traceback(case_folders, study, tmp_path, capsys):
     def predicted_with(about):
         checkpoint.save(tmp_path / "0/model.safetensors", {"a": torch.zeros(1)}, about)
-        told = ["--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
+        told = [*OF_ARM, "--models", tmp_path / "0/model.safetensors", "--cases", case_folders[0] / "case.json"]
         told += ["--inference", '{"overlap": 0}', "--out", tmp_path / "out"]
         assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
         return capsys.readouterr().err
@@ -222,15 +229,19 @@ def test_provenance_is_json_and_names_versions(study):
 
 def test_targeted_masks_come_from_the_cases_that_are_segmented_worst(case_folders, tmp_path):
     """A faint probability everywhere is no nodule: the case whose prediction is no more than that is the worst."""
+    files = []
     for folder in case_folders[:3]:
         case = open_case(folder)
         percent = np.full(case.ct.shape, 10, np.uint8)
         if folder != case_folders[1]:
             percent[np.asarray(case.nodules) > 0] = 90
-        write_volume(tmp_path / "predictions/0" / f"{folder.name}.nii", Volume(percent, case.affine))
+        files.append(("0", folder.name, tmp_path / "predictions/0" / f"{folder.name}.nii"))
+        write_volume(files[-1][-1], Volume(percent, case.affine))
+    write_predictions(tmp_path / "predictions", {"segmenter": "unet", "arm": "real", "size": 50}, files)
     cases = [str(folder / "case.json") for folder in case_folders[:3]]
-    cli.main(["generation", "conditions", "--conditions", '{"kind":"targeted"}', "--volumes", "2",
-              "--worst-cases", "1", "--seed", "0", "--cases", *cases, "--predictions", str(tmp_path / "predictions"),
+    cli.main(["generation", "conditions", "--of", "set=s", "size=50", "--conditions", '{"kind":"targeted"}',
+              "--volumes", "2", "--worst-cases", "1", "--seed", "0", "--cases", *cases,
+              "--predictions", str(tmp_path / "predictions"),
               "--out", str(tmp_path / "rows.tsv")])  # fmt: skip
     assert {row["body_case"] for row in read_table(tmp_path / "rows.tsv")} == {"case-1"}
 

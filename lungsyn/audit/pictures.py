@@ -1,6 +1,7 @@
 """The closest pairs, side by side: what the numbers call near, for the eye to judge."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,24 @@ from lungsyn.settings.evaluation import Figures
 PAIRS = {"nodule": 4, "volume": 2}  # of each group
 
 
+@dataclass(frozen=True, eq=False)
+class Cubes:
+    """Where the compared cubes lie and how they were cut, by kind (places by name too); shifts were up to
+    ``max_shift`` voxels."""
+
+    places: Mapping[str, Mapping[str, Place]]
+    cutters: Mapping[str, Cutter]
+    max_shift: int
+
+
 def plot_nearest(
-    rows: Sequence[Mapping], places: Mapping[str, Mapping[str, Place]], cutters: Mapping[str, Cutter], max_shift: int,
-    study_name: str, set_name: str, settings: Figures, out: Path,
-) -> None:  # fmt: skip
+    rows: Sequence[Mapping], cubes: Cubes, set_name: str, study_name: str, settings: Figures, out: Path
+) -> None:
     """The synthetic cubes with the highest correlation to a train cube, each beside it and beside the nearest held-out
     one; and for comparison the held-out cubes that are closest to a train cube, for which it is chance.
 
-    ``rows``: of `probes.probe`; ``places`` and ``cutters`` by kind, places by name. Neighbours are shifted and turned
-    as they were found; an axial slice through the middle of each cube's core.
+    ``rows``: of `probes.probe`. Neighbours are shifted and turned as they were found; an axial slice through the middle
+    of each cube's core.
     """
     chosen = {
         group: [row for kind, count in PAIRS.items() for row in _closest(rows, kind, group)[:count]]
@@ -43,7 +53,7 @@ def plot_nearest(
             for axis in axes[len(found) :].ravel():
                 axis.set_axis_off()
             for line, row in zip(axes, found, strict=False):
-                _pair(line, row, places[row["kind"]], cutters[row["kind"]], max_shift, settings.window_hu)
+                _pair(line, row, cubes, settings.window_hu)
             for axis, title in zip(axes[0], titles, strict=True):
                 axis.set_title(f"{title}\n{axis.get_title()}", fontsize=10)
         headline(figure, f"Nearest real neighbours of set “{set_name}”", study_name)
@@ -57,17 +67,18 @@ def _closest(rows: Sequence[Mapping], kind: str, group: str) -> list[Mapping]:
     return sorted(found, key=lambda row: -float(row["correlation"]))
 
 
-def _pair(axes, row: Mapping, places: Mapping[str, Place], cutter: Cutter, max_shift: int, window_hu) -> None:
+def _pair(axes, row: Mapping, cubes: Cubes, window_hu) -> None:
     """A probe's core and the windows of its neighbours, which match it voxel by voxel."""
     names = [row["place"], row["nearest"], row["held_out_nearest"]][: len(axes)]
-    cubes, _ = cut([places[name] for name in names], cutter)
+    places, cutter = cubes.places[row["kind"]], cubes.cutters[row["kind"]]
+    values, _ = cut([places[name] for name in names], cutter)
     found = [[row[f"{of}{what}"] for what in ("shift", "order", "mirror")] for of in ("", "held_out_")]
     moves = [("0 0 0", "xyz", ""), *found]
     words = [row["kind"], f"r = {float(row['correlation']):.2f}", ""]
     if row["held_out_correlation"]:
         words[2] = f"r = {float(row['held_out_correlation']):.2f}"
-    for axis, cube, (shift, order, mirror), word in zip(axes, cubes, moves, words, strict=False):
+    for axis, cube, (shift, order, mirror), word in zip(axes, values, moves, words, strict=False):
         turn = TURNS.index(tuple(tuple("xyz".index(letter) for letter in letters) for letters in (order, mirror)))
-        core = aligned(cube, np.array(shift.split(), dtype=int), turn, max_shift)
+        core = aligned(cube, np.array(shift.split(), dtype=int), turn, cubes.max_shift)
         draw_slice(axis, core, 2, core.shape[2] // 2, (1.0, 1.0, 1.0), window_hu)
         axis.set_title(word, fontsize=9, pad=3)

@@ -7,7 +7,7 @@ held-out cubes too. Of the kinds ``nodule`` and ``volume`` a probe is one cube; 
 with all its small cubes, of which the best counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,11 @@ PART = "part"
 COPIES = 20  # of each disguise
 WINDOW_PATCHES = 1.5  # edge of the window in which they are made, in audit.patch_mm
 NOISY = "noise, shifted and mirrored"
-COLUMNS = ["kind", "group", "place", "patient", "source", "disguise", "copy", "correlation", "nearest", "shift",
+COLUMNS = ["kind", "group", "case", "place", "patient", "source", "disguise", "copy", "correlation", "nearest", "shift",
            "order", "mirror", "held_out_correlation", "held_out_nearest", "held_out_shift", "held_out_order",
            "held_out_mirror", "compared"]  # fmt: skip
+
+Folders = Mapping[str, list[Path]]  # of cases, by group: "synthetic", "held-out" and "train"
 
 
 def read_probes(path: Path, synthetic: Sequence[str]) -> list[dict[str, str]]:
@@ -47,7 +49,7 @@ def read_probes(path: Path, synthetic: Sequence[str]) -> list[dict[str, str]]:
     of other cases: a verdict on them would be one on these."""
     rows = read_table(path, COLUMNS)
     probed = {
-        kind: {row["place"].partition("/")[0] for row in rows if (row["kind"], row["group"]) == (kind, "synthetic")}
+        kind: {row["case"] for row in rows if (row["kind"], row["group"]) == (kind, "synthetic")}
         for kind in (*KINDS, PART)
     }
     if not synthetic or not probed["nodule"] or not probed["volume"] == probed[PART] == set(synthetic):
@@ -68,12 +70,9 @@ def choose_cutter(kind: str, places: list[Place], settings: Probing) -> Cutter:
     return nodule_cutter(places[0], settings.patch_mm, settings.max_shift_voxels, settings.window_hu)
 
 
-def probe(
-    kind: str, synthetic: list[Path], train: list[Path], held_out: list[Path], settings: Probing, seed: int, device
-) -> list[dict]:
+def probe(kind: str, folders: Folders, settings: Probing, seed: int, device) -> list[dict]:
     """One row (``COLUMNS``) for every probe, and one of group ``train`` for every cube that they looked among."""
-    groups = {"synthetic": synthetic, "held-out": held_out, "train": train}
-    places = {group: find_places(kind, folders) for group, folders in groups.items()}
+    places = {group: find_places(kind, found) for group, found in folders.items()}
     if empty := [group for group, found in places.items() if not found]:
         raise InputError(f"no {kind} in the {empty[0]} cases: the audit needs some in each group")
     cutter = choose_cutter(kind, [place for found in places.values() for place in found], settings)
@@ -86,18 +85,17 @@ def probe(
     elsewhere = memorisation.nearest(synthetic_cubes, [held_out_cubes], settings.max_shift_voxels, device)
     compared = len(places["train"]) * (2 * settings.max_shift_voxels + 1) ** 3 * len(TURNS)
 
-    rows = _about_probes(kind, synthetic, [*train, *held_out], places)
+    rows = _about_probes(kind, folders, places)
     for i, row in enumerate([*rows, *planted]):
         row |= {"compared": compared} | _found(in_train, i, places["train"], "")
         row |= _found(elsewhere, i, places["held-out"], "held_out_") if row["group"] == "synthetic" else {}
     return _complete(kind, [*rows, *planted], places["train"])
 
 
-def probe_parts(
-    synthetic: list[Path], train: list[Path], held_out: list[Path], settings: Probing, seed: int, device
-) -> list[dict]:
+def probe_parts(folders: Folders, settings: Probing, seed: int, device) -> list[dict]:
     """The same for small cubes from anywhere in a case: one row for every case."""
-    places = {"synthetic": volume_places(synthetic), "held-out": volume_places(held_out), "train": volume_places(train)}
+    synthetic, held_out, train = (folders[group] for group in ("synthetic", "held-out", "train"))
+    places = {group: volume_places(found) for group, found in folders.items()}
     sources = {folder.name: folder for folder in train}
     queries = [_parts(folder, settings, sources) for folder in synthetic]
     queries += [_parts(folder, settings) for folder in held_out]
@@ -107,7 +105,7 @@ def probe_parts(
             continue
         queries += [parts.cubes(*window) for window in zip(hu, masks, strict=True)]
         planted += _about_planted(name, copied)
-    rows = [*_about_probes(PART, synthetic, [*train, *held_out], places), *planted]
+    rows = [*_about_probes(PART, folders, places), *planted]
     found = parts.search(queries, [_parts(folder, settings) for folder in train], device)
     for row, best in zip(rows, found, strict=True):
         row |= {"correlation": best.correlation, "nearest": train[best.index].name, "compared": best.compared}
@@ -125,29 +123,37 @@ def _parts(folder: Path, settings: Probing, sources: dict[str, Path] | None = No
     return parts.cubes(hu, masks, made)
 
 
-def _about_probes(kind: str, synthetic: list[Path], real: list[Path], places: dict[str, list[Place]]) -> list[dict]:
+def _about_probes(kind: str, folders: Folders, places: dict[str, list[Place]]) -> list[dict]:
     """A synthetic probe belongs to the patient from whom it has its masks: those of one are not independent."""
-    patients = {folder.name: read_json(folder / "case.json")["patient"] for folder in real}
+    patients = {
+        folder.name: read_json(folder / "case.json")["patient"] for folder in [*folders["train"], *folders["held-out"]]
+    }
     key = "nodule_case" if kind == "nodule" else "body_case"
-    donor = {folder: read_json(folder / "case.json").get("made", {}).get("row", {}).get(key) for folder in synthetic}
+    donor = {
+        folder: read_json(folder / "case.json").get("made", {}).get("row", {}).get(key)
+        for folder in folders["synthetic"]
+    }
     owner = {folder: patients.get(name, name) or folder.name for folder, name in donor.items()}
     return [
-        {"group": group, "place": place.name, "patient": owner.get(place.folder, place.patient)}
+        _about(group, place) | {"patient": owner.get(place.folder, place.patient)}
         for group in ("synthetic", "held-out")
         for place in places[group]
     ]
 
 
+def _about(group: str, place: Place) -> dict:
+    return {"group": group, "case": place.folder.name, "place": place.name, "patient": place.patient}
+
+
 def _about_planted(name: str, sources: list[Place]) -> list[dict]:
     return [
-        {"group": "planted", "place": place.name, "patient": place.patient, "source": place.name, "disguise": name,
-         "copy": i}
+        _about("planted", place) | {"source": place.name, "disguise": name, "copy": i}
         for i, place in enumerate(sources)
-    ]  # fmt: skip
+    ]
 
 
 def _complete(kind: str, rows: list[dict], train: list[Place]) -> list[dict]:
-    rows = rows + [{"group": "train", "place": place.name, "patient": place.patient} for place in train]
+    rows = rows + [_about("train", place) for place in train]
     return [dict.fromkeys(COLUMNS) | row | {"kind": kind} for row in rows]
 
 

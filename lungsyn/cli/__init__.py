@@ -9,15 +9,17 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 from lungsyn.cli import audit, cohort, evaluation, generation, segmentation, study  # noqa: F401  they register verbs
 from lungsyn.cli.arguments import VERBS
 from lungsyn.codedigest import of_verb
+from lungsyn.costs import spent
 from lungsyn.errors import InputError
 from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import versions
 from lungsyn.recipes import OF_VERBS
-from lungsyn.volume.files import TOO_MANY_FILES, system_error
+from lungsyn.volume.files import TOO_MANY_FILES, system_error, write_json
 
 OPEN_FILES = 10_240  # 2,500 cases
 STAGES = {
@@ -45,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
             f"{name}: code {of_verb(*args.rule)}, " + ", ".join(f"{k} {v}" for k, v in versions().items()), flush=True
         )
     try:
-        args.run(args)
+        known = args.run(args) or {}
+        if getattr(args, "cost", None) and os.environ.get("RANK", "0") == "0":  # the first of several processes
+            write_json(args.cost, job_of(args) | spent(time.monotonic() - started) | known)
     except (InputError, FloatingPointError) as error:  # the second: a training or a network that ended in no number
         detail = f" ({error.detail})" if getattr(error, "detail", "") else ""
         print(f"{name}: {error}{detail}", file=sys.stderr)
@@ -63,6 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.rule in OF_VERBS:
         print(f"{name}: done in {time.monotonic() - started:.1f} s, {peak_host_mb():,} MB of memory", flush=True)
     return 0
+
+
+def job_of(args) -> dict:
+    """Which job this is, as its cost says it."""
+    told = {key: getattr(args, key) for key in ("case", "batch") if hasattr(args, key)}
+    return dict(zip(("stage", "verb"), args.rule, strict=True)) | told | getattr(args, "of", {})
 
 
 def allow_open_files() -> None:
@@ -88,5 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         summary = run.__doc__.splitlines()[0]
         child = groups[stage].add_parser(name, help=summary, description=summary)
         arguments(child)
+        if (stage, name) not in NO_JOB:
+            child.add_argument("--cost", type=Path, help="where to write what the job took: seconds, memory, device")
         child.set_defaults(run=run, rule=(stage, name))
     return parser

@@ -1,7 +1,7 @@
 """What the verbs are made of: their register, the kinds of arguments, and the folders that arguments name."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lungsyn.errors import InputError
@@ -11,6 +11,7 @@ from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import read_json
 
+NUMBERS = ("size", "replicate")  # among the columns that say what a result is of
 VERBS: dict[tuple[str, str], tuple[Callable, Callable]] = {}
 
 
@@ -19,6 +20,7 @@ def verb(
 ) -> Callable:
     """Register the decorated function as ``lungsyn stage name``; verbs of ``study`` are called by their name alone.
 
+    What the verb returns, if anything, it knows better of its cost than this process can: a training that went on.
     It is ``{stage}_{name}`` in the module of its stage: there its code's digest is taken from. ``recipe``: of a verb
     that is a rule; raise it when the verb's results change. ``seams``: whose families take part.
     """
@@ -61,6 +63,16 @@ def attempts(batches: list[Path]) -> list[dict]:
     return [record for folder in batches for record in read_json(folder / "attempts.json")["attempts"]]
 
 
+def known_cost(facts: Mapping) -> dict:
+    """What a training knows of its cost, also that of the processes that it went on from; for its verb to return."""
+    return dict(facts.get("cost", {})) | {key: facts[key] for key in ("ran_on",) if key in facts}
+
+
+def rejected_picture(record: Mapping) -> str:
+    """Where, in its batch's folder, the small picture of a rejected attempt lies: it is written and found by this."""
+    return f"rejected/{record['volume']}-{record['attempt']}.npz"
+
+
 def add(parser: argparse.ArgumentParser, *names: str, **options) -> None:
     """Add required path arguments; ``nargs`` and the like as for argparse."""
     for name in names:
@@ -79,6 +91,31 @@ def add_compute(parser: argparse.ArgumentParser) -> None:
 def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name}", required=True, type=int)
+
+
+class Of(argparse.Action):
+    """``--of arm=real size=50``: a dict of exactly these columns, sizes and replicates as numbers."""
+
+    def __init__(self, *args, columns: tuple[str, ...], **options):
+        self.columns = columns
+        super().__init__(*args, **options)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = dict(value.partition("=")[::2] for value in values)
+        if set(found) != set(self.columns):
+            parser.error(f"--of takes {self.metavar}, not {' '.join(values)}")
+        try:
+            numbers = {column: int(found[column]) for column in NUMBERS if column in found}
+        except ValueError:
+            parser.error(f"--of takes whole numbers as {' and '.join(NUMBERS)}, not {' '.join(values)}")
+        namespace.of = {column: found[column] for column in self.columns} | numbers
+
+
+def add_of(parser: argparse.ArgumentParser, *columns: str) -> None:
+    """What the result is of: the rule says it once, here, and every table and file that comes of it has it as columns
+    or keys."""
+    metavar = " ".join(f"{column}=..." for column in columns)
+    parser.add_argument("--of", required=True, nargs="+", action=Of, columns=columns, metavar=metavar)
 
 
 def checkpoints_of(args, *kinds: str) -> Path:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lungsyn.cli.arguments import add, add_compute, add_numbers, add_section, attempts, case_folders, verb
+from lungsyn.cli.arguments import add, add_compute, add_numbers, add_of, add_section, attempts, case_folders, verb
 from lungsyn.errors import InputError
 from lungsyn.provenance import note
 from lungsyn.settings.audit import Fidelity, Probing, Thresholds
@@ -11,6 +11,7 @@ from lungsyn.volume.tables import read_table, write_table
 
 
 def _probe_arguments(parser):
+    add_of(parser, "generator", "set", "size")
     add_section(parser, audit=Probing)
     add_numbers(parser, "seed")
     add(parser, "synthetic", "train", "held-out", nargs="+")
@@ -26,14 +27,16 @@ def audit_memorisation(args) -> None:
 
     device = choose_device(args.compute)
     set_up(args.compute.generator_threads, device)
-    groups = [whole(case_folders(paths)) for paths in (args.synthetic, args.train, args.held_out)]
-    rows = [row for kind in probes.KINDS for row in probes.probe(kind, *groups, args.audit, args.seed, device)]
-    rows += probes.probe_parts(*groups, args.audit, args.seed, device)
+    paths = {"synthetic": args.synthetic, "held-out": args.held_out, "train": args.train}
+    folders = {group: whole(case_folders(given)) for group, given in paths.items()}
+    rows = [row for kind in probes.KINDS for row in probes.probe(kind, folders, args.audit, args.seed, device)]
+    rows += probes.probe_parts(folders, args.audit, args.seed, device)
     print(f"{sum(row['compared'] or 0 for row in rows):.3g} pairs of cubes, shifts and turns compared")
-    write_table(args.out, rows, probes.COLUMNS)
+    write_table(args.out, [args.of | row for row in rows], [*args.of, *probes.COLUMNS])
 
 
 def _membership_arguments(parser):
+    add_of(parser, "generator", "size")
     add_numbers(parser, "seed")
     add(parser, "model")
     add(parser, "train", "unseen", nargs="+")
@@ -53,13 +56,14 @@ def audit_membership(args) -> None:
     generator = family("generators", facts["generator"]["kind"]).load(args.model, None, args.compute, Synthesis())
     folders = [whole(case_folders(paths)) for paths in (args.train, args.unseen)]
     groups = membership.case_groups(generator, facts, *folders)
-    write_table(args.out, membership.attack(generator, groups, args.seed), membership.COLUMNS)
+    rows = [args.of | row for row in membership.attack(generator, groups, args.seed)]
+    write_table(args.out, rows, [*args.of, *membership.COLUMNS])
 
 
 def _verdict_arguments(parser):
+    add_of(parser, "generator", "set", "size")
     add_section(parser, audit=Thresholds)
-    add_numbers(parser, "seed", "size")
-    parser.add_argument("--set", required=True, help="name of the synthetic set")
+    add_numbers(parser, "seed")
     parser.add_argument("--held-out-splits", required=True, nargs="+", help="where the held-out cases are from")
     add(parser, "synthetic", nargs="+")
     add(parser, "neighbours", "out")
@@ -78,22 +82,22 @@ def audit_verdict(args) -> None:
         raise InputError(f"{args.membership}: it holds no loss: run lungsyn audit membership again")
     neighbours = read_probes(args.neighbours, [folder.name for folder in folders])
     found = verdict(neighbours, losses, args.audit, args.seed)
-    about = {
-        "set": args.set,
-        "size": args.size,
+    about = args.of | {
         "cases": dict(data_digests(folders)),  # it is on these and no others
         "held_out_splits": args.held_out_splits,
         "made": note(args.rule, audit=args.audit),
     }
     write_json(args.out, about | found)
-    print(f"{args.set}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n")
+    print(
+        f"{args.of['set']}: {found['result']}", *(f"{c['result']}: {c['sentence']}" for c in found["checks"]), sep="\n"
+    )
 
 
 def _fidelity_arguments(parser):
+    add_of(parser, "generator", "set", "size")
     add(parser, "real-train", "real-held-out", "synthetic", nargs="+")
-    parser.add_argument("--set", required=True, help="name of the synthetic set")
     add_section(parser, fidelity=Fidelity)
-    add_numbers(parser, "size", "seed")
+    add_numbers(parser, "seed")
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
     add(parser, "out", "quality")
 
@@ -106,11 +110,11 @@ def audit_fidelity(args) -> None:
     from lungsyn.quality.attempts import RATE_COLUMNS, rates
 
     counted = rates(attempts(args.synthetic), read_json(args.reference)) if args.reference else []
-    write_table(args.quality, counted, RATE_COLUMNS)
+    write_table(args.quality, [args.of | row for row in counted], [*args.of, *RATE_COLUMNS])
     extract, about = features.choose(args.fidelity.weights)
     folders = (whole(case_folders(paths)) for paths in (args.real_train, args.real_held_out, args.synthetic))
     measured = floor.measure_sets(openers(*folders), args.fidelity.slices_per_case, extract)
     found = floor.audit(*measured, args.seed)
     print(floor.summary(found))
     made = note(args.rule, fidelity=args.fidelity, seed=args.seed, extractor=about)
-    write_json(args.out, {"set": args.set, "size": args.size, "made": made} | found)
+    write_json(args.out, args.of | {"made": made} | found)

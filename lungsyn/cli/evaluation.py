@@ -1,10 +1,19 @@
 """Verbs of the evaluation: predictions to tables, pictures and the report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lungsyn.cli.arguments import add, add_numbers, add_section, attempts, case_folders, verb
+from lungsyn.cli.arguments import (
+    add,
+    add_numbers,
+    add_of,
+    add_section,
+    attempts,
+    case_folders,
+    rejected_picture,
+    verb,
+)
 from lungsyn.errors import InputError
 from lungsyn.provenance import versions
 from lungsyn.settings.audit import Probing
@@ -24,47 +33,39 @@ def _score_arguments(parser):
 def evaluation_score(args) -> None:
     """Measure every prediction of an arm, and the replicates' mean: per case, per nodule, and points of the FROC."""
     from lungsyn.evaluation.froc import POINT_COLUMNS
-    from lungsyn.evaluation.scores import NODULE_COLUMNS, SCORE_COLUMNS, score_arm
+    from lungsyn.evaluation.scores import NODULE_COLUMNS, OF, SCORE_COLUMNS, score_arm
+    from lungsyn.volume.predictions import of_case, read_predictions
 
     split = {row["case"]: row["split"] for row in read_table(args.cohort, ["case", "split"])}
-    tables = [], [], []
+    predictions, tables = read_predictions(args.predictions), ([], [], [])
     for folder in case_folders(args.cases):
         if folder.name not in split:
             raise InputError(f"{args.cohort} lists no case {folder.name!r}: give the table of the same cohort")
-        percents = {
-            path.parent.name: read_written(path).data for path in sorted(args.predictions.glob(f"*/{folder.name}.nii"))
-        }
+        percents = {name: read_written(path).data for name, path in of_case(predictions, folder.name).items()}
         for table, rows in zip(tables, score_arm(percents, whole_case(folder), split[folder.name]), strict=True):
-            table += rows
+            table += [{key: predictions[0][key] for key in OF} | row for row in rows]
     for path, rows, columns in zip(
         (args.out, args.nodules, args.points), tables, (SCORE_COLUMNS, NODULE_COLUMNS, POINT_COLUMNS), strict=True
     ):
-        write_table(path, rows, columns)
+        write_table(path, rows, [*OF, *columns])
 
 
-def _by_size(paths: list[Path], columns: Sequence[str] | None = None) -> dict[int, dict[str, list[dict]]]:
-    """The tables ``.../{arm}/{size}.*`` of one segmenter (without ``columns``: of scores): {size: {arm: rows}}."""
-    from lungsyn.evaluation.scores import SCORE_COLUMNS, read_scores
-
-    tables: dict[int, dict[str, list[dict]]] = {}
-    for path in paths:
-        size = int(path.name.split(".")[0])
-        tables.setdefault(size, {})[path.parent.name] = read_scores(path, columns or SCORE_COLUMNS)
-    return tables
-
-
-def _tested(arms: dict[str, list[dict]]) -> dict[str, list[dict]]:
+def _tested(arms: Mapping[str, Sequence[dict]]) -> dict[str, list[dict]]:
     """The rows of the test cases only."""
     from lungsyn.evaluation.groups import TEST
 
     return {arm: [row for row in rows if row["split"] == TEST] for arm, rows in arms.items()}
 
 
-def _worst(paths: list[Path], benchmark: Benchmark) -> dict[int, list[str]]:
-    """The worst validation cases at each size, from score tables of the benchmark's segmenter."""
+def _worst(scores: Mapping, benchmark: Benchmark) -> dict[int, list[str]]:
+    """The worst validation cases at each size: of `scores.read_arms` those of the benchmark's segmenter and arm."""
     from lungsyn.evaluation.groups import worst_cases
 
-    return {size: worst_cases(arms[benchmark.arm], benchmark.worst_cases) for size, arms in _by_size(paths).items()}
+    return {
+        size: worst_cases(arms[benchmark.arm], benchmark.worst_cases)
+        for (segmenter, size), arms in scores.items()
+        if segmenter == benchmark.segmenter
+    }
 
 
 def _compare_arguments(parser):
@@ -79,30 +80,31 @@ def evaluation_compare(args) -> None:
     """Compare every arm with the benchmark arm at each size: Dice paired by case, FROC, and nodules of each kind."""
     from lungsyn.evaluation import comparison, froc, scores, strata
 
-    worst = _worst(args.benchmark_scores, args.benchmark)
-    rows = []
-    for size, arms in _by_size(args.scores).items():
-        rows += comparison.compare(arms, args.benchmark.arm, worst[size], args.evaluation, size)
-    write_table(args.out, rows, comparison.COMPARISON_COLUMNS)
-    benchmark, confidence = args.benchmark.arm, args.evaluation.confidence
-    drawn = args.evaluation.bootstrap, confidence, args.seed
+    worst, benchmark = _worst(scores.read_arms(args.benchmark_scores), args.benchmark), args.benchmark.arm
+    confidence = args.evaluation.confidence
+    rows = [
+        {"segmenter": segmenter, **row}
+        for (segmenter, size), arms in scores.read_arms(args.scores).items()
+        for row in comparison.compare(arms, benchmark, worst[size], args.evaluation, size)
+    ]
+    write_table(args.out, rows, ["segmenter", *comparison.COMPARISON_COLUMNS])
     for out, paths, columns, rows_of, settings, made in (
-        (args.froc, args.points, froc.POINT_COLUMNS, froc.froc_rows, drawn, froc.FROC_COLUMNS),
+        (args.froc, args.points, froc.POINT_COLUMNS, froc.froc_rows,
+         (args.evaluation.bootstrap, confidence, args.seed), froc.FROC_COLUMNS),
         (args.strata, args.nodules, scores.NODULE_COLUMNS, strata.strata_rows, [confidence], strata.STRATA_COLUMNS),
-    ):
-        tables = _by_size(paths, columns)
+    ):  # fmt: skip
         rows = [
-            {"size": size, **row}
-            for size, arms in tables.items()
+            {"segmenter": segmenter, "size": size, **row}
+            for (segmenter, size), arms in scores.read_arms(paths, columns).items()
             for row in rows_of(_tested(arms), benchmark, *settings)
         ]
-        write_table(out, rows, ["size", *made])
+        write_table(out, rows, ["segmenter", "size", *made])
 
 
 def _plot_arms_arguments(parser):
     add(parser, "scores", "comparisons", "frocs", "curves", "cases", nargs="+")
     add(parser, "nodules", "predictions", nargs="*")  # of figures.case_arms, wherever both are
-    add(parser, "cohort", "out")
+    add(parser, "cohort", "out", "pictures")
     add_section(parser, benchmark=Benchmark, evaluation=Evaluation)
     add_section(parser, study=Study, figures=Figures)
     parser.add_argument("--null-arms", nargs="*", default=[])
@@ -111,35 +113,47 @@ def _plot_arms_arguments(parser):
 @verb("evaluation", "plot-arms", _plot_arms_arguments, recipe=1)
 def evaluation_plot_arms(args) -> None:
     """Draw what came of the arms: each size at a glance, case by case, FROC, cases and nodules, loss curves."""
-    from lungsyn.evaluation import figures, summaries
+    from lungsyn.evaluation import figures, gallery, summaries
     from lungsyn.evaluation.comparison import COMPARISON_COLUMNS
     from lungsyn.evaluation.froc import FROC_COLUMNS
+    from lungsyn.evaluation.scores import read_arms
+
+    shown, scores = [], read_arms(args.scores)
+    frame = figures.Frame(args.benchmark.arm, args.null_arms, args.study.name, args.figures.dpi)
+    patients = _train_patients(args.cohort, {size for _, size in scores})
+    comparison = _rows(args.comparisons, ["segmenter", *COMPARISON_COLUMNS])
+    froc = _rows(args.frocs, ["segmenter", "size", *FROC_COLUMNS])
+
+    def place(kind: str, segmenter: str = "", size: int | None = None) -> Path:
+        shown.append(gallery.entry(kind, segmenter, size=size))
+        return args.out / shown[-1]["file"]
+
+    for segmenter in dict.fromkeys(segmenter for segmenter, _ in scores):
+        rows = [row for row in comparison if row["segmenter"] == segmenter]
+        trained_on = {size: patients[size] for name, size in scores if name == segmenter}
+        out = place("ladder", segmenter)
+        summaries.plot_ladder(rows, trained_on, args.evaluation.confidence, frame, out)
+        if len(trained_on) > 1:
+            summaries.plot_learning(rows, trained_on, frame, place("learning", segmenter))
+        points = [row for row in froc if row["segmenter"] == segmenter]
+        summaries.plot_froc(points, trained_on, frame, place("froc", segmenter))
+    worst, drawable = _worst(scores, args.benchmark), _Drawable(args)
+    for (segmenter, size), arms in scores.items():
+        rows = [row for row in comparison if (row["segmenter"], row["size"]) == (segmenter, size)]
+        out = place(gallery.MAIN, segmenter, size)
+        figures.plot_dice_difference(arms, rows, worst[size], frame, out)
+        if set(args.figures.case_arms) <= set(arms):
+            drawable.plot_cases(segmenter, size, arms, place("cases", segmenter, size))
+            drawable.plot_turned(segmenter, size, place("turned", segmenter, size))
+    figures.plot_training(_curves(args.curves), frame, place("training"))
+    write_table(args.pictures, shown, gallery.COLUMNS)
+
+
+def _rows(paths: Sequence[Path], columns: Sequence[str]) -> list[dict]:
+    """The rows of several tables of results, one after the other."""
     from lungsyn.evaluation.scores import read_scores
 
-    compared, titled = (args.benchmark.arm, args.null_arms), (args.study.name, args.figures.dpi)
-    worst = _worst(_of(args.benchmark.segmenter, args.scores), args.benchmark)
-    for table, froc in zip(args.comparisons, args.frocs, strict=True):
-        segmenter, rows = table.stem, read_scores(table, COMPARISON_COLUMNS)
-        scores = _by_size(_of(segmenter, args.scores))
-        patients, confidence = _train_patients(args.cohort, set(scores)), args.evaluation.confidence
-        summaries.plot_ladder(rows, patients, *compared, confidence, *titled, args.out / f"ladder-{segmenter}.png")
-        if len(scores) > 1:
-            summaries.plot_learning(rows, patients, *compared, *titled, args.out / f"learning-{segmenter}.png")
-        points = read_scores(froc, ["size", *FROC_COLUMNS])
-        summaries.plot_froc(points, patients, *compared, *titled, args.out / f"froc-{segmenter}.png")
-        for size, arms in scores.items():
-            of_size, name = [row for row in rows if row["size"] == size], f"{segmenter}-{size}.png"
-            out = args.out / f"dice_difference-{name}"
-            figures.plot_dice_difference(arms, of_size, worst[size], *compared, *titled, out)
-            if set(args.figures.case_arms) <= set(arms):
-                _plot_cases(args, segmenter, size, arms, args.out / f"cases-{name}")
-                _plot_turned(args, segmenter, size, args.out / f"turned-{name}")
-    figures.plot_training(_curves(args.curves), *compared, *titled, args.out / "training.png")
-
-
-def _of(segmenter: str, paths: list[Path]) -> list[Path]:
-    """Those of one segmenter, of paths .../{segmenter}/{arm}/{size}."""
-    return [path for path in paths if path.parts[-3] == segmenter]
+    return [row for path in paths for row in read_scores(path, columns)]
 
 
 def _train_patients(cohort: Path, sizes: set[int]) -> dict[int, int]:
@@ -150,71 +164,85 @@ def _train_patients(cohort: Path, sizes: set[int]) -> dict[int, int]:
     return {size: sum(within(rank, n, size) for rank in range(1, n + 1)) for size in sizes}
 
 
-def _drawn(args, segmenter: str, size: int, name: str, words: str):
-    """A case to draw, with the predictions of both arms (of ``figures.case_arms``) as memory maps."""
-    from lungsyn.evaluation.pictures import Drawn
+class _Drawable:
+    """The cases, predictions and nodules that ``plot-arms`` was given, found by what their tables say."""
 
-    folder = next(folder for folder in case_folders(args.cases) if folder.name == name)
-    of_arm = {path.parent.name: path for path in _of(segmenter, args.predictions) if path.name == str(size)}
-    predictions = {
-        arm: [map_volume(path).data for path in sorted(of_arm[arm].glob(f"*/{name}.nii"))]
-        for arm in args.figures.case_arms
-    }
-    return Drawn(open_case(folder), predictions, words)
+    def __init__(self, args):
+        from lungsyn.evaluation.scores import NODULE_COLUMNS, read_arms
+        from lungsyn.volume.predictions import read_predictions
+
+        self.study_name, self.settings = args.study.name, args.figures
+        self.folders = {folder.name: folder for folder in case_folders(args.cases)}
+        self.predictions = [row for folder in args.predictions for row in read_predictions(folder)]
+        self.nodules = read_arms(args.nodules, NODULE_COLUMNS)
+
+    def case(self, segmenter: str, size: int, name: str, words: str):
+        """A case with the predictions of both arms (of ``figures.case_arms``) as memory maps."""
+        from lungsyn.evaluation.pictures import Drawn
+        from lungsyn.volume.predictions import of_case
+
+        of_arm = {
+            arm: [
+                row for row in self.predictions
+                if (row["segmenter"], row["arm"], row["size"]) == (segmenter, arm, size)
+            ]
+            for arm in self.settings.case_arms
+        }  # fmt: skip
+        predictions = {arm: [map_volume(path).data for path in of_case(rows, name).values()]
+                       for arm, rows in of_arm.items()}  # fmt: skip
+        return Drawn(open_case(self.folders[name]), predictions, words)
+
+    def plot_cases(self, segmenter: str, size: int, scores: Mapping, out: Path) -> None:
+        """The test cases of best, median and worst change with every replicate's contour for two arms."""
+        from lungsyn.evaluation.groups import case_means, chosen_changes
+        from lungsyn.evaluation.pictures import plot_cases
+
+        first, second = self.settings.case_arms
+        dice = {arm: case_means(scores[arm], "dice") for arm in (first, second)}
+        chosen = chosen_changes(scores, second, first)
+        drawn = [
+            self.case(segmenter, size, name, f"{rule} {dice[second][name] - dice[first][name]:+.2f}\n{name}")
+            for name, rule in chosen.items()
+        ]
+        values = [{arm: means[name] for arm, means in dice.items()} for name in chosen]
+        plot_cases(drawn, values, self.study_name, self.settings, out)
+
+    def plot_turned(self, segmenter: str, size: int, out: Path) -> None:
+        """The test nodules that most replicates of one arm found and most of the other missed."""
+        from lungsyn.evaluation.pictures import MOST_TURNED, plot_turned
+        from lungsyn.evaluation.strata import turned
+
+        arms = _tested(self.nodules[segmenter, size])
+        found = turned(*(arms[arm] for arm in self.settings.case_arms))
+        drawn = [
+            [
+                (self.case(segmenter, size, row["case"], f"{row['diameter_mm']:.1f} mm\n{row['case']}"), row["nodule"])
+                for row in rows[:MOST_TURNED]
+            ]
+            for rows in found
+        ]
+        plot_turned(*drawn, (len(found[0]), len(found[1])), self.study_name, self.settings, out)
 
 
-def _plot_cases(args, segmenter: str, size: int, scores: dict[str, list[dict]], out: Path) -> None:
-    """The test cases of best, median and worst change with every replicate's contour for two arms."""
-    from lungsyn.evaluation.groups import case_means, chosen_changes
-    from lungsyn.evaluation.pictures import plot_cases
-
-    first, second = args.figures.case_arms
-    dice = {arm: case_means(scores[arm], "dice") for arm in (first, second)}
-    chosen = chosen_changes(scores, second, first)
-    drawn = [
-        _drawn(args, segmenter, size, name, f"{rule} {dice[second][name] - dice[first][name]:+.2f}\n{name}")
-        for name, rule in chosen.items()
-    ]
-    values = [{arm: means[name] for arm, means in dice.items()} for name in chosen]
-    plot_cases(drawn, values, args.study.name, args.figures, out)
-
-
-def _plot_turned(args, segmenter: str, size: int, out: Path) -> None:
-    """The test nodules that most replicates of one arm found and most of the other missed."""
-    from lungsyn.evaluation.pictures import MOST_TURNED, plot_turned
-    from lungsyn.evaluation.scores import NODULE_COLUMNS
-    from lungsyn.evaluation.strata import turned
-
-    arms = _tested(_by_size(_of(segmenter, args.nodules), NODULE_COLUMNS)[size])
-    found = turned(*(arms[arm] for arm in args.figures.case_arms))
-    drawn = [
-        [(_drawn(args, segmenter, size, row["case"], f"{row['diameter_mm']:.1f} mm\n{row['case']}"), row["nodule"])
-         for row in rows[:MOST_TURNED]]
-        for rows in found
-    ]  # fmt: skip
-    totals = len(found[0]), len(found[1])
-    plot_turned(*drawn, totals, args.figures.case_arms, args.study.name, args.figures, out)
-
-
-def _curves(paths: list[Path]) -> dict[str, dict[str, list[dict]]]:
-    """Loss curves by what was trained: .../generator/{generator}/{size}/, .../{segmenter}/{arm}/{size}/{replicate}/"""
-    panels: dict[str, dict[str, list[dict]]] = {}
+def _curves(paths: Sequence[Path]) -> list[list[dict]]:
+    """The lines of each loss curve that has any. Raises InputError for one that does not say what was trained."""
+    curves = []
     for path in paths:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        parts = path.parent.parts
-        if "generator" in parts:
-            panels.setdefault("generator", {})["/".join((*parts[-2:], "0"))] = records  # one training of each
-        else:
-            panels.setdefault(f"segmenter {parts[-4]}", {})["/".join(parts[-3:])] = records
-    return panels
+        if records and "size" not in records[0]:
+            raise InputError(
+                f"{path} does not say what was trained, as when an older version wrote it: delete it and give the same "
+                "command again, which trains again"
+            )
+        curves += [records] if records else []
+    return curves
 
 
 def _plot_set_arguments(parser):
+    add_of(parser, "set", "size")
     add(parser, "synthetic", "train", "held-out", nargs="+")
-    add(parser, "neighbours", "fidelity", "out")
+    add(parser, "neighbours", "fidelity", "out", "pictures")
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
-    parser.add_argument("--set", required=True, help="name of the synthetic set")
-    add_numbers(parser, "size")
     add_section(parser, audit=Probing, study=Study, figures=Figures)
 
 
@@ -222,78 +250,98 @@ def _plot_set_arguments(parser):
 def evaluation_plot_set(args) -> None:
     """Draw a synthetic set: random cases beside real ones, the closest to a train case, its measures and distances."""
     from lungsyn.audit.figures import plot_fidelity
+    from lungsyn.evaluation import gallery
     from lungsyn.evaluation.pictures import plot_contact_sheet
     from lungsyn.evaluation.quality import plot_quality
+
+    set_name, study = args.of["set"], args.study
+    shown = {
+        kind: gallery.entry(kind, set_name=set_name, size=args.of["size"])
+        for kind in ("contact_sheet", "fidelity", "quality", "nearest")
+    }
+    places = {kind: args.out / row["file"] for kind, row in shown.items()}
+    real, made = ({f.name: open_case(f) for f in case_folders(paths)} for paths in (args.train, args.synthetic))
+    plot_contact_sheet(real, made, study.seed, study.name, args.figures, places["contact_sheet"])
+    plot_quality(_judged(args), set_name, study, args.figures, places["quality"])
+    _plot_nearest(args, places["nearest"])
+    plot_fidelity(read_json(args.fidelity), study.name, args.figures.dpi, places["fidelity"])
+    write_table(args.pictures, shown.values(), gallery.COLUMNS)
+
+
+def _judged(args):
+    """What the quality control saw of a set: nothing where nothing was judged."""
+    from lungsyn.evaluation.quality import Judged
     from lungsyn.volume.files import read_arrays
 
-    name = f"{args.set}-{args.size}.png"
-    real, made = ({f.name: open_case(f) for f in case_folders(paths)} for paths in (args.train, args.synthetic))
-    out = args.out / f"contact_sheet-{name}"
-    plot_contact_sheet(real, made, args.study.seed, args.study.name, args.figures, out)
-    ranges, records = (read_json(args.reference), attempts(args.synthetic)) if args.reference else ({"values": {}}, [])
-    rejected = {p.stem: read_arrays(p) for folder in args.synthetic for p in sorted(folder.glob("rejected/*.npz"))}
-    title = f"Quality control of set {args.set}"
-    plot_quality(ranges, records, rejected, title, args.study, args.figures, args.out / f"quality-{name}")
-    _plot_nearest(args, args.out / f"nearest-{name}")
-    plot_fidelity(read_json(args.fidelity), args.study.name, args.figures.dpi, args.out / f"fidelity-{name}")
+    if not args.reference:
+        return Judged()
+    pictures = {
+        (record["volume"], record["attempt"]): read_arrays(folder / rejected_picture(record))
+        for folder in args.synthetic
+        for record in attempts([folder])
+        if record["faults"]
+    }
+    return Judged(read_json(args.reference), attempts(args.synthetic), pictures)
 
 
 def _plot_nearest(args, out: Path) -> None:
     """The synthetic cases that are closest to train cases, beside held-out ones."""
     from lungsyn.audit import probes
-    from lungsyn.audit.pictures import plot_nearest
+    from lungsyn.audit.pictures import Cubes, plot_nearest
 
     folders = case_folders([*args.synthetic, *args.train, *args.held_out])
     places = {kind: {place.name: place for place in probes.find_places(kind, folders)} for kind in probes.KINDS}
     cutters = {kind: probes.choose_cutter(kind, list(found.values()), args.audit) for kind, found in places.items()}
-    shift, rows = args.audit.max_shift_voxels, read_table(args.neighbours)
-    plot_nearest(rows, places, cutters, shift, args.study.name, args.set, args.figures, out)
-
-
-def _drawn_from(path: Path) -> str:
-    """What a figure shows, from its name: .../{figure}-{segmenter or set}[-{size}].png"""
-    rest = path.stem.partition("-")[2]
-    name, _, size = rest.rpartition("-")
-    return f"{name}, {size} % of the train patients" if name and size.isdigit() else rest
+    cubes, rows = Cubes(places, cutters, args.audit.max_shift_voxels), read_table(args.neighbours)
+    plot_nearest(rows, cubes, args.of["set"], args.study.name, args.figures, out)
 
 
 def _report_arguments(parser):
     add_section(parser, config=Config)
-    add(parser, "cohort", "main-figure", "text", "out")
-    add(parser, "comparisons", "strata", "pictures", nargs="+")
+    add(parser, "cohort", "main-figure", "text", "cost-table", "out")
+    add(parser, "comparisons", "strata", "pictures", "costs", nargs="+")
     add(parser, "verdicts", "quality", nargs="*")
 
 
 @verb("evaluation", "report", _report_arguments, recipe=1)
 def evaluation_report(args) -> None:
-    """Put everything on one HTML page, and its comparison tables in a text; copy the main figure, the first of the
-    pictures, to its short name."""
+    """Put everything on one HTML page, and its comparison tables in a text; copy the main figure to its short name."""
     import shutil
 
-    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_size
-    from lungsyn.evaluation.report import CAPTIONS, build
-    from lungsyn.evaluation.scores import read_scores
+    from lungsyn import costs
+    from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_training
+    from lungsyn.evaluation.gallery import read_pictures
+    from lungsyn.evaluation.report import Findings, build
     from lungsyn.evaluation.strata import STRATA_COLUMNS
-    from lungsyn.provenance import costs
     from lungsyn.volume.files import whole_file
 
-    study = args.config.title
-    figures = [(path, CAPTIONS[path.stem.partition("-")[0]].format(_drawn_from(path))) for path in args.pictures]
-    comparisons = {}
-    for path in args.comparisons:
-        comparisons |= by_size(read_scores(path, COMPARISON_COLUMNS), path.stem)
-    strata = {path.name.split(".")[0]: read_scores(path, ["size", *STRATA_COLUMNS]) for path in args.strata}
-    provenance = {"versions": versions(), "cost": costs(args.out.parent)}
-    page = build(
-        f"{study.name}: does synthetic data help?", _shown(args.config), comparisons, strata,
-        read_table(args.cohort), figures, provenance, [read_json(path) for path in args.verdicts],
-        {f"{path.parent.name}, size {path.stem} %": read_table(path) for path in args.quality},
-    )  # fmt: skip
+    study, spent = args.config.title, costs.read_costs(args.costs)
+    pictures = read_pictures(args.pictures, args.config.benchmark.segmenter)
+    comparisons = by_training(_rows(args.comparisons, ["segmenter", *COMPARISON_COLUMNS]))
+    found = Findings(
+        comparisons=comparisons,
+        strata=_grouped(_rows(args.strata, ["segmenter", "size", *STRATA_COLUMNS]), "{segmenter}"),
+        cohort=read_table(args.cohort),
+        pictures=pictures,
+        verdicts=[read_json(path) for path in args.verdicts],
+        quality=_grouped([row for path in args.quality for row in read_table(path)], "{set}, size {size} %"),
+        versions=versions(),
+        costs=costs.totals(spent),
+    )
     with whole_file(args.main_figure) as temporary:
-        shutil.copyfile(args.pictures[0], temporary)
+        shutil.copyfile(pictures[0]["file"], temporary)
+    write_table(args.cost_table, spent, costs.COLUMNS)
     tables = [as_text(rows, f"{study.name}, segmenter {title}") for title, rows in comparisons.items()]
     write_text(args.text, "\n\n".join(tables) + "\n")
-    write_text(args.out, page)
+    write_text(args.out, build(f"{study.name}: does synthetic data help?", _shown(args.config), found))
+
+
+def _grouped(rows: Sequence[dict], words: str) -> dict[str, list[dict]]:
+    """Rows by what ``words``, with values of their columns in them, call them; in the order of their first."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(words.format(**row), []).append(row)
+    return found
 
 
 def _shown(study: Config) -> str:

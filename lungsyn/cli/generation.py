@@ -7,9 +7,12 @@ from lungsyn.cli.arguments import (
     add,
     add_compute,
     add_numbers,
+    add_of,
     add_section,
     case_folders,
     checkpoints_of,
+    known_cost,
+    rejected_picture,
     section,
     verb,
 )
@@ -35,6 +38,7 @@ from lungsyn.volume.tables import read_table, write_table
 
 
 def _train_arguments(parser):
+    add_of(parser, "generator", "size")
     add_section(parser, generator=AnyGenerator)
     add_numbers(parser, "seed")
     add(parser, "cases", nargs="+")
@@ -44,7 +48,7 @@ def _train_arguments(parser):
 
 
 @verb("generation", "train", _train_arguments, recipe=1, seams=("generators",))
-def generation_train(args) -> None:
+def generation_train(args) -> dict | None:
     """Train a generator on the patches of the given cases (the train split)."""
     from lungsyn import checkpoint
     from lungsyn.live import watcher
@@ -54,16 +58,19 @@ def generation_train(args) -> None:
     run = Run(args.seed, args.compute, checkpoints_of(args, kind), watch)
     trained = family("generators", kind).fit(folders, args.generator, run)
     if trained is None:
-        return
+        return None
     made = note(
-        (*args.rule, kind), generator=args.generator, seed=args.seed, cases=[folder.name for folder in folders],
+        (*args.rule, kind), of=args.of, generator=args.generator, seed=args.seed,
+        cases=[folder.name for folder in folders],
         inputs=dict(data_digests(folders)),
     ) | trained.facts  # fmt: skip
     checkpoint.save(args.model, trained.tensors, made)
-    write_json_lines(args.curve, trained.records)
+    write_json_lines(args.curve, [args.of | record for record in trained.records])
+    return known_cost(trained.facts)
 
 
 def _conditions_arguments(parser):
+    add_of(parser, "set", "size")
     add_section(parser, conditions=AnyMasks)
     add_numbers(parser, "volumes", "worst-cases", "seed")
     add(parser, "cases", nargs="+")
@@ -83,27 +90,30 @@ def generation_conditions(args) -> None:
             raise InputError("--predictions is missing: these masks come from the benchmark's worst cases")
         worst = worst_cases(_benchmark_dice(args.predictions[0], folders), args.worst_cases)
     rows = source.rows(folders, args.volumes, args.seed, args.conditions, worst)
-    write_table(args.out, rows, source.columns)
+    write_table(args.out, [args.of | row for row in rows], [*args.of, *source.columns])
 
 
 def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:
     """Dice of every validation case and replicate, as in the benchmark arm's score table."""
     from lungsyn.evaluation.dice import dice
     from lungsyn.evaluation.scores import nodule_mask
+    from lungsyn.volume.predictions import of_case, read_predictions
 
+    rows = read_predictions(predictions)
     return [
         {
             "case": folder.name,
             "split": "validation",
-            "replicate": path.parent.name,
+            "replicate": replicate,
             "dice": dice(nodule_mask(read_written(path).data), open_case(folder).nodules != 0),
         }
         for folder in validation
-        for path in sorted(predictions.glob(f"*/{folder.name}.nii"))
+        for replicate, path in of_case(rows, folder.name).items()
     ]
 
 
 def _reference_arguments(parser):
+    add_of(parser, "generator", "size")
     parser.add_argument("--grid", type=section(Grid | None), help="where patches meet; null: there are none")
     add_section(parser, quality=Quality)
     add(parser, "cases", nargs="+")
@@ -117,7 +127,7 @@ def generation_reference(args) -> None:
     from lungsyn.quality.ranges import reference
 
     measured = {folder.name: measure(whole_case(folder), args.grid) for folder in case_folders(args.cases)}
-    write_json(args.out, reference(measured, args.quality.false_rejections))
+    write_json(args.out, args.of | reference(measured, args.quality.false_rejections))
 
 
 def _synthesise_arguments(parser):
@@ -126,7 +136,7 @@ def _synthesise_arguments(parser):
     parser.add_argument("--reference", type=Path, help="ranges of the measures, where they are checked")
     add(parser, "rows")
     add_numbers(parser, "batch")
-    parser.add_argument("--set", required=True, help="name of the synthetic set, noted in its cases")
+    add_of(parser, "generator", "set", "size")
     add(parser, "cases", nargs="+")
     add_compute(parser)
     add(parser, "out")
@@ -159,14 +169,14 @@ def generation_synthesise(args) -> None:
         for attempt in checked_attempts(generator, scene, row, args.synthesis.steps, reference, tries):
             records.append(record(row, attempt, tries))
             if attempt.faults:
-                picture = args.out / "rejected" / f"{row['volume']}-{attempt.number}.npz"
-                write_arrays(picture, middle_slices(attempt.case))
-        case, name = attempt.case, f"{args.set}-{row['volume']}"
+                write_arrays(args.out / rejected_picture(records[-1]), middle_slices(attempt.case))
+        case, name = attempt.case, f"{args.of['set']}-{row['volume']}"
         if generators.checked:
             case.about["quality"] = records[-1]
         inputs = model | dict(data_digests(sources[used] for used in sorted(masks.uses(row))))
-        case.about.update(case=name, set=args.set, made=made | {"row": row, "inputs": inputs})
+        case.about.update(case=name, **args.of, made=made | {"row": row, "inputs": inputs})
         write_case(args.out / name, case)
     if generators.checked:
-        write_json(args.out / "attempts.json", {"attempts": records})
-        write_table(args.out / "rejected.tsv", rejected_rows(records), REJECTED_COLUMNS)
+        write_json(args.out / "attempts.json", args.of | {"attempts": records})
+        rejected = [args.of | row for row in rejected_rows(records)]
+        write_table(args.out / "rejected.tsv", rejected, [*args.of, *REJECTED_COLUMNS])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lungsyn.cli.arguments import add, add_compute, add_numbers, case_folders, checkpoints_of, verb
+from lungsyn.cli.arguments import add, add_compute, add_numbers, add_of, case_folders, checkpoints_of, known_cost, verb
 from lungsyn.errors import InputError
 from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import model_facts, note
@@ -25,7 +25,8 @@ def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
 def _train_segmenter_arguments(parser):
     parser.add_argument("--kind", default=DEFAULT_KIND, help="family of the segmenter")
     parser.add_argument("--segmenter", required=True, metavar="JSON", help="settings of its family")
-    add_numbers(parser, "seed", "replicate")
+    add_of(parser, "segmenter", "arm", "size", "replicate")
+    add_numbers(parser, "seed")
     parser.add_argument("--reseeded", action="store_true", help="other random draws than the other arms (control)")
     parser.add_argument("--cases", nargs="*", type=Path, default=[], help="real cases")
     parser.add_argument("--synthetic", nargs="*", type=Path, default=[], help="synthetic cases")
@@ -35,36 +36,40 @@ def _train_segmenter_arguments(parser):
 
 
 @verb("segmentation", "train", _train_segmenter_arguments, recipe=1, seams=("segmenters",))
-def segmentation_train(args) -> None:
+def segmentation_train(args) -> dict:
     """Train one replicate of a segmenter on the given cases, real or synthetic."""
     from lungsyn import checkpoint
 
     own = family("segmenters", args.kind)
     settings = from_json(own.Settings, args.segmenter)
     real, synthetic = (whole(case_folders(paths)) for paths in (args.cases, args.synthetic))
-    seed, started = replicate_seed(args.seed, args.replicate, args.reseeded), time.monotonic()
+    seed, started = replicate_seed(args.seed, args.of["replicate"], args.reseeded), time.monotonic()
     run = Run(seed, args.compute, checkpoints_of(args, args.kind))
     trained = own.fit(real, synthetic, args.synthetic_share, settings, run)
     made = note(
-        (*args.rule, args.kind), kind=args.kind, segmenter=settings, seed=seed, synthetic_share=args.synthetic_share,
+        (*args.rule, args.kind), of=args.of, kind=args.kind, segmenter=settings, seed=seed, synthetic_share=args.synthetic_share,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
         inputs=dict(data_digests([*real, *synthetic])),
         cost={"seconds": round(time.monotonic() - started, 1), "host_mb": peak_host_mb()},
     ) | trained.facts  # fmt: skip
     checkpoint.save(args.model, trained.tensors, made)
-    write_json_lines(args.curve, trained.records)
+    write_json_lines(args.curve, [args.of | record for record in trained.records])
+    return known_cost(made)
 
 
 def _predict_arguments(parser):
+    add_of(parser, "segmenter", "arm", "size")
     parser.add_argument("--inference", required=True, metavar="JSON", help="settings of prediction")
     add(parser, "models", "cases", nargs="+")
+    add(parser, "replicates", type=str, nargs="+")  # which the models are, in their order
     add_compute(parser)
     add(parser, "out")
 
 
 @verb("segmentation", "predict", _predict_arguments, recipe=1, seams=("segmenters",))
 def segmentation_predict(args) -> None:
-    """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii."""
+    """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii, and a table that lists them."""
+    from lungsyn.volume.predictions import write_predictions
     from lungsyn.volume.files import write_volume
     from lungsyn.volume.near import near_lungs
     from lungsyn.volume.space import Volume
@@ -75,16 +80,24 @@ def segmentation_predict(args) -> None:
         raise InputError(f"--models are of the kinds {kind} and {', '.join(kinds)}: name those of one segmenter")
     inference = from_json(inference_model(kind), args.inference)
     load = family("segmenters", kind).load
-    segmenters = {model.parent.name: load(model, args.compute, inference) for model in args.models}
+    if len(args.replicates) != len(args.models):
+        raise InputError(f"{len(args.models)} models of {len(args.replicates)} replicates: name the replicate of each")
+    segmenters = {
+        replicate: load(model, args.compute, inference)
+        for replicate, model in zip(args.replicates, args.models, strict=True)
+    }
     folders = case_folders(args.cases)
     found = [segmenter.predict_each(folders) for segmenter in segmenters.values()]
+    files = []
     for folder, *of_case in zip(folders, *found, strict=True):
         case = whole_case(folder)
         near = near_lungs(case) if inference.keep_lungs else True
         for replicate, percent in zip(segmenters, of_case, strict=True):
             _check(percent, case)
             percent = np.where(near, percent, np.uint8(0))
-            write_volume(args.out / replicate / f"{folder.name}.nii", Volume(percent, case.affine))
+            files.append((replicate, folder.name, args.out / replicate / f"{folder.name}.nii"))
+            write_volume(files[-1][-1], Volume(percent, case.affine))
+    write_predictions(args.out, args.of, files)
 
 
 def _kind_of(model: Path) -> str:

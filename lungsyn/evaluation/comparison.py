@@ -17,6 +17,7 @@ from lungsyn.evaluation.paired import (
     paired_difference,
     spread_of,
 )
+from lungsyn.evaluation.scores import Scores
 from lungsyn.settings.evaluation import Evaluation
 
 _DIFFERENCE = [
@@ -30,8 +31,6 @@ COMPARISON_COLUMNS = [
 ]  # fmt: skip
 
 NONE = "-"  # an interval that cannot be given
-
-Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its score table
 
 
 def compare(
@@ -205,12 +204,15 @@ def p_text(p: float | None) -> str:
     return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def by_size(rows: Iterable[Mapping], segmenter: str) -> dict[str, list[Mapping]]:
-    """Rows of a comparison by what was trained, in words, the largest training-set size first."""
-    sizes = sorted({row["size"] for row in rows}, reverse=True)
+def by_training(rows: Iterable[Mapping]) -> dict[str, list[Mapping]]:
+    """Rows of comparisons by what was trained, in words: segmenter by segmenter, the largest training set first."""
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        sizes.setdefault(row["segmenter"], set()).add(row["size"])
     return {
-        segmenter if len(sizes) == 1 else f"{segmenter}, {size} % of the train patients": [
-            row for row in rows if row["size"] == size
+        segmenter if len(of) == 1 else f"{segmenter}, {size} % of the train patients": [
+            row for row in rows if (row["segmenter"], row["size"]) == (segmenter, size)
         ]
-        for size in sizes
+        for segmenter, of in sizes.items()
+        for size in sorted(of, reverse=True)
     }

@@ -5,15 +5,18 @@ pyplot: a figure is an object, so nothing is global and nothing needs a display.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lungsyn.evaluation.comparison import Scores, signed
+from lungsyn.evaluation.comparison import signed
 from lungsyn.evaluation.groups import GROUPS, OTHER, TEST, WORST, case_means, group_of
+from lungsyn.evaluation.scores import Scores
 from lungsyn.volume.files import whole_file
 
 LINES = ("-", "--", ":", "-.")  # one per training-set size
@@ -30,6 +33,23 @@ PANEL_NOTES = {
     OTHER: "what was left after that choice,\nso they worsen by themselves:\nno claims",
     TEST: "the workflow chooses nothing by them:\nonly this panel supports claims",
 }
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the figures of arms share: the arm that all are compared with, those that only other seeds tell from it,
+    the study's name as it stands above, and dots per inch."""
+
+    benchmark_arm: str
+    null_arms: Collection[str]
+    study_name: str
+    dpi: int
+
+    def colours(self, arms: Iterable[str]) -> dict[str, str]:
+        return arm_colours(arms, self.benchmark_arm, self.null_arms)
+
+    def in_order(self, arms: Iterable[str]) -> list[str]:
+        return in_order(arms, self.benchmark_arm, self.null_arms)
 
 
 def save(width_in: float, height_in: float, dpi: int, out: Path, draw: Callable[[Figure], None]) -> None:
@@ -59,18 +79,15 @@ def arm_colours(arms: Iterable[str], benchmark_arm: str, null_arms: Collection[s
 
 
 def plot_dice_difference(
-    scores: Scores, comparison: Sequence[Mapping], worst: Collection[str], benchmark_arm: str,
-    null_arms: Collection[str], study_name: str, dpi: int, out: Path,
-) -> None:  # fmt: skip
+    scores: Scores, comparison: Sequence[Mapping], worst: Collection[str], frame: Frame, out: Path
+) -> None:
     """THE figure: each case's Dice minus its Dice in the benchmark arm; panels are groups, columns are arms.
 
     ``comparison`` (rows of `comparison.compare`) brings means and intervals, so figure and table cannot
-    disagree. ``null_arms``: trained on the benchmark's data with other seeds; drawn grey and last. The band is how
-    far other seeds alone move the mean.
+    disagree. The null arms are drawn grey and last. The band is how far other seeds alone move the mean.
     """
-    null_arms = [arm for arm in scores if arm in null_arms]
-    arms = in_order(scores, benchmark_arm, null_arms)[1:]
-    colours = arm_colours(arms, benchmark_arm, null_arms)
+    benchmark_arm, null_arms = frame.benchmark_arm, [arm for arm in scores if arm in frame.null_arms]
+    arms, colours = frame.in_order(scores)[1:], frame.colours(scores)
     rows = {(row["group"], row["arm"]): row for row in comparison}
     groups = [group for group in GROUPS if (group, benchmark_arm) in rows]
     key = [
@@ -91,10 +108,10 @@ def plot_dice_difference(
             changes = _changes(scores, arms, benchmark_arm, group, worst)
             _difference_panel(panel, group, changes, rows, colours)
         panels[0].set_ylabel(f"worse  ←     Dice of a case, minus its Dice in “{benchmark_arm}”     →  better")
-        headline(figure, "Does synthetic data help?", study_name)
+        headline(figure, "Does synthetic data help?", frame.study_name)
         figure.supxlabel("\n".join(key), fontsize=9.5, color=QUIET)
 
-    save(11 + 1.8 * max(len(arms) - 6, 0), 6.2, dpi, out, draw)  # room for the numbers of more than six columns
+    save(11 + 1.8 * max(len(arms) - 6, 0), 6.2, frame.dpi, out, draw)  # room for the numbers of more than six columns
 
 
 def _changes(scores: Scores, arms, benchmark_arm: str, group: str, worst) -> dict[str, np.ndarray]:
@@ -153,38 +170,59 @@ def jitter(n: int, width: float) -> np.ndarray:
     return ((np.arange(n) * 0.6180339887 + 0.5) % 1.0 - 0.5) * width
 
 
-def plot_training(
-    panels: Mapping[str, Mapping[str, Sequence[Mapping]]], benchmark_arm: str, null_arms: Collection[str],
-    study_name: str, dpi: int, out: Path,
-) -> None:  # fmt: skip
-    """Loss against work done: ``{panel title: {name: records}}``.
+class Training(NamedTuple):
+    """What was trained, as the lines of its ``training.jsonl`` say: an arm or a generator, on how much, which time."""
 
-    A record, a line of ``training.jsonl``, has ``images_seen``, and ``loss`` or ``validation`` or both. A name is
-    ``{arm or generator}[/{size}]/{replicate}``: an arm has its colour of the other figures, a size its kind of line,
-    and replicates share a legend entry.
+    panel: str  # of the figure: the generators', or a segmenter's
+    name: str
+    size: int
+    replicate: int
+
+    @property
+    def family(self) -> str:
+        """Its replicates have one colour, one kind of line and one entry of the legend."""
+        return f"{self.name}, {self.size} %"
+
+
+def trained(records: Sequence[Mapping]) -> Training:
+    first = records[0]
+    if "segmenter" in first:
+        return Training(f"segmenter {first['segmenter']}", first["arm"], first["size"], first["replicate"])
+    return Training("generator", first["generator"], first["size"], 0)
+
+
+def plot_training(curves: Iterable[Sequence[Mapping]], frame: Frame, out: Path) -> None:
+    """Loss against work done: a panel for the generators and one for each segmenter.
+
+    A curve is the lines of one ``training.jsonl``. Each line has ``images_seen``, and ``loss`` or ``validation`` or
+    both; and it says what was trained: ``segmenter``, ``arm``, ``size`` and ``replicate``, or ``generator`` and
+    ``size``. An arm has its colour of the other figures, a size its kind of line.
     """
+    panels: dict[str, dict[Training, Sequence[Mapping]]] = {}
+    for records in curves:
+        training = trained(records)
+        panels.setdefault(training.panel, {})[training] = records
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, trainings) in zip(axes, panels.items(), strict=True):
-            _training_panel(axis, title, trainings, benchmark_arm, null_arms)
-        headline(figure, "Training", study_name)
+            _training_panel(axis, title, trainings, frame)
+        headline(figure, "Training", frame.study_name)
 
-    families = max(len({name.rsplit("/", 1)[0] for name in trainings}) for trainings in panels.values())
-    save(11, 4.4 + 0.12 * families, dpi, out, draw)
+    families = max(len({training.family for training in trainings}) for trainings in panels.values())
+    save(11, 4.4 + 0.12 * families, frame.dpi, out, draw)
 
 
-def _training_panel(axis, title: str, trainings: Mapping[str, Sequence[Mapping]], benchmark_arm, null_arms) -> None:
-    colours = arm_colours(dict.fromkeys(name.split("/")[0] for name in trainings), benchmark_arm, null_arms)
-    sizes = list(dict.fromkeys(_size_of(name) for name in trainings))
+def _training_panel(axis, title: str, trainings: Mapping[Training, Sequence[Mapping]], frame: Frame) -> None:
+    colours = frame.colours(dict.fromkeys(training.name for training in trainings))
+    sizes = list(dict.fromkeys(training.size for training in trainings))
     seen = set()
-    for name, records in trainings.items():
-        family = name.rsplit("/", 1)[0]
-        colour, line = colours[name.split("/")[0]], LINES[sizes.index(_size_of(name)) % len(LINES)]
+    for training, records in trainings.items():
+        colour, line = colours[training.name], LINES[sizes.index(training.size) % len(LINES)]
         done, loss = _series(records, "loss")
         checked, validation = _series(records, "validation")
-        label = None if family in seen else family
-        seen.add(family)
+        label = None if training.family in seen else training.family
+        seen.add(training.family)
         if len(trainings) == 1:
             axis.plot(done, loss, color=colour, lw=0.8, alpha=0.3)
         axis.plot(done, smoothed(loss), line, color=colour, lw=1.6, label=label and f"{label}: training")
@@ -202,11 +240,6 @@ def loss_against_patches(axis) -> None:
     axis.set(xlabel="patches seen", ylabel="loss", yscale="log")
     axis.yaxis.set(major_formatter="{x:.3g}", minor_formatter="{x:.3g}")
     axis.xaxis.set(major_locator=MaxNLocator(5), major_formatter="{x:,.0f}")
-
-
-def _size_of(name: str) -> str:
-    """The training-set size in a training's name; empty if it has none."""
-    return "/".join(name.split("/")[1:-1])
 
 
 def _series(records: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:

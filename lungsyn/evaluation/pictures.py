@@ -143,12 +143,13 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 
 def plot_turned(
     gained: Sequence[tuple[Drawn, int]], lost: Sequence[tuple[Drawn, int]], totals: tuple[int, int],
-    arms: tuple[str, str], study_name: str, settings: Figures, out: Path,
+    study_name: str, settings: Figures, out: Path,
 ) -> None:  # fmt: skip
-    """Nodules that only one of two arms found, a thumbnail each: found by the second arm only, and by the first only.
+    """Nodules that only one of ``settings.case_arms`` found, a thumbnail each: by the second only, by the first only.
 
     Each is a case and the index of the nodule; ``totals``: how many there are of either kind, drawn or not.
     """
+    arms = settings.case_arms
     halves = [
         (f"found with “{arms[1]}”, missed with “{arms[0]}”", gained, totals[0]),
         (f"found with “{arms[0]}”, missed with “{arms[1]}”", lost, totals[1]),

@@ -5,6 +5,7 @@ measures, its faults and whether it is in the set.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
 
@@ -23,15 +24,22 @@ REASON_LENGTH = 70  # characters of a line
 NOT_JUDGED = "What is pasted is real: nothing was measured, nothing rejected."
 
 
-def plot_quality(
-    reference: Mapping, records: Sequence[Mapping], pictures: Mapping[str, Mapping[str, np.ndarray]], title: str,
-    study: Study, settings: Figures, out: Path,
-) -> None:  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the quality control saw of a set; nothing of a pasted one. ``pictures``: the slices ``ct_0`` ...
+    ``nodules_2`` of each rejected volume, by volume and attempt."""
+
+    reference: Mapping = field(default_factory=lambda: {"values": {}})
+    records: Sequence[Mapping] = ()
+    pictures: Mapping[tuple[str, int], Mapping[str, np.ndarray]] = field(default_factory=dict)
+
+
+def plot_quality(judged: Judged, set_name: str, study: Study, settings: Figures, out: Path) -> None:
     """A panel per measure with the range marked, above ``settings.contact_cases`` rejected volumes, drawn at random.
 
-    ``pictures``: the slices ``ct_0`` ... ``nodules_2`` of each rejected volume, by "{volume}-{attempt}". Of a pasted
-    set there are no measures, and the picture says so.
+    Of a pasted set there are no measures, and the picture says so.
     """
+    reference, records, pictures = judged.reference, judged.records, judged.pictures
     names = [name for name, values in reference["values"].items() if values]
     chosen = choose(list(pictures), settings.contact_cases, study.seed)
     n_rows = max(-(-len(names) // COLUMNS), 1)
@@ -48,10 +56,12 @@ def plot_quality(
             _measure_panel(panel, name, reference, records)
         if chosen:
             parts[1].suptitle(f"rejected: {len(chosen)} of {len(pictures)}, drawn at random", fontsize=12.5)
-            faults = {f"{r['volume']}-{r['attempt']}": r["faults"] for r in records}
+            faults = {(r["volume"], r["attempt"]): r["faults"] for r in records}
             for row, name in zip(parts[1].subfigures(len(chosen), 1, squeeze=False)[:, 0], chosen, strict=True):
-                _rejected_row(row, f"volume {name}", faults[name], pictures[name], settings.window_hu)
-        headline(figure, title, study.name)
+                _rejected_row(
+                    row, f"volume {name[0]}, attempt {name[1]}", faults[name], pictures[name], settings.window_hu
+                )
+        headline(figure, f"Quality control of set {set_name}", study.name)
 
     save(11, sum(heights) + 0.8, settings.dpi, out, draw)
 

@@ -4,6 +4,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -15,28 +16,6 @@ from lungsyn.evaluation.paired import NO_INTERVAL
 from lungsyn.volume.tables import JOIN
 
 WARNED_CASES = 10  # that are named beside a warning
-# Of each picture, by the first part of its file's name; {}: the segmenter or the set, and the training-set size.
-CAPTIONS = {
-    "dice_difference": "Difference of each case's Dice to the benchmark arm, segmenter {}. Claims rest on the test.",
-    "ladder": "Mean difference of every arm to the benchmark arm on the test cases, by training-set size, segmenter "
-    "{}. What lies within the grey band is no more than other random seeds do.",
-    "learning": "Mean Dice of the test cases over the number of training patients, segmenter {}. Arms are to be "
-    "compared at the same size, by the differences on the right.",
-    "froc": "FROC of every arm on the test nodules, segmenter {}: a component of at least 10 % probability is a "
-    "candidate, its mean probability its confidence; the points are LUNA16's seven rates.",
-    "cases": "The test cases of best, median and worst change with every replicate's contour, segmenter {}. "
-    "The rule chooses them, not a person.",
-    "turned": "Test nodules that most replicates of one arm found and most of the other missed, segmenter {}; those on "
-    "which most replicates differ first, then the larger ones.",
-    "contact_sheet": "Random synthetic cases of set {} with their masks' outlines, beside random real ones.",
-    "quality": "Measures of set {}: real train cases, accepted and rejected volumes; grey: the range.",
-    "fidelity": "Set {}: how far its cases are from the train cases, beside how far held-out real cases are: the "
-    "floor.",
-    "nearest": "Set {}: the synthetic cases closest to a train case (r: correlation of what the masks do not explain), "
-    "and the held-out cases closest to one, for which it is chance.",
-    "training": "Loss curves of everything that was trained.",
-}
-
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
@@ -209,41 +188,55 @@ endif %}</td></tr>{% endfor %}
 {% for section, content in config.items() %}<details><summary>{{ section }}</summary>
 <pre>{{ pretty(content) }}</pre></details>
 {% endfor %}
-{% if provenance.versions %}<h3>Versions</h3><div class="scroll"><table>
-{% for name, version in provenance.versions.items() %}<tr><td>{{ name }}</td><td>{{ version }}</td></tr>
+{% if versions %}<h3>Versions</h3><div class="scroll"><table>
+{% for name, version in versions.items() %}<tr><td>{{ name }}</td><td>{{ version }}</td></tr>
 {% endfor %}</table></div>{% endif %}
-{% if provenance.cost %}<h3>Cost</h3><div class="scroll"><table>
-<tr><th>stage</th><th>jobs</th><th>time, s</th><th>peak memory of a job, MB</th></tr>
-{% for row in provenance.cost %}<tr><td>{{ row.stage }}</td><td>{{ row.jobs }}</td>
-<td>{{ row.seconds|number(0) }}</td><td>{{ row.peak_memory_mb|number(0) }}</td></tr>
-{% endfor %}</table></div>{% endif %}
+{% if costs %}<h3>Cost</h3>
+<p class="quiet">All jobs whose results are in this report, {{ costs|selectattr("verb", "none")|sum("jobs") }} in all;
+jobs of a few seconds write none. A training that went on after a stop counts from its beginning. Memory is the peak of
+one job: of its GPU where it had one, else of the host. Each job's own cost is in <code>costs.tsv</code>.</p>
+<div class="scroll"><table>
+<tr><th>stage</th><th>of</th><th>jobs</th><th>time, s</th><th>memory, MB</th>
+<td class="words"><b>ran on</b></td></tr>
+{% for row in costs %}{% if row.verb is none %}
+<tr><td><b>{{ row.stage }}</b></td><td></td><td><b>{{ row.jobs }}</b></td>
+<td><b>{{ row.seconds|number(0) }}</b></td><td><b>{{ row.peak_mb|number(0) }}</b></td><td class="words"></td></tr>
+{% else %}<tr><td>{{ row.verb }}</td><td>{{ row.of }}</td><td>{{ row.jobs }}</td><td>{{ row.seconds|number(0) }}</td>
+<td>{{ row.peak_mb|number(0) }}</td><td class="words">{{ row.ran_on }}</td></tr>
+{% endif %}{% endfor %}</table></div>{% endif %}
 </body>
 </html>
 """
 
 
-def build(
-    title: str, config_json: str, comparisons: Mapping[str, Sequence[Mapping]], strata: Mapping[str, Sequence[Mapping]],
-    cohort_rows: Sequence[Mapping], figures: Sequence[tuple[Path, str]], provenance: Mapping,
-    verdicts: Sequence[Mapping] = (), quality: Mapping[str, Sequence[Mapping]] | None = None,
-) -> str:  # fmt: skip
-    """The report as HTML.
+@dataclass(frozen=True)
+class Findings:
+    """What a report shows. ``comparisons``: rows of `comparison.compare`, by what was trained, in words; ``strata``:
+    rows of `strata.strata_rows` with their ``size``, by segmenter; ``cohort``: rows of ``cohort.tsv``; ``pictures``:
+    rows of `gallery.read_pictures`, the main one first; ``verdicts``: of the audit, one per synthetic set;
+    ``quality``: by synthetic set, how many volumes were rejected, as read from the table; ``versions``: by package;
+    ``costs``: rows of `costs.totals`."""
 
-    ``config_json``: the whole config (`section.as_json`); ``comparisons`` and ``strata``: rows of
-    `comparison.compare` and of `strata.strata_rows` (with their ``size``) by segmenter;
-    ``cohort_rows``: of ``cohort.tsv``; ``figures``: (PNG, caption), the first one the main figure;
-    ``provenance``: ``versions`` {package: version} and ``cost`` [{stage, jobs, seconds, peak_memory_mb}],
-    each may be missing; ``verdicts``: of the audit, one per synthetic set; ``quality``: by synthetic set, how many
-    volumes were rejected, as read from the table.
-    """
+    comparisons: Mapping[str, Sequence[Mapping]]
+    strata: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
+    cohort: Sequence[Mapping] = ()
+    pictures: Sequence[Mapping] = ()
+    verdicts: Sequence[Mapping] = ()
+    quality: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    costs: Sequence[Mapping] = ()
+
+
+def build(title: str, config_json: str, found: Findings) -> str:
+    """The report as HTML. ``config_json``: the whole config (`section.as_json`)."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
     return environment.from_string(TEMPLATE).render(
-        title=title, config=json.loads(config_json), comparisons=comparisons, strata=strata,
-        cohort=cohort_summary(cohort_rows), shown=WARNED_CASES, verdicts=verdicts, quality=quality or {},
-        pictures=[{"data": _base64(path), "caption": caption} for path, caption in figures],
-        provenance={"versions": {}, "cost": []} | dict(provenance),
+        title=title, config=json.loads(config_json), comparisons=found.comparisons, strata=found.strata,
+        cohort=cohort_summary(found.cohort), shown=WARNED_CASES, verdicts=found.verdicts, quality=found.quality,
+        pictures=[{"data": _base64(row["file"]), "caption": row["caption"]} for row in found.pictures],
+        versions=found.versions, costs=found.costs,
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
         sentences=sentences, signed=signed, interval=interval_text, ends=ends_text, no_interval=NO_INTERVAL,
         p_text=p_text, pretty=_pretty,

@@ -1,10 +1,12 @@
 """Scores: every measure of `dice`, `lesions` and `froc` for each case and replicate, nothing averaged yet.
 
+Each row of a table says whose scores it holds, in the columns ``OF`` before all others.
+
 A prediction is the probability of nodule in whole percent, uint8 ``[x y z]``, rounded down: from
 ``NODULE_PERCENT`` on, a voxel is nodule. The ensemble of the replicates is their mean probability.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,13 @@ from lungsyn.volume.files import Case
 from lungsyn.volume.tables import read_table
 
 NODULE_PERCENT = 50
+OF = ["segmenter", "arm", "size"]  # size: training-set size, percent of the train patients
 _NAMES = ["case", "patient", "split", "replicate"]
 _MEASURES = ["dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "volume_error_ml", "truth_ml", "predicted_ml"]
 SCORE_COLUMNS = [*_NAMES, *_MEASURES, "n_nodules", "found_nodules", "false_positives", "lesion_dice"]
 NODULE_COLUMNS = [*_NAMES, "nodule", "diameter_mm", "stratum", "texture", "touches_pleura", "found", "dice"]
-_TEXTS = {*_NAMES, "stratum", "arm", "group"}
+_TEXTS = {*_NAMES, "segmenter", "stratum", "arm", "group"}
+Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its table
 
 
 def nodule_mask(percent: np.ndarray) -> np.ndarray:
@@ -111,6 +115,18 @@ def _described(nodules: Sequence[Nodule], case: Case) -> list[dict]:
 def read_scores(path: Path, columns: Sequence[str] = SCORE_COLUMNS) -> list[dict]:
     """Rows of a table of scores, or of what is made of them: numbers are numbers again, an empty cell is None."""
     return [{key: _typed(key, row[key]) for key in columns} for row in read_table(path, columns)]
+
+
+def read_arms(paths: Iterable[Path], columns: Sequence[str] = SCORE_COLUMNS) -> dict[tuple[str, int], Scores]:
+    """The tables of several arms by segmenter and size, as their rows say it: {(segmenter, size): {arm: rows}}.
+
+    All three in the order in which they first occur. Raises InputError for a table that does not say whose it is.
+    """
+    found: dict[tuple[str, int], dict[str, list[dict]]] = {}
+    for path in paths:
+        for row in read_scores(path, [*OF, *columns]):
+            found.setdefault((row["segmenter"], row["size"]), {}).setdefault(row["arm"], []).append(row)
+    return found
 
 
 def _typed(key: str, cell: str):

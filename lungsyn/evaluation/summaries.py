@@ -4,7 +4,7 @@ Tables in, PNG out. Numbers and intervals are those of the tables, so figure and
 the test group and nothing else, and every arm has the colour that it has in the per-case figure.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from lungsyn.evaluation.answer import differs
 from lungsyn.evaluation.comparison import ends_text, signed
-from lungsyn.evaluation.figures import INK, NULL_COLOUR, QUIET, arm_colours, headline, in_order, reach_of_seeds, save
+from lungsyn.evaluation.figures import INK, NULL_COLOUR, QUIET, Frame, headline, reach_of_seeds, save
 from lungsyn.evaluation.froc import MEAN, RATES
 from lungsyn.evaluation.groups import ENSEMBLE, TEST
 
@@ -21,20 +21,15 @@ DIFFERENCE = ("mean_difference", "trainings_low", "trainings_high")
 Patients = Mapping[int, int]  # training-set size in percent -> number of patients
 
 
-def plot_ladder(
-    comparison: Sequence[Mapping], n_train: Patients, benchmark_arm: str, null_arms: Collection[str],
-    confidence: float, study_name: str, dpi: int, out: Path,
-) -> None:  # fmt: skip
+def plot_ladder(comparison: Sequence[Mapping], n_train: Patients, confidence: float, frame: Frame, out: Path) -> None:
     """A rung per arm, a panel per training-set size: mean difference to the benchmark arm, interval, mean Dice.
 
     ``comparison``: rows of ``comparison/{segmenter}.tsv``. A filled diamond is a difference that can be claimed
     (`answer.differs`); a hollow one is not. The grey band is how far other seeds alone move the mean.
     """
     rows = {(row["size"], row["arm"]): row for row in comparison if row["group"] == TEST}
-    arms = in_order({arm: None for _, arm in rows}, benchmark_arm, null_arms)
-    null_arms = [arm for arm in arms if arm in null_arms]
-    sizes = sorted({size for size, _ in rows})
-    colours = arm_colours(arms, benchmark_arm, null_arms)
+    arms, benchmark_arm = frame.in_order({arm: None for _, arm in rows}), frame.benchmark_arm
+    sizes, colours = sorted({size for size, _ in rows}), frame.colours(arms)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(sizes), sharex=True, sharey=True, squeeze=False)[0]
@@ -50,9 +45,9 @@ def plot_ladder(
             fontsize=11,
         )
         figure.text(0.5, 0.005, _ladder_key(confidence), ha="center", va="bottom", fontsize=9.5, color=QUIET)
-        headline(figure, "Which training set is better?", study_name)
+        headline(figure, "Which training set is better?", frame.study_name)
 
-    save(max(9, 2.6 + 4.2 * len(sizes)), 2.3 + 0.52 * len(arms), dpi, out, draw)
+    save(max(9, 2.6 + 4.2 * len(sizes)), 2.3 + 0.52 * len(arms), frame.dpi, out, draw)
 
 
 def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, confidence: float) -> None:
@@ -100,18 +95,15 @@ def size_words(size: int, n_train: Patients) -> str:
     return f"trained on {n_train[size]} patients ({size} %)"
 
 
-def plot_learning(
-    comparison: Sequence[Mapping], n_train: Patients, benchmark_arm: str, null_arms: Collection[str],
-    study_name: str, dpi: int, out: Path,
-) -> None:  # fmt: skip
+def plot_learning(comparison: Sequence[Mapping], n_train: Patients, frame: Frame, out: Path) -> None:
     """Mean test Dice over the number of training patients, a line per arm; beside it the difference to the benchmark.
 
     The band of the left panel is the benchmark's own interval. Most of its width is that cases differ, which the
     arms share; so arms are compared by the right panel, whose intervals are of the paired difference.
     """
     rows = {(row["arm"], row["size"]): row for row in comparison if row["group"] == TEST}
-    arms = in_order({arm: None for arm, _ in rows}, benchmark_arm, null_arms)
-    colours = arm_colours(arms, benchmark_arm, null_arms)
+    arms, benchmark_arm = frame.in_order({arm: None for arm, _ in rows}), frame.benchmark_arm
+    colours = frame.colours(arms)
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharex=True)
@@ -121,7 +113,7 @@ def plot_learning(
             x = np.array([n_train[row["size"]] for row in line], float)
             dodged = x * 1.025 ** (place - (len(arms) - 1) / 2)  # intervals side by side
             look = {"color": colours[arm], "lw": 2.6 if arm == benchmark_arm else 1.8, "marker": "o", "ms": 5,
-                    "ls": "--" if arm in null_arms else "-"}  # fmt: skip
+                    "ls": "--" if arm in frame.null_arms else "-"}  # fmt: skip
             _with_interval(left, x, line, ("mean_dice", "dice_low", "dice_high"), look, arm == benchmark_arm)
             ends[arm] = line[-1]["mean_dice"]
             if arm != benchmark_arm:
@@ -140,9 +132,9 @@ def plot_learning(
             "Right: bars are intervals of the paired difference, over patients and trainings."
         )
         figure.text(0.5, 0.005, key, ha="center", va="bottom", fontsize=9.5, color=QUIET)
-        headline(figure, "What is synthetic data worth when real data is scarce?", study_name)
+        headline(figure, "What is synthetic data worth when real data is scarce?", frame.study_name)
 
-    save(12, 4.8, dpi, out, draw)
+    save(12, 4.8, frame.dpi, out, draw)
 
 
 def _with_interval(axis, x, line: Sequence[Mapping], keys: tuple[str, str, str], look: dict, band: bool | None) -> None:
@@ -165,10 +157,7 @@ def _patient_axes(axes, n_train: Patients) -> None:
         axis.margins(x=0.12)
 
 
-def plot_froc(
-    froc: Sequence[Mapping], n_train: Patients, benchmark_arm: str, null_arms: Collection[str],
-    study_name: str, dpi: int, out: Path,
-) -> None:  # fmt: skip
+def plot_froc(froc: Sequence[Mapping], n_train: Patients, frame: Frame, out: Path) -> None:
     """A small FROC per arm (columns) and size (rows), each over the benchmark's; bands from the table.
 
     ``froc``: rows of ``comparison/{segmenter}.froc.tsv``.
@@ -176,9 +165,8 @@ def plot_froc(
     curves: dict[tuple, list[Mapping]] = {}
     for row in froc:
         curves.setdefault((row["size"], row["arm"], row["replicate"]), []).append(row)
-    arms = in_order({arm: None for _, arm, _ in curves}, benchmark_arm, null_arms)
-    sizes = sorted({size for size, _, _ in curves})
-    colours = arm_colours(arms, benchmark_arm, null_arms)
+    arms, benchmark_arm = frame.in_order({arm: None for _, arm, _ in curves}), frame.benchmark_arm
+    sizes, colours = sorted({size for size, _, _ in curves}), frame.colours(arms)
     others = [arm for arm in arms if arm != benchmark_arm] or arms
 
     def draw(figure: Figure) -> None:
@@ -202,9 +190,9 @@ def plot_froc(
             "No band and no interval: too few patients for one.",
             fontsize=9.5, color=QUIET,
         )  # fmt: skip
-        headline(figure, "How many nodules are found, at what cost in false alarms?", study_name)
+        headline(figure, "How many nodules are found, at what cost in false alarms?", frame.study_name)
 
-    save(max(9, 1.2 + 2.5 * len(others)), 1.5 + 2.7 * len(sizes), dpi, out, draw)
+    save(max(9, 1.2 + 2.5 * len(others)), 1.5 + 2.7 * len(sizes), frame.dpi, out, draw)
 
 
 def _froc_line(panel, rows: Sequence[Mapping] | None, colour: str, ensemble: bool) -> None:

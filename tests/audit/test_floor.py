@@ -228,12 +228,15 @@ def folders(tmp_path_factory, chests):
     return root
 
 
+OF = ["generator=ddpm", "set=untargeted", "size=100"]
+
+
 def run(folders, tmp_path) -> dict:
     out, rates = tmp_path / "fidelity.json", tmp_path / "quality.tsv"
     sets = [f"--{option}={folders / kind}" for option, kind in
             (("real-train", "train"), ("real-held-out", "held_out"), ("synthetic", "synthetic"))]  # fmt: skip
     settings = as_json(Fidelity(slices_per_case=2))
-    assert cli.main(["audit", "fidelity", *sets, "--set=untargeted", "--size=100", "--seed=1",
+    assert cli.main(["audit", "fidelity", *sets, "--of", *OF, "--seed=1",
                      f"--fidelity={settings}", f"--quality={rates}", f"--out={out}"]) == 0  # fmt: skip
     assert len(rates.read_text().splitlines()) == 1  # nothing was judged: no more than the columns' names
     return json.loads(out.read_text())
@@ -246,8 +249,8 @@ def test_the_command_line_measures_and_draws(folders, tmp_path, study, few_draws
     assert all(found["views"].values()) and found["views"]["nodule"]["frechet"]["floor"]["low"] is None
     audit, nearest = f"--audit={as_json(Probing(patch_mm=24.0))}", tmp_path / "nearest.tsv"
     sets = [f"--{kind.replace('_', '-')}={folders / kind}" for kind in ("train", "held_out", "synthetic")]
-    assert cli.main(["audit", "memorisation", audit, *sets, "--seed=1", f"--out={nearest}"]) == 0
-    assert cli.main(["evaluation", "plot-set", audit, *sets, "--set=untargeted", "--size=100",
+    assert cli.main(["audit", "memorisation", audit, *sets, "--seed=1", "--of", *OF, f"--out={nearest}"]) == 0
+    assert cli.main(["evaluation", "plot-set", audit, *sets, "--of", *OF[1:], f"--pictures={tmp_path / 'set.tsv'}",
                      f"--neighbours={nearest}", f"--fidelity={tmp_path / 'fidelity.json'}",
                      f"--study={as_json(study.study)}", f"--figures={as_json(study.figures)}",
                      f"--out={tmp_path / 'figures'}"]) == 0  # fmt: skip

@@ -37,7 +37,7 @@ def groups(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(groups):
-    told = (groups["synthetic"], groups["train"], groups["held-out"], SETTINGS, 0, "cpu")
+    told = (groups, SETTINGS, 0, "cpu")
     return [row for kind in ("nodule", "volume") for row in probe(kind, *told)] + probe_parts(*told)
 
 
@@ -71,7 +71,7 @@ def test_the_table_has_a_row_per_probe_and_per_train_cube(rows):
 
 def test_a_group_without_cases_is_named(groups):
     with pytest.raises(InputError, match="no nodule in the held-out cases"):
-        probe("nodule", groups["synthetic"], groups["train"], [], SETTINGS, 0, "cpu")
+        probe("nodule", groups | {"held-out": []}, SETTINGS, 0, "cpu")
 
 
 def test_synthetic_cases_belong_to_the_patient_of_their_masks(groups, rows, tmp_path):
@@ -79,7 +79,7 @@ def test_synthetic_cases_belong_to_the_patient_of_their_masks(groups, rows, tmp_
     case.about["made"] = {"row": {"body_case": "train-3", "nodule_case": "train-5"}}
     write_case(tmp_path / "made", case)
     found = {
-        kind: probe(kind, [tmp_path / "made"], groups["train"], groups["held-out"], SETTINGS, 0, "cpu")[0]["patient"]
+        kind: probe(kind, groups | {"synthetic": [tmp_path / "made"]}, SETTINGS, 0, "cpu")[0]["patient"]
         for kind in ("nodule", "volume")
     }
     patients = [open_case(groups["train"][i]).about["patient"] for i in (5, 3)]
@@ -90,7 +90,18 @@ def test_the_command_writes_the_table(groups, tmp_path):
     cases = [a for g, f in groups.items() for a in (f"--{g}", str(f[0].parent))]
     audit = as_json(Probing(patch_mm=24.0))
     table = str(tmp_path / "nearest.tsv")
-    told = ["--audit", audit, "--seed", "0", "--compute", '{"generator_threads": 1}']
+    told = [
+        "--of",
+        "generator=g",
+        "set=s",
+        "size=50",
+        "--audit",
+        audit,
+        "--seed",
+        "0",
+        "--compute",
+        '{"generator_threads": 1}',
+    ]
     assert cli.main(["audit", "memorisation", *told, *cases, "--out", table]) == 0
     rows = read_table(tmp_path / "nearest.tsv")
     assert Counter(row["kind"] for row in rows) == {"nodule": 288, "volume": 154, "part": 174}

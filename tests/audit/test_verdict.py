@@ -286,7 +286,18 @@ def judged(tmp_path):
     case = make_case(name="untargeted-1")
     case.about["dataset"] = "synthetic"
     write_case(tmp_path / "set" / "untargeted-1", case)
-    told = ["--audit", "{}", "--seed", "1", "--set", "untargeted", "--size", "50", "--held-out-splits", "test"]
+    told = [
+        "--audit",
+        "{}",
+        "--seed",
+        "1",
+        "--of",
+        "generator=g",
+        "set=untargeted",
+        "size=50",
+        "--held-out-splits",
+        "test",
+    ]
     files = ["--neighbours", str(tmp_path / "nearest.tsv"), "--out", str(tmp_path / "verdict.json")]
 
     def command(rows, *more, synthetic="set", columns=COLUMNS) -> int:
@@ -303,8 +314,10 @@ def of_case(name: str, kinds=(*KINDS, PART), also=()) -> list[dict]:
         for kind in kinds
         for row in neighbours(np.r_[spread(80, 0.3), *also], spread(60, 0.3), spread(20, 0.85), kind=kind)
     ]
-    return [row | {"place": f"{name}/1" if row["kind"] == "nodule" else name} if row["group"] == "synthetic" else row
-            for row in rows]  # fmt: skip
+    for row in rows:
+        if row["group"] == "synthetic":
+            row |= {"case": name, "place": f"{name}/1" if row["kind"] == "nodule" else name}
+    return rows
 
 
 def test_a_verdict_is_on_the_cases_that_were_compared_and_on_no_others(judged, tmp_path, capsys):

@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from lungsyn.cli.evaluation import _curves
 from lungsyn.evaluation import figures, pictures, summaries
 from lungsyn.evaluation.comparison import compare
 from lungsyn.evaluation.froc import froc_rows
@@ -19,13 +18,17 @@ from tests.evaluation.conftest import N_TRAIN
 SETTINGS = Figures(dpi=60, window_hu=(-1200, 400), contact_cases=3, case_arms=("real", "real+synthetic"))
 
 
+def frame(study_name: str, null_arms=()) -> figures.Frame:
+    return figures.Frame("real", null_arms, study_name, dpi=60)
+
+
 def check(path, width_in: float):
     assert struct.unpack(">I", path.read_bytes()[16:20])[0] == round(width_in * 60)  # the width in a PNG's header
     assert imread(path)[..., :3].std() > 0.05
 
 
 def test_dice_difference(scores, comparison, worst, tmp_path):
-    args = (scores, comparison, worst, "real", ["real-reseeded"], "a $tudy with 2 $", 60)
+    args = (scores, comparison, worst, frame("a $tudy with 2 $", ["real-reseeded"]))
     figures.plot_dice_difference(*args, tmp_path / "a.png")
     figures.plot_dice_difference(*args, tmp_path / "b.png")
     check(tmp_path / "a.png", 11)
@@ -38,7 +41,7 @@ def test_numbers_of_many_arms_do_not_lie_on_each_other(n_arms, scores, evaluatio
     rows = compare(many, "real", worst, evaluation)
     drawn = []
     monkeypatch.setattr(figures, "save", lambda width, height, dpi, out, draw: drawn.append((width, height, draw)))
-    figures.plot_dice_difference(many, rows, worst, "real", [], "many", 60, tmp_path / "a.png")
+    figures.plot_dice_difference(many, rows, worst, frame("many"), tmp_path / "a.png")
     ((width, height, draw),) = drawn
     figure = Figure((width, height), dpi=60, layout="constrained")
     draw(figure)
@@ -53,7 +56,7 @@ def test_dice_difference_of_a_tiny_study(scores, evaluation, tmp_path):
     """One case per group and no null arm: nothing to bootstrap, still a figure."""
     tiny = {arm: [row for row in scores[arm] if row["case"] in ("case00", "case20")] for arm in ("real", "synthetic")}
     rows = compare(tiny, "real", ["case00"], evaluation)
-    figures.plot_dice_difference(tiny, rows, ["case00"], "real", [], "tiny", 60, tmp_path / "a.png")
+    figures.plot_dice_difference(tiny, rows, ["case00"], frame("tiny"), tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
 
 
@@ -62,10 +65,11 @@ def test_a_study_of_few_patients_is_drawn_without_intervals(scores, evaluation, 
     few = {arm: [row for row in rows if row["case"] < "case22"] for arm, rows in scores.items()}
     rows = compare(few, "real", [], evaluation)
     assert all(row["ci_low"] is None and row["dice_low"] is None for row in rows)
-    figures.plot_dice_difference(few, rows, [], "real", ["real-reseeded"], "few", 60, tmp_path / "a.png")
-    summaries.plot_ladder(rows, {100: 53}, "real", ["real-reseeded"], 0.95, "few", 60, tmp_path / "b.png")
+    of_few = frame("few", ["real-reseeded"])
+    figures.plot_dice_difference(few, rows, [], of_few, tmp_path / "a.png")
+    summaries.plot_ladder(rows, {100: 53}, 0.95, of_few, tmp_path / "b.png")
     both = [row | {"size": size} for size in (25, 100) for row in rows]
-    summaries.plot_learning(both, {25: 13, 100: 53}, "real", ["real-reseeded"], "few", 60, tmp_path / "c.png")
+    summaries.plot_learning(both, {25: 13, 100: 53}, of_few, tmp_path / "c.png")
     for name in "abc":
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
@@ -73,7 +77,7 @@ def test_a_study_of_few_patients_is_drawn_without_intervals(scores, evaluation, 
 def test_a_segmenter_that_is_trained_in_the_benchmark_arm_only(scores, evaluation, tmp_path):
     alone, worst = {"real": scores["real"]}, worst_cases(scores["real"], 4)
     rows = compare(alone, "real", worst, evaluation)
-    figures.plot_dice_difference(alone, rows, worst, "real", [], "alone", 60, tmp_path / "a.png")
+    figures.plot_dice_difference(alone, rows, worst, frame("alone"), tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
 
 
@@ -82,41 +86,60 @@ def test_jitter_keeps_neighbours_apart():
     assert np.abs(offsets).max() <= 0.2 and np.abs(np.diff(offsets)).min() > 0.1
 
 
+def curve(n: int = 9, **of) -> list[dict]:
+    """The lines of a ``training.jsonl``; a generator's have a check of held-out cases."""
+    records = [{"images_seen": 64 * k, "loss": 1 / (1 + k), "seconds": k} for k in range(n)]
+    return [{"size": 100} | of | r | ({"validation": 1.1 * r["loss"]} if "generator" in of else {}) for r in records]
+
+
+def of_arm(arm: str, size: int = 100, replicate: int = 0, segmenter: str = "unet") -> list[dict]:
+    return curve(segmenter=segmenter, arm=arm, size=size, replicate=replicate)
+
+
+def panels_of(curves, null_arms=()) -> dict:
+    """The axes of the figure of training, by their titles, as they are drawn."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", lambda width, height, dpi, out, draw: draw(Figure()))
+        patch.setattr(figures, "headline", lambda figure, *words: found.update({a.get_title(): a for a in figure.axes}))
+        figures.plot_training(curves, frame("phantom", null_arms), None)
+    return found
+
+
 def test_training(tmp_path):
-    generator = [
-        {"images_seen": 64 * k, "loss": 1 / (1 + k), "validation": 1.1 / (1 + k), "seconds": k} for k in range(9)
-    ]
-    segmenter = [{"images_seen": k, "loss": 1 / (1 + k), "seconds": k} for k in range(9)]
-    panels = {"generator": {"ddpm": generator}, "segmenter": {"real/0": segmenter, "real/1": segmenter[:1]}}
-    figures.plot_training(panels, "real", [], "phantom", 60, tmp_path / "a.png")
+    curves = [curve(generator="ddpm"), of_arm("real"), of_arm("real", replicate=1)[:1]]
+    figures.plot_training(curves, frame("phantom"), tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
 
 
 def test_an_arm_s_loss_curve_has_the_arm_s_colour():
     """Seven arms are more than there are colours: the benchmark and the control have theirs, in every figure."""
     arms = ["a", "b", "c", "real", "d", "e", "null"]
-    names = [f"{arm}/{size}/{i}" for arm in arms for size in (25, 100) for i in (0, 1)]
-    trainings = {name: [{"images_seen": 1, "loss": 1.0}] for name in names}
-    axis = Figure().subplots()
-    figures._training_panel(axis, "segmenter", trainings, "real", ["null"])
+    trainings = [(arm, size, i) for arm in arms for size in (25, 100) for i in (0, 1)]
+    axis = panels_of([of_arm(*training) for training in trainings], ["null"])["segmenter unet"]
     expected = figures.arm_colours(arms, "real", ["null"])
-    for line, name in zip(axis.lines, trainings, strict=True):
-        assert line.get_color() == expected[name.split("/")[0]]
-        assert line.get_linestyle() == ("-" if "/25/" in name else "--")
+    for line, (arm, size, _) in zip(axis.lines, trainings, strict=True):
+        assert line.get_color() == expected[arm]
+        assert line.get_linestyle() == ("-" if size == 25 else "--")
     assert len(axis.get_legend().get_texts()) == 14
 
 
-def test_a_generator_s_curves_at_two_sizes_can_be_told_apart(tmp_path):
-    paths = [tmp_path / f"results/generator/patch_ddpm/{size}/training.jsonl" for size in (25, 100)]
-    for path in paths:
-        path.parent.mkdir(parents=True)
-        path.write_text('{"images_seen": 1, "loss": 1.0, "validation": 1.0}\n')
-    axis = Figure().subplots()
-    figures._training_panel(axis, "generator", _curves(paths)["generator"], "real", [])
+def test_names_that_look_like_sizes_or_folders_are_names():
+    """A segmenter `unet-2`, an arm `real-100` beside the arm `real` at 100 %, a generator called `segmentation`."""
+    curves = [of_arm("real-100", segmenter="unet-2"), of_arm("real", segmenter="unet-2"), curve(generator="generator")]
+    panels = panels_of(curves)
+    assert set(panels) == {"segmenter unet-2", "generator"}
+    said = {title: [text.get_text() for text in axis.get_legend().get_texts()] for title, axis in panels.items()}
+    assert said["segmenter unet-2"] == ["real-100, 100 %: training", "real, 100 %: training"]
+    assert said["generator"] == ["generator, 100 %: training", "generator, 100 %: validation"]
+
+
+def test_a_generator_s_curves_at_two_sizes_can_be_told_apart():
+    axis = panels_of([curve(generator="patch_ddpm", size=size) for size in (25, 100)])["generator"]
     assert [(line.get_linestyle(), line.get_marker()) for line in axis.lines] == [
         ("-", "None"), ("-", "o"), ("--", "None"), ("--", "o"),
     ]  # fmt: skip
-    labels = [f"patch_ddpm/{size}: {what}" for size in (25, 100) for what in ("training", "validation")]
+    labels = [f"patch_ddpm, {size} %: {what}" for size in (25, 100) for what in ("training", "validation")]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == labels
 
 
@@ -149,35 +172,35 @@ def test_a_prediction_is_drawn_where_it_says_nodule(drawable, tmp_path):
 def test_turned(drawable, tmp_path, n_gained, n_lost):
     arms = ("real", "real+synthetic")
     gained, lost = ([(drawn(drawable(k), arms), 1) for k in range(n)] for n in (n_gained, n_lost))
-    pictures.plot_turned(gained, lost, (9, n_lost), arms, "phantom", SETTINGS, tmp_path / "a.png")
+    pictures.plot_turned(gained, lost, (9, n_lost), "phantom", SETTINGS, tmp_path / "a.png")
     check(tmp_path / "a.png", 12 if n_gained else 11)
 
 
-ARMS = ("real", ["real-reseeded"])
+NULL = ["real-reseeded"]
 
 
 def test_ladder(big_study, tmp_path):
-    summaries.plot_ladder(big_study["comparison"], N_TRAIN, *ARMS, 0.95, "a $tudy", 60, tmp_path / "a.png")
+    summaries.plot_ladder(big_study["comparison"], N_TRAIN, 0.95, frame("a $tudy", NULL), tmp_path / "a.png")
     check(tmp_path / "a.png", 2.6 + 3 * 4.2)
 
 
 def test_a_claim_fills_its_diamond(big_study, tmp_path):
     """The same numbers with a p that is too large make another picture: hollow."""
     rows = [row | {"p_holm": None if row["p_holm"] is None else 0.5} for row in big_study["comparison"]]
-    summaries.plot_ladder(big_study["comparison"], N_TRAIN, *ARMS, 0.95, "a", 60, tmp_path / "a.png")
-    summaries.plot_ladder(rows, N_TRAIN, *ARMS, 0.95, "a", 60, tmp_path / "b.png")
+    summaries.plot_ladder(big_study["comparison"], N_TRAIN, 0.95, frame("a", NULL), tmp_path / "a.png")
+    summaries.plot_ladder(rows, N_TRAIN, 0.95, frame("a", NULL), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
 def test_learning_curves(big_study, tmp_path):
     """An arm may be missing at a size."""
     rows = [row for row in big_study["comparison"] if (row["arm"], row["size"]) != ("real+copy-paste", 50)]
-    summaries.plot_learning(rows, N_TRAIN, *ARMS, "phantom", 60, tmp_path / "a.png")
+    summaries.plot_learning(rows, N_TRAIN, frame("phantom", NULL), tmp_path / "a.png")
     check(tmp_path / "a.png", 12)
 
 
 def test_froc(big_study, tmp_path):
-    summaries.plot_froc(big_study["froc"], N_TRAIN, *ARMS, "phantom", 60, tmp_path / "a.png")
+    summaries.plot_froc(big_study["froc"], N_TRAIN, frame("phantom", NULL), tmp_path / "a.png")
     check(tmp_path / "a.png", 1.2 + 5 * 2.5)
 
 
@@ -185,11 +208,11 @@ def test_summaries_of_a_tiny_study(scores, evaluation, tmp_path):
     """Two arms, one patient, no null arm: no intervals, still figures."""
     tiny = {arm: [row for row in scores[arm] if row["case"] in ("case00", "case20")] for arm in ("real", "synthetic")}
     rows = [row | {"size": 100} for row in compare(tiny, "real", ["case00"], evaluation)]
-    summaries.plot_ladder(rows, {100: 3}, "real", [], 0.95, "tiny", 60, tmp_path / "a.png")
+    summaries.plot_ladder(rows, {100: 3}, 0.95, frame("tiny"), tmp_path / "a.png")
     point = {"case": "a", "patient": "a", "replicate": "0", "n_nodules": 1, "threshold": 101, "found_nodules": 0,
              "false_positives": 0}  # fmt: skip
     froc = [row | {"size": 100} for row in froc_rows({"real": [point], "synthetic": [point]}, "real", 10, 0.95, 1)]
-    summaries.plot_froc(froc, {100: 3}, "real", [], "tiny", 60, tmp_path / "b.png")
+    summaries.plot_froc(froc, {100: 3}, frame("tiny"), tmp_path / "b.png")
     check(tmp_path / "a.png", 9)
     check(tmp_path / "b.png", 9)
 

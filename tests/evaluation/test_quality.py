@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungsyn.evaluation.quality import plot_quality
+from lungsyn.evaluation.quality import Judged, plot_quality
 from lungsyn.settings.study import Study
 from tests.evaluation.test_figures import SETTINGS, check
 
@@ -14,7 +14,7 @@ def record(volume: str, value: float, rejected: bool) -> dict:
 
 
 def test_a_pasted_set_has_nothing_to_show(tmp_path):
-    plot_quality({"values": {}}, [], {}, "Quality", Study(name="phantom", seed=1), SETTINGS, tmp_path / "a.png")
+    plot_quality(Judged(), "a-set", Study(name="phantom", seed=1), SETTINGS, tmp_path / "a.png")
     check(tmp_path / "a.png", 11)
 
 
@@ -31,7 +31,7 @@ def test_sheet(tmp_path, rejected):
     slices = {f"ct_{k}": rng.normal(-800, 100, (30, 20 + k)) for k in range(3)}
     slices |= {f"nodules_{k}": slices[f"ct_{k}"] > -700 for k in range(3)}
     plot_quality(
-        {"measures": ranges, "values": values}, records, {f"bad{i}-0": slices for i in range(rejected)}, "Quality",
-        Study(name="a $tudy", seed=1), SETTINGS, tmp_path / "a.png",
+        Judged({"measures": ranges, "values": values}, records, {(f"bad{i}", 0): slices for i in range(rejected)}),
+        "a-set", Study(name="a $tudy", seed=1), SETTINGS, tmp_path / "a.png",
     )  # fmt: skip
     check(tmp_path / "a.png", 11)

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from lungsyn.costs import COLUMNS, totals
 from lungsyn.evaluation import answer, report
 
 CONFIG = {
@@ -31,6 +32,14 @@ QUALITY = [
     {"measure": "lung_hu", "what": "median <of> lungs", "low": "-900", "high": "-700", "train_median": "-810",
      "accepted_median": "-820", "judged": "14", "rejected": "3", "kept": "1"},
 ]  # fmt: skip
+JOB = dict.fromkeys(COLUMNS) | {"stage": "segmentation", "verb": "train", "segmenter": "unet", "seconds": 1800.0,
+                                "host_mb": 900, "ran_on": "cpu (x86_64)"}  # fmt: skip
+COSTS = [
+    JOB,
+    JOB | {"arm": "real-100", "device_mb": 7000, "ran_on": "cuda (H200)"},
+    JOB | {"verb": "predict", "seconds": 60.0},
+    JOB | {"stage": "cohort", "verb": "prepare", "segmenter": None},
+]
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -63,21 +72,12 @@ def test_null_is_what_differs_by_its_random_draws_alone(comparison):
 def html(comparison, big_study, tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
     config = CONFIG | {"study": {"name": HOSTILE, "seed": 1}}
-    provenance = {
-        "versions": {"numpy": "2"},
-        "cost": [{"stage": "s", "jobs": 1, "seconds": 3, "peak_memory_mb": None}],
-    }
-    figures = [(tmp_path / "a.png", f"first {HOSTILE}"), (tmp_path / "a.png", "second")]
-    return report.build(
-        HOSTILE,
-        json.dumps(config),
-        {"unet": comparison},
-        {"unet": big_study["strata"]},
-        COHORT,
-        figures,
-        provenance,
-        quality={"a": QUALITY},
-    )
+    found = report.Findings(
+        {"unet": comparison}, {"unet": big_study["strata"]}, COHORT, quality={"a": QUALITY}, versions={"numpy": "2"},
+        pictures=[{"file": tmp_path / "a.png", "caption": words} for words in (f"first {HOSTILE}", "second")],
+        costs=totals(COSTS),
+    )  # fmt: skip
+    return report.build(HOSTILE, json.dumps(config), found)
 
 
 def test_one_file_that_loads_nothing_and_runs_nothing(html):
@@ -95,7 +95,7 @@ def test_names_are_escaped(html):
 
 
 def test_without_provenance_or_pictures(comparison):
-    html = report.build("t", json.dumps(CONFIG), {"unet": comparison, "swin": comparison}, {}, [], [], {})
+    html = report.build("t", json.dumps(CONFIG), report.Findings({"unet": comparison, "swin": comparison}))
     assert "Segmenter: swin" in html and "No case was excluded." in html
 
 
@@ -110,7 +110,7 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
          "controls": [control, control | {"false_alarms": None}], "not_found": ["rotated by 20 degrees"]}
         for name, result in (("good", "pass"), ("bad", "fail"), ("unknown", "blind"))
     ]  # fmt: skip
-    html = report.build("t", json.dumps(CONFIG), {"unet": comparison}, {}, [], [], {}, verdicts)
+    html = report.build("t", json.dumps(CONFIG), report.Findings({"unet": comparison}, verdicts=verdicts))
     parser = Parser()
     parser.feed(html)
     assert not parser.open
@@ -133,6 +133,15 @@ def test_the_policy_for_empty_masks_is_stated(html):
 def test_rejected_volumes_are_counted(html):
     assert "Set a: 14 volumes made, 3 rejected, 1 of them kept" in html
     assert "median &lt;of&gt; lungs" in html and "5 % of new real cases; n train" in html
+
+
+def test_the_cost_is_told_by_stage_and_below_it_by_what_was_made(html):
+    """Of a job with a GPU the memory is the GPU's."""
+    cost = html.split("<h3>Cost</h3>")[1]
+    cells = [re.sub("<.*?>", " ", row).split() for row in cost.split("</tr>")]
+    assert ["segmentation", "3", "3,660", "7,000"] in cells and ["cohort", "1", "1,800", "900"] in cells
+    assert ["train", "unet", "2", "3,600", "7,000", "cpu", "(x86_64);", "cuda", "(H200)"] in cells
+    assert ["predict", "unet", "1", "60", "900", "cpu", "(x86_64)"] in cells and "4 in all" in cost
 
 
 def test_cohort_counts():

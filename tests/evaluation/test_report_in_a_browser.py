@@ -59,13 +59,13 @@ def page(comparison, tmp_path) -> str:
     axes.plot([0, 1], [1, 0])
     figure.savefig(tmp_path / "a.png", dpi=100)
     plt.close(figure)
-    provenance = {
-        "versions": {"a-package-with-a-long-name": "1.2.3"},
-        "cost": [{"stage": "synthesis, set a-long-name (jobs: volumes)", "jobs": 1, "seconds": 3, "peak_memory_mb": 9}],
-    }
+    cost = {"stage": "generation", "verb": "synthesise", "of": "a-long-name", "jobs": 1, "seconds": 3, "peak_mb": 9,
+            "ran_on": "cuda (a long name of a device), bfloat16, 8 threads"}  # fmt: skip
     config = CONFIG | {"study": {"name": "a_name_without_spaces_that_is_longer_than_a_phone_is_wide_" * 2, "seed": 1}}
-    figures = [(tmp_path / "a.png", "the difference"), (tmp_path / "a.png", "a case")]
-    return report.build("title_" * 20, json.dumps(config), {"unet": comparison}, {}, COHORT, figures, provenance)
+    pictures = [{"file": tmp_path / "a.png", "caption": words} for words in ("the difference", "a case")]
+    found = report.Findings({"unet": comparison}, cohort=COHORT, pictures=pictures, costs=[cost],
+                            versions={"a-package-with-a-long-name": "1.2.3"})  # fmt: skip
+    return report.build("title_" * 20, json.dumps(config), found)
 
 
 @pytest.mark.parametrize("width", [PHONE_PX, DESK_PX])

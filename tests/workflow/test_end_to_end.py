@@ -1,9 +1,11 @@
 """The whole chain at its smallest: run as a user would, then its files opened as any other program would."""
 
 import csv
+import html
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -173,6 +175,32 @@ def test_pictures_are_not_blank(results):
     for path in pictures:
         grey = np.asarray(Image.open(path).convert("L"), dtype=float)
         assert min(grey.shape) > 100 and grey.std() > 5, path
+
+
+def test_every_picture_is_listed_with_what_it_shows(results):
+    rows = [row for name in ("arms", "set-targeted-100", "set-untargeted-100")
+            for row in table(results / f"figures/{name}.tsv")]  # fmt: skip
+    drawn = {path.name for path in (results / "figures").glob("*.png")} - {"dice_difference.png"}
+    assert {row["file"] for row in rows} == drawn
+    assert {(row["segmenter"], row["set"]) for row in rows} == {
+        ("", ""), ("unet", ""), ("", "targeted"), ("", "untargeted"),
+    }  # fmt: skip
+    page = html.unescape((results / "report.html").read_text())
+    assert all(f'alt="{row["caption"]}"' in page for row in rows)
+
+
+def test_every_job_of_more_than_seconds_says_what_it_cost(results):
+    rows = table(results / "costs.tsv")
+    assert Counter(f"{row['stage']} {row['verb']}" for row in rows) == {
+        "cohort phantom": 1, "cohort prepare": 6, "generation train": 1, "generation reference": 1,
+        "generation synthesise": 3, "segmentation train": 10, "segmentation predict": 5, "evaluation score": 5,
+        "audit memorisation": 2, "audit membership": 1, "audit fidelity": 2, "evaluation plot-arms": 1,
+        "evaluation plot-set": 2,
+    }  # fmt: skip
+    assert all(float(row["seconds"]) > 0 and int(row["host_mb"]) > 0 and row["ran_on"] for row in rows)
+    trained = {(row["segmenter"], row["arm"], row["size"]) for row in rows if row["arm"]}
+    assert trained == {("unet", arm, "100") for arm in ARMS}
+    assert {row["set"] for row in rows if row["verb"] == "synthesise"} == {"targeted", "untargeted"}
 
 
 def test_each_set_has_a_verdict(results):

@@ -342,6 +342,7 @@ def finished(tmp_path_factory) -> Path:
         for i in range(2):
             (folder / RAW / case / f"series/{i}.dcm").write_text(f"slice {i} of {case}")
     (folder / "elsewhere").symlink_to(RAW)
+    (folder / "results/phantom/cost.json").write_text("{}")
     write_cohort(folder, SPLITS)
     snakemake(folder, {}, executor="touch", dag=DAGSettings(targets={LISTING}))
     follow(folder)
@@ -582,6 +583,24 @@ def test_another_generator_beside_the_diffusion_model_makes_only_its_own_again(s
     assert to_run(study, beside) == []
     changed = merged(beside, {"generators": {kind: change}})
     assert {label(job) for job in to_run(study, changed)} == made
+
+
+def test_the_report_declares_what_it_counts_and_nothing_that_is_gone_from_the_config(study):
+    """The results of a generator that was tried and given up lie there still."""
+    gan = yaml.safe_load((ROOT / "workflow/experiments/cubes_gan.yaml").read_text())
+    finish(study, gan)
+    tried = "results/generator/patch_gan/100/cost.json"
+
+    def counted(overlay: dict) -> list[str]:
+        (report,) = (job for job in snakemake(study, overlay).jobs if job.rule.name == "report")
+        paths = [path for path in report.input if path.endswith("cost.json")]
+        assert all(path in report.shellcmd for path in paths)
+        return paths
+
+    assert (study / tried).exists() and tried in counted(gan)
+    without = counted({})
+    assert "results/generator/patch_ddpm/100/cost.json" in without
+    assert not [path for path in without if "gan" in path]
 
 
 PASTED = {

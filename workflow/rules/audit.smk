@@ -15,6 +15,12 @@ def attackable(generator):
     return made_by(generator).attackable
 
 
+def of_set(wildcards):
+    """The command line's words for which set it is about, and who made it."""
+    generator = STUDY.sets[wildcards.set].generator
+    return f"--of generator={generator} set={wildcards.set} size={wildcards.size}"
+
+
 rule memorisation:
     """The nearest train case of every synthetic, held-out and planted one: nodules and whole volumes."""
     input:
@@ -22,7 +28,8 @@ rule memorisation:
         train=cases("train"),
         held_out=lambda w: cases(*held_out_splits(w))(w),
     output:
-        "results/audit/{set}/{size}/nearest.tsv",
+        neighbours="results/audit/{set}/{size}/nearest.tsv",
+        cost="results/audit/{set}/{size}/nearest.cost.json",
     log:
         "results/logs/memorisation/{set}/{size}.log",
     threads: STUDY.compute.generator_threads
@@ -30,11 +37,13 @@ rule memorisation:
         gpu=GPU,
     params:
         recipe=recipe_of("audit", "memorisation"),
+        of=of_set,
         audit=settings(STUDY.audit, Probing),
         seed=SEED,
     shell:
-        "lungsyn audit memorisation --audit {params.audit:q} --seed {params.seed} --synthetic {input.synthetic}"
-        " --train {input.train} --held-out {input.held_out} {COMPUTE} --out {output} > {log} 2>&1"
+        "lungsyn audit memorisation {params.of} --audit {params.audit:q} --seed {params.seed}"
+        " --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out} {COMPUTE}"
+        " --cost {output.cost} --out {output.neighbours} > {log} 2>&1"
 
 
 rule membership:
@@ -44,7 +53,8 @@ rule membership:
         train=cases("train"),
         unseen=cases("validation", "test"),
     output:
-        "results/audit/membership/{generator}/{size}.tsv",
+        losses="results/audit/membership/{generator}/{size}.tsv",
+        cost="results/audit/membership/{generator}/{size}.cost.json",
     log:
         "results/logs/membership/{generator}/{size}.log",
     threads: STUDY.compute.generator_threads
@@ -54,8 +64,9 @@ rule membership:
         recipe=lambda w: recipe_of("audit", "membership", kind_of(w)),
         seed=SEED,
     shell:
-        "lungsyn audit membership --model {input.model} --seed {params.seed} --train {input.train}"
-        " --unseen {input.unseen} {COMPUTE} --out {output} > {log} 2>&1"
+        "lungsyn audit membership --of generator={wildcards.generator} size={wildcards.size} --model {input.model}"
+        " --seed {params.seed} --train {input.train} --unseen {input.unseen} {COMPUTE}"
+        " --cost {output.cost} --out {output.losses} > {log} 2>&1"
 
 
 rule verdict:
@@ -70,14 +81,14 @@ rule verdict:
         "results/logs/verdict/{set}/{size}.log",
     params:
         recipe=recipe_of("audit", "verdict"),
+        of=of_set,
         audit=settings(STUDY.audit, Thresholds),
         membership=lambda w, input: f"--membership {input.membership}" if input.membership else "",
         splits=held_out_splits,
         seed=SEED,
     shell:
-        "lungsyn audit verdict --audit {params.audit:q} --seed {params.seed} --set {wildcards.set}"
-        " --size {wildcards.size} --held-out-splits {params.splits} --synthetic {input.synthetic}"
-        " --neighbours {input.neighbours}"
+        "lungsyn audit verdict {params.of} --audit {params.audit:q} --seed {params.seed}"
+        " --held-out-splits {params.splits} --synthetic {input.synthetic} --neighbours {input.neighbours}"
         " {params.membership} --out {output} > {log} 2>&1"
 
 
@@ -92,15 +103,16 @@ rule fidelity:
     output:
         fidelity="results/audit/{set}/{size}/fidelity.json",
         quality="results/quality/{set}/{size}.tsv",
+        cost="results/audit/{set}/{size}/fidelity.cost.json",
     log:
         "results/logs/fidelity/{set}/{size}.log",
     params:
         recipe=recipe_of("audit", "fidelity"),
+        of=of_set,
         fidelity=settings(STUDY.audit.fidelity),
         reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
         seed=SEED,
     shell:
-        "lungsyn audit fidelity --real-train {input.train} --real-held-out {input.held_out}"
-        " --synthetic {input.synthetic} {params.reference} --set {wildcards.set} --size {wildcards.size}"
-        " --fidelity {params.fidelity:q} --seed {params.seed} --quality {output.quality} --out {output.fidelity}"
-        " > {log} 2>&1"
+        "lungsyn audit fidelity {params.of} --real-train {input.train} --real-held-out {input.held_out}"
+        " --synthetic {input.synthetic} {params.reference} --fidelity {params.fidelity:q} --seed {params.seed}"
+        " --quality {output.quality} --cost {output.cost} --out {output.fidelity} > {log} 2>&1"

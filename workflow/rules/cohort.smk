@@ -11,7 +11,8 @@ if READER.simulates:
     rule phantom:
         """Simulate chests at the identities of LIDC-IDRI scans and write them as DICOM."""
         output:
-            directory("results/phantom/LIDC-IDRI"),
+            folder=directory("results/phantom/LIDC-IDRI"),
+            cost="results/phantom/cost.json",
         log:
             "results/logs/phantom.log",
         threads: 2
@@ -21,7 +22,7 @@ if READER.simulates:
             seed=SEED,
         shell:
             "lungsyn cohort phantom --cohort {params.cohort:q} --seed {params.seed}"
-            " --workers {threads} --out {output} > {log} 2>&1"
+            " --workers {threads} --cost {output.cost} --out {output.folder} > {log} 2>&1"
 
 
 def raw_data(_):
@@ -119,6 +120,7 @@ rule prepare:
         lungs="results/cases/{case}/lungs.nii",
         body="results/cases/{case}/body.nii",
         case="results/cases/{case}/case.json",
+        cost="results/cases/{case}/cost.json",
     log:
         "results/logs/prepare/{case}.log",
     params:
@@ -128,7 +130,7 @@ rule prepare:
         root=fixed(RAW),
     shell:
         "lungsyn cohort prepare --case={wildcards.case} --cohort {params.cohort:q} --root {params.root:q}"
-        " --names {NAMES} --out results/cases/{wildcards.case} > {log} 2>&1"
+        " --names {NAMES} --cost {output.cost} --out results/cases/{wildcards.case} > {log} 2>&1"
 
 
 checkpoint cohort:

@@ -1,6 +1,6 @@
 # REQUIRED INPUTS: results/predictions/{segmenter}/{arm}/{size}/, results/cases/{case}/, results/cohort.tsv,
 #                  results/audit/{set}/{size}/
-# OUTPUTS:         results/scores/, results/comparison/, results/figures/, results/report.html
+# OUTPUTS:         results/scores/, results/comparison/, results/figures/, results/report.html, results/costs.tsv
 
 
 rule score:
@@ -13,13 +13,15 @@ rule score:
         cases="results/scores/{segmenter}/{arm}/{size}.tsv",
         nodules="results/scores/{segmenter}/{arm}/{size}.nodules.tsv",
         points="results/scores/{segmenter}/{arm}/{size}.points.tsv",
+        cost="results/scores/{segmenter}/{arm}/{size}.cost.json",
     log:
         "results/logs/score/{segmenter}/{arm}/{size}.log",
     params:
         recipe=recipe_of("evaluation", "score"),
     shell:
         "lungsyn evaluation score --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
-        " --out {output.cases} --nodules {output.nodules} --points {output.points} > {log} 2>&1"
+        " --out {output.cases} --nodules {output.nodules} --points {output.points} --cost {output.cost}"
+        " > {log} 2>&1"
 
 
 def of_arms(place, pairs, arms=()):
@@ -75,12 +77,16 @@ SEVERAL_SIZES = [segmenter for segmenter in STUDY.segmenters if len(STUDY.sizes_
 
 
 def figures(name, pairs, caption=None):
-    """results/figures/{name}-{segmenter}-{size}.png, or without a size; with a caption also in Snakemake's report."""
-    paths = {"-".join(map(str, pair)): f"results/figures/{name}-{'-'.join(map(str, pair))}.png" for pair in pairs}
+    """results/figures/{name}-{segmenter}-{size}.png, or without a size; with a caption also in Snakemake's report.
+
+    What each shows is said in the table of pictures that the rule writes beside them (`lungsyn.evaluation.gallery`)."""
+    pairs = list(pairs)
+    paths = [f"results/figures/{name}-{'-'.join(map(str, pair))}.png" for pair in pairs]
     if caption is None:
-        return list(paths.values())
+        return paths
     shown = {"caption": f"../report/{caption}.rst", "category": "Does it help?"}
-    return [report(path, labels={"of": of}, **shown) for of, path in paths.items()]
+    labels = [{key: str(part) for key, part in zip(("segmenter", "size"), pair)} for pair in pairs]
+    return [report(path, labels=of, **shown) for of, path in zip(labels, paths)]
 
 
 rule plot_arms:
@@ -94,7 +100,7 @@ rule plot_arms:
         generators=[f"results/generator/{name}/{size}/training.jsonl" for name, size in USED_GENERATORS],
         curves=expand(
             of_arms("results/segmentation/{segmenter}/{arm}/{size}/{{replicate}}/training.jsonl", COMPARED),
-            replicate=range(STUDY.replicates),
+            replicate=REPLICATES,
         ),
         cohort="results/cohort.tsv",
         cases=cases("test"),
@@ -106,6 +112,8 @@ rule plot_arms:
         figures("cases", DRAWN, caption="cases"),
         figures("turned", DRAWN),
         training="results/figures/training.png",
+        pictures="results/figures/arms.tsv",
+        cost="results/figures/arms.cost.json",
     log:
         "results/logs/plot_arms.log",
     params:
@@ -120,7 +128,8 @@ rule plot_arms:
         " --predictions {input.predictions} --comparisons {input.comparisons} --frocs {input.frocs}"
         " --curves {input.generators} {input.curves} --cohort {input.cohort} --cases {input.cases}"
         " --null-arms {params.null_arms} --benchmark {params.benchmark:q} --evaluation {params.evaluation:q}"
-        " --study {params.study:q} --figures {params.figures:q} --out results/figures > {log} 2>&1"
+        " --study {params.study:q} --figures {params.figures:q} --pictures {output.pictures} --cost {output.cost}"
+        " --out results/figures > {log} 2>&1"
 
 
 rule plot_set:
@@ -143,6 +152,8 @@ rule plot_set:
         ),
         "results/figures/quality-{set}-{size}.png",
         "results/figures/nearest-{set}-{size}.png",
+        pictures="results/figures/set-{set}-{size}.tsv",
+        cost="results/figures/set-{set}-{size}.cost.json",
     log:
         "results/logs/plot_set/{set}/{size}.log",
     params:
@@ -152,10 +163,31 @@ rule plot_set:
         study=settings(STUDY.title),
         figures=settings(STUDY.figures),
     shell:
-        "lungsyn evaluation plot-set --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out}"
-        " --neighbours {input.neighbours} --fidelity {input.fidelity} {params.reference} --set {wildcards.set}"
-        " --size {wildcards.size} --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
-        " --out results/figures > {log} 2>&1"
+        "lungsyn evaluation plot-set --of set={wildcards.set} size={wildcards.size} --synthetic {input.synthetic}"
+        " --train {input.train} --held-out {input.held_out} --neighbours {input.neighbours} --fidelity {input.fidelity} {params.reference}"
+        " --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
+        " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"
+
+
+def costs(wildcards):
+    """The costs of all jobs whose results are in the report; of what is no longer in the config there is none."""
+    places = [f"cases/{row['case']}/cost.json" for row in cohort_rows()]
+    places += [] if STUDY.cohort.root else ["phantom/cost.json"]
+    for name, size in USED_GENERATORS:
+        of = f"{name}/{size}"
+        places += [f"generator/{of}/cost.json", f"quality/{of}/reference.cost.json", f"audit/membership/{of}.cost.json"]
+    for name, size in USED_SETS:
+        of = f"{name}/{size}"
+        places += [
+            f"audit/{of}/nearest.cost.json",
+            f"audit/{of}/fidelity.cost.json",
+            f"figures/set-{name}-{size}.cost.json",
+        ]
+    for of in of_arms("{segmenter}/{arm}/{size}", COMPARED):
+        places += [f"segmentation/{of}/{replicate}/cost.json" for replicate in REPLICATES]
+        places += [f"predictions/{of}.cost.json", f"scores/{of}.cost.json"]
+    made = [f"{batch}.cost.json" for name, size in USED_SETS for batch in batches(name, size)]
+    return [*made, *(f"results/{place}" for place in [*places, "figures/arms.cost.json"])]
 
 
 rule report:
@@ -164,7 +196,8 @@ rule report:
         cohort="results/cohort.tsv",
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
         strata=expand("results/comparison/{segmenter}.strata.tsv", segmenter=STUDY.segmenters),
-        pictures=[
+        pictures=["results/figures/arms.tsv", *(f"results/figures/set-{name}-{size}.tsv" for name, size in USED_SETS)],
+        shown=[
             figures("dice_difference", MAIN_FIRST),
             figures("ladder", zip(STUDY.segmenters)),
             figures("learning", zip(SEVERAL_SIZES)),
@@ -179,10 +212,12 @@ rule report:
         ],
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
+        costs=costs,
     output:
         report="results/report.html",
         figure="results/figures/dice_difference.png",
         text="results/answer.txt",
+        costs="results/costs.tsv",
     log:
         "results/logs/report.log",
     params:
@@ -191,4 +226,5 @@ rule report:
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"
-        " --main-figure {output.figure} --text {output.text} --out {output.report} > {log} 2>&1"
+        " --costs {input.costs} --main-figure {output.figure} --text {output.text} --cost-table {output.costs}"
+        " --out {output.report} > {log} 2>&1"

@@ -11,6 +11,7 @@ rule train_generator:
     output:
         model="results/generator/{generator}/{size}/model.safetensors",
         curve="results/generator/{generator}/{size}/training.jsonl",
+        cost="results/generator/{generator}/{size}/cost.json",
     log:
         "results/logs/train_generator/{generator}/{size}.log",
     priority: 1  # most of the study waits for it
@@ -22,8 +23,9 @@ rule train_generator:
         generator=lambda w: settings(STUDY.generators[w.generator])(w),
         seed=SEED,
     shell:
-        "{TOGETHER}lungsyn generation train --generator {params.generator:q} --seed {params.seed} --cases {input.cases}"
-        " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve}"
+        "{TOGETHER}lungsyn generation train --of generator={wildcards.generator} size={wildcards.size}"
+        " --generator {params.generator:q} --seed {params.seed} --cases {input.cases}"
+        " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} --cost {output.cost}"
         " --live results/live/{wildcards.generator}-{wildcards.size}.png {TITLE} > {log} 2>&1"
 
 
@@ -63,7 +65,8 @@ rule conditions:
         worst_cases=worst_cases,
         seed=SEED,
     shell:
-        "lungsyn generation conditions --conditions {params.conditions:q} {params.volumes} --seed {params.seed}"
+        "lungsyn generation conditions --of set={wildcards.set} size={wildcards.size}"
+        " --conditions {params.conditions:q} {params.volumes} --seed {params.seed}"
         " {params.worst_cases} --cases {input.cases} --predictions {input.predictions} --out {output}"
         " > {log} 2>&1"
 
@@ -79,7 +82,8 @@ rule reference:
     input:
         cases=cases("train"),
     output:
-        RANGES,
+        ranges=RANGES,
+        cost="results/quality/{generator}/{size}/reference.cost.json",
     log:
         "results/logs/reference/{generator}/{size}.log",
     params:
@@ -87,8 +91,9 @@ rule reference:
         grid=lambda w: grid_json(w.generator),
         quality=settings(STUDY.quality),
     shell:
-        "lungsyn generation reference --cases {input.cases} --grid {params.grid:q} --quality {params.quality:q}"
-        " --out {output} > {log} 2>&1"
+        "lungsyn generation reference --of generator={wildcards.generator} size={wildcards.size}"
+        " --cases {input.cases} --grid {params.grid:q} --quality {params.quality:q}"
+        " --cost {output.cost} --out {output.ranges} > {log} 2>&1"
 
 
 rule synthesise:
@@ -99,7 +104,8 @@ rule synthesise:
         model=of_generator("results/generator/{generator}/{size}/model.safetensors"),
         rows="results/conditions/{set}/{size}.tsv",
     output:
-        directory("results/synthetic/{generator}/{set}/{size}/{batch}"),
+        folder=directory("results/synthetic/{generator}/{set}/{size}/{batch}"),
+        cost="results/synthetic/{generator}/{set}/{size}/{batch}.cost.json",
     log:
         "results/logs/synthesise/{generator}/{set}/{size}/{batch}.log",
     threads: STUDY.compute.generator_threads
@@ -114,7 +120,8 @@ rule synthesise:
         synthesis=settings(STUDY.synthesis),
         quality=settings(STUDY.quality),
     shell:
-        "lungsyn generation synthesise --generator {params.generator:q} --conditions {params.conditions:q}"
-        " {params.model} {params.reference} --rows {input.rows} --batch {wildcards.batch} --set {wildcards.set}"
-        " --synthesis {params.synthesis:q}"
-        " --quality {params.quality:q} --cases {input.cases} {COMPUTE} --out {output} > {log} 2>&1"
+        "lungsyn generation synthesise --of generator={wildcards.generator} set={wildcards.set} size={wildcards.size}"
+        " --generator {params.generator:q} --conditions {params.conditions:q}"
+        " {params.model} {params.reference} --rows {input.rows} --batch {wildcards.batch}"
+        " --synthesis {params.synthesis:q} --quality {params.quality:q} --cases {input.cases} {COMPUTE}"
+        " --cost {output.cost} --out {output.folder} > {log} 2>&1"

@@ -2,6 +2,9 @@
 # OUTPUTS:         results/segmentation/{segmenter}/{arm}/{size}/{replicate}/, results/predictions/{segmenter}/{arm}/{size}/
 
 
+REPLICATES = list(range(STUDY.replicates))
+
+
 def real_cases(wildcards):
     """The real cases that an arm's segmenter learns from: those of the training-set size, or none."""
     return cases("train")(wildcards) if STUDY.arms[wildcards.arm].real else []
@@ -27,6 +30,7 @@ rule train_segmenter:
     output:
         model="results/segmentation/{segmenter}/{arm}/{size}/{replicate}/model.safetensors",
         curve="results/segmentation/{segmenter}/{arm}/{size}/{replicate}/training.jsonl",
+        cost="results/segmentation/{segmenter}/{arm}/{size}/{replicate}/cost.json",
     log:
         "results/logs/train_segmenter/{segmenter}/{arm}/{size}/{replicate}.log",
     threads: STUDY.compute.segmenter_threads
@@ -40,11 +44,11 @@ rule train_segmenter:
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
         seed=SEED,
     shell:
-        "lungsyn segmentation train {params.kind} --segmenter {params.segmenter:q} --seed {params.seed}"
-        " {params.reseeded}"
-        " --replicate {wildcards.replicate} --cases {input.cases} --synthetic {input.synthetic} {params.share}"
+        "lungsyn segmentation train --of segmenter={wildcards.segmenter} arm={wildcards.arm} size={wildcards.size}"
+        " replicate={wildcards.replicate} {params.kind} --segmenter {params.segmenter:q} --seed {params.seed}"
+        " {params.reseeded} --cases {input.cases} --synthetic {input.synthetic} {params.share}"
         " --checkpoints results/checkpoints {COMPUTE}"
-        " --model {output.model} --curve {output.curve} > {log} 2>&1"
+        " --model {output.model} --curve {output.curve} --cost {output.cost} > {log} 2>&1"
 
 
 rule predict:
@@ -52,11 +56,12 @@ rule predict:
     input:
         models=expand(
             "results/segmentation/{{segmenter}}/{{arm}}/{{size}}/{replicate}/model.safetensors",
-            replicate=range(STUDY.replicates),
+            replicate=REPLICATES,
         ),
         cases=cases("validation", "test"),
     output:
-        directory("results/predictions/{segmenter}/{arm}/{size}"),
+        folder=directory("results/predictions/{segmenter}/{arm}/{size}"),
+        cost="results/predictions/{segmenter}/{arm}/{size}.cost.json",
     log:
         "results/logs/predict/{segmenter}/{arm}/{size}.log",
     threads: STUDY.compute.segmenter_threads
@@ -66,5 +71,6 @@ rule predict:
         recipe=lambda w: recipe_of("segmentation", "predict", STUDY.segmenters[w.segmenter].kind),
         inference=lambda w: settings(inference_of(STUDY.segmenters[w.segmenter]))(w),
     shell:
-        "lungsyn segmentation predict --inference {params.inference:q} --models {input.models} --cases {input.cases}"
-        " {COMPUTE} --out {output} > {log} 2>&1"
+        "lungsyn segmentation predict --of segmenter={wildcards.segmenter} arm={wildcards.arm} size={wildcards.size}"
+        " --inference {params.inference:q} --replicates {REPLICATES} --models {input.models} --cases {input.cases}"
+        " {COMPUTE} --cost {output.cost} --out {output.folder} > {log} 2>&1"
