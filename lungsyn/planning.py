@@ -53,10 +53,10 @@ def measured(results: Path) -> dict[tuple[str, str], tuple[float, str]]:
         found.setdefault(of, []).append((facts["cost"]["seconds"] / units, facts.get("ran_on", "")))
     for path in results.glob("synthetic/*/*/*/*/*/case.json"):
         about = read_json(path)
-        generator = path.relative_to(results).parts[1]
-        found.setdefault(("synthesise", generator), []).append(
-            (about["cost"]["seconds"], about["made"].get("ran_on", ""))
-        )
+        if "generator" in about:  # an older version's case does not say who made it
+            found.setdefault(("synthesise", about["generator"]), []).append(
+                (about["cost"]["seconds"], about["made"].get("ran_on", ""))
+            )
     return {of: (statistics.median(s for s, _ in values), values[0][1]) for of, values in found.items()}
 
 

@@ -265,7 +265,8 @@ def evaluation_plot_set(args) -> None:
     plot_quality(_judged(args), set_name, study, args.figures, places["quality"])
     _plot_nearest(args, places["nearest"])
     plot_fidelity(read_json(args.fidelity), study.name, args.figures.dpi, places["fidelity"])
-    write_table(args.pictures, shown.values(), gallery.COLUMNS)
+    judged = [row for kind, row in shown.items() if kind != "quality" or args.reference]  # else it shows nothing
+    write_table(args.pictures, judged, gallery.COLUMNS)
 
 
 def _judged(args):

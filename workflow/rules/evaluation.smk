@@ -164,7 +164,8 @@ rule plot_set:
         figures=settings(STUDY.figures),
     shell:
         "lungsyn evaluation plot-set --of set={wildcards.set} size={wildcards.size} --synthetic {input.synthetic}"
-        " --train {input.train} --held-out {input.held_out} --neighbours {input.neighbours} --fidelity {input.fidelity} {params.reference}"
+        " --train {input.train} --held-out {input.held_out} --neighbours {input.neighbours} --fidelity {input.fidelity}"
+        " {params.reference}"
         " --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
         " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"
 
@@ -175,7 +176,10 @@ def costs(wildcards):
     places += [] if STUDY.cohort.root else ["phantom/cost.json"]
     for name, size in USED_GENERATORS:
         of = f"{name}/{size}"
-        places += [f"generator/{of}/cost.json", f"quality/{of}/reference.cost.json", f"audit/membership/{of}.cost.json"]
+        places += [f"generator/{of}/cost.json"]
+        places += [f"audit/membership/{of}.cost.json"] if attackable(name) else []
+    for name, size in sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS}):
+        places += [f"quality/{name}/{size}/reference.cost.json"]
     for name, size in USED_SETS:
         of = f"{name}/{size}"
         places += [
