@@ -16,14 +16,17 @@ ABOUT = ["generator", "set", "segmenter", "arm", "size", "replicate", "batch", "
 COLUMNS = ["stage", "verb", *ABOUT, "seconds", "host_mb", "device_mb", "ran_on"]
 
 
-def spent(seconds: float) -> dict:
-    """What this process took so far: ``seconds``, highest memory of the host and of a CUDA device (MB), the device."""
+def spent(seconds: float, known: Mapping) -> dict:
+    """What a job took: ``seconds``, highest memory of the host and of a CUDA device (MB), what it ran on.
+
+    ``seconds``: of this process. ``known``: what its verb knows better, such as the seconds of a training that went on.
+    """
     torch = sys.modules.get("torch")
     cost = {"seconds": round(seconds, 2), "host_mb": peak_host_mb(), "ran_on": f"cpu ({platform.machine()})"}
     if torch and torch.cuda.is_initialized():
         device_mb = torch.cuda.max_memory_allocated() // 1024**2
         cost |= {"device_mb": device_mb, "ran_on": f"cuda ({torch.cuda.get_device_name()})"}
-    return cost
+    return cost | known | {"seconds": max(cost["seconds"], known.get("seconds", 0))}
 
 
 def read_costs(paths: Iterable[Path]) -> list[dict]:

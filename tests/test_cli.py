@@ -62,7 +62,8 @@ def test_whatever_computes_with_a_case_looks_whether_its_voxels_are_those_that_w
 
 
 def test_a_table_of_another_cohort_or_kind_is_one_message(case_folders, tmp_path, capsys):
-    write_predictions(tmp_path / "none", {"segmenter": "unet", "arm": "real", "size": 50}, [])
+    of = {"segmenter": "unet", "arm": "real", "size": 50}
+    write_predictions(tmp_path / "none", of, [("0", "a", tmp_path / "none/0/a.nii")])
     for table, words in (("case\tsplit\nother\ttest\n", "lists no case"), ("a\tb\n1\t2\n", "no column 'case'")):
         (tmp_path / "cohort.tsv").write_text(table)
         files = [

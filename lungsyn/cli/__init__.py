@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         known = args.run(args) or {}
         if getattr(args, "cost", None) and os.environ.get("RANK", "0") == "0":  # the first of several processes
-            write_json(args.cost, job_of(args) | spent(time.monotonic() - started) | known)
+            write_json(args.cost, job_of(args) | spent(time.monotonic() - started, known))
     except (InputError, FloatingPointError) as error:  # the second: a training or a network that ended in no number
         detail = f" ({error.detail})" if getattr(error, "detail", "") else ""
         print(f"{name}: {error}{detail}", file=sys.stderr)
@@ -98,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         summary = run.__doc__.splitlines()[0]
         child = groups[stage].add_parser(name, help=summary, description=summary)
         arguments(child)
-        if (stage, name) not in NO_JOB:
+        if (stage, name) in OF_VERBS:
             child.add_argument("--cost", type=Path, help="where to write what the job took: seconds, memory, device")
         child.set_defaults(run=run, rule=(stage, name))
     return parser

@@ -20,7 +20,7 @@ def verb(
 ) -> Callable:
     """Register the decorated function as ``lungsyn stage name``; verbs of ``study`` are called by their name alone.
 
-    What the verb returns, if anything, it knows better of its cost than this process can: a training that went on.
+    What the verb returns, if anything, is what it knows of its job's cost: a training that went on, what it is of.
     It is ``{stage}_{name}`` in the module of its stage: there its code's digest is taken from. ``recipe``: of a verb
     that is a rule; raise it when the verb's results change. ``seams``: whose families take part.
     """

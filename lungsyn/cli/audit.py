@@ -19,7 +19,7 @@ def _probe_arguments(parser):
     add(parser, "out")
 
 
-@verb("audit", "memorisation", _probe_arguments, recipe=1)
+@verb("audit", "memorisation", _probe_arguments, recipe=2)
 def audit_memorisation(args) -> None:
     """Find the nearest train cube of every synthetic, held-out and planted one: nodules, whole volumes and parts."""
     from lungsyn.audit import probes

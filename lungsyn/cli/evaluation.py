@@ -29,8 +29,8 @@ def _score_arguments(parser):
     add(parser, "cases", nargs="+")
 
 
-@verb("evaluation", "score", _score_arguments, recipe=1)
-def evaluation_score(args) -> None:
+@verb("evaluation", "score", _score_arguments, recipe=2)
+def evaluation_score(args) -> dict:
     """Measure every prediction of an arm, and the replicates' mean: per case, per nodule, and points of the FROC."""
     from lungsyn.evaluation.froc import POINT_COLUMNS
     from lungsyn.evaluation.scores import NODULE_COLUMNS, OF, SCORE_COLUMNS, score_arm
@@ -38,16 +38,18 @@ def evaluation_score(args) -> None:
 
     split = {row["case"]: row["split"] for row in read_table(args.cohort, ["case", "split"])}
     predictions, tables = read_predictions(args.predictions), ([], [], [])
+    of = {key: predictions[0][key] for key in OF}
     for folder in case_folders(args.cases):
         if folder.name not in split:
             raise InputError(f"{args.cohort} lists no case {folder.name!r}: give the table of the same cohort")
         percents = {name: read_written(path).data for name, path in of_case(predictions, folder.name).items()}
         for table, rows in zip(tables, score_arm(percents, whole_case(folder), split[folder.name]), strict=True):
-            table += [{key: predictions[0][key] for key in OF} | row for row in rows]
+            table += [of | row for row in rows]
     for path, rows, columns in zip(
         (args.out, args.nodules, args.points), tables, (SCORE_COLUMNS, NODULE_COLUMNS, POINT_COLUMNS), strict=True
     ):
         write_table(path, rows, [*OF, *columns])
+    return of
 
 
 def _tested(arms: Mapping[str, Sequence[dict]]) -> dict[str, list[dict]]:
@@ -75,7 +77,7 @@ def _compare_arguments(parser):
     add_numbers(parser, "seed")
 
 
-@verb("evaluation", "compare", _compare_arguments, recipe=1)
+@verb("evaluation", "compare", _compare_arguments, recipe=2)
 def evaluation_compare(args) -> None:
     """Compare every arm with the benchmark arm at each size: Dice paired by case, FROC, and nodules of each kind."""
     from lungsyn.evaluation import comparison, froc, scores, strata

@@ -66,7 +66,7 @@ def _predict_arguments(parser):
     add(parser, "out")
 
 
-@verb("segmentation", "predict", _predict_arguments, recipe=1, seams=("segmenters",))
+@verb("segmentation", "predict", _predict_arguments, recipe=2, seams=("segmenters",))
 def segmentation_predict(args) -> None:
     """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii, and a table that lists them."""
     from lungsyn.volume.predictions import write_predictions

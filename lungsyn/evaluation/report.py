@@ -192,7 +192,8 @@ endif %}</td></tr>{% endfor %}
 {% for name, version in versions.items() %}<tr><td>{{ name }}</td><td>{{ version }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if costs %}<h3>Cost</h3>
-<p class="quiet">All jobs whose results are in this report, {{ costs|selectattr("verb", "none")|sum("jobs") }} in all;
+<p class="quiet">All jobs whose results are in this report, {{ costs|selectattr("verb", "none")|sum("jobs") }} in all,
+of {{ (costs|selectattr("verb", "none")|sum("seconds") / 3600)|number(1) }} hours;
 jobs of a few seconds write none. A training that went on after a stop counts from its beginning. Memory is the peak of
 one job: of its GPU where it had one, else of the host. Each job's own cost is in <code>costs.tsv</code>.</p>
 <div class="scroll"><table>

@@ -22,15 +22,14 @@ def write_predictions(folder: Path, of: Mapping, files: Iterable[tuple[str, str,
 
 def read_predictions(folder: Path) -> list[dict]:
     """Rows of ``COLUMNS`` with the full path as ``file`` and ``size`` as a number. Raises InputError where there is no
-    such table."""
-    if not (folder / NAME).is_file():
+    such table, or nothing in it."""
+    rows = read_table(folder / NAME, COLUMNS) if (folder / NAME).is_file() else []
+    if not rows:
         raise InputError(
-            f"{folder} has no table {NAME}, as when an older version predicted: delete the folder and give the same "
-            "command again, which predicts the cases again"
+            f"{folder} has no table {NAME} of what is in it, as when an older version predicted: delete the folder and "
+            "give the same command again, which predicts the cases again"
         )
-    return [
-        row | {"size": int(row["size"]), "file": folder / row["file"]} for row in read_table(folder / NAME, COLUMNS)
-    ]
+    return [row | {"size": int(row["size"]), "file": folder / row["file"]} for row in rows]
 
 
 def of_case(rows: Iterable[Mapping], case: str) -> dict[str, Path]:

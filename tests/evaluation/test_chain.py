@@ -117,7 +117,7 @@ def test_predictions_of_an_older_version_are_refused_in_a_sentence(folder, tmp_p
     told = ["--cohort", folder / "cohort.tsv", "--cases", folder / "cases/c1/case.json", "--predictions", tmp_path]
     told += [word for name in ("out", "nodules", "points") for word in (f"--{name}", tmp_path / name)]
     assert main(["evaluation", "score", *map(str, told)]) == 2
-    assert "delete the folder and give the same command again" in capsys.readouterr().err
+    assert "delete the folder and give the same command again, which predicts" in capsys.readouterr().err
 
 
 def test_scores_of_an_older_version_are_refused_in_a_sentence(compared, tmp_path, capsys):

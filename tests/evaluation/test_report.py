@@ -141,7 +141,7 @@ def test_the_cost_is_told_by_stage_and_below_it_by_what_was_made(html):
     cells = [re.sub("<.*?>", " ", row).split() for row in cost.split("</tr>")]
     assert ["segmentation", "3", "3,660", "7,000"] in cells and ["cohort", "1", "1,800", "900"] in cells
     assert ["train", "unet", "2", "3,600", "7,000", "cpu", "(x86_64);", "cuda", "(H200)"] in cells
-    assert ["predict", "unet", "1", "60", "900", "cpu", "(x86_64)"] in cells and "4 in all" in cost
+    assert ["predict", "unet", "1", "60", "900", "cpu", "(x86_64)"] in cells and "4 in all,\nof 1.5 hours" in cost
 
 
 def test_cohort_counts():

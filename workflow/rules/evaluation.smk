@@ -172,26 +172,21 @@ rule plot_set:
 
 def costs(wildcards):
     """The costs of all jobs whose results are in the report; of what is no longer in the config there is none."""
-    places = [f"cases/{row['case']}/cost.json" for row in cohort_rows()]
-    places += [] if STUDY.cohort.root else ["phantom/cost.json"]
-    for name, size in USED_GENERATORS:
-        of = f"{name}/{size}"
-        places += [f"generator/{of}/cost.json"]
-        places += [f"audit/membership/{of}.cost.json"] if attackable(name) else []
+    places = [] if STUDY.cohort.root else ["phantom/cost.json"]
+    places += [f"cases/{row['case']}/cost.json" for row in cohort_rows()]
+    places += [f"generator/{name}/{size}/cost.json" for name, size in USED_GENERATORS]
     for name, size in sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS}):
         places += [f"quality/{name}/{size}/reference.cost.json"]
-    for name, size in USED_SETS:
-        of = f"{name}/{size}"
-        places += [
-            f"audit/{of}/nearest.cost.json",
-            f"audit/{of}/fidelity.cost.json",
-            f"figures/set-{name}-{size}.cost.json",
-        ]
-    for of in of_arms("{segmenter}/{arm}/{size}", COMPARED):
-        places += [f"segmentation/{of}/{replicate}/cost.json" for replicate in REPLICATES]
-        places += [f"predictions/{of}.cost.json", f"scores/{of}.cost.json"]
     made = [f"{batch}.cost.json" for name, size in USED_SETS for batch in batches(name, size)]
-    return [*made, *(f"results/{place}" for place in [*places, "figures/arms.cost.json"])]
+    places += [place.removeprefix("results/") for place in made]
+    arms = of_arms("{segmenter}/{arm}/{size}", COMPARED)
+    places += [f"segmentation/{of}/{replicate}/cost.json" for of in arms for replicate in REPLICATES]
+    places += [f"predictions/{of}.cost.json" for of in arms]
+    places += [f"audit/{name}/{size}/{what}.cost.json" for what in ("nearest", "fidelity") for name, size in USED_SETS]
+    places += [f"audit/membership/{name}/{size}.cost.json" for name, size in USED_GENERATORS if attackable(name)]
+    places += [f"scores/{of}.cost.json" for of in arms]
+    places += [f"figures/set-{name}-{size}.cost.json" for name, size in USED_SETS]
+    return [f"results/{place}" for place in [*places, "figures/arms.cost.json"]]
 
 
 rule report:
