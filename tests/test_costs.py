@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lungsyn import cli, costs
+from lungsyn import cli, costs, recipes
 from lungsyn.cli import arguments
 from lungsyn.errors import InputError
 from lungsyn.volume.tables import read_table, write_table
@@ -24,6 +24,7 @@ def verbs(monkeypatch):
 
         told = lambda parser: arguments.add_of(parser, "generator", "set", "size")  # noqa: E731
         monkeypatch.setitem(arguments.VERBS, ("generation", name), (run, told))
+        monkeypatch.setitem(recipes.OF_VERBS, ("generation", name), recipes.Recipe(1))
         monkeypatch.setattr(cli, "of_verb", lambda *rule: "0" * 12)
 
 

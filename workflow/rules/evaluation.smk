@@ -172,7 +172,7 @@ rule plot_set:
 
 def costs(wildcards):
     """The costs of all jobs whose results are in the report; of what is no longer in the config there is none."""
-    places = [] if STUDY.cohort.root else ["phantom/cost.json"]
+    places = ["phantom/cost.json"] if READER.simulates else []
     places += [f"cases/{row['case']}/cost.json" for row in cohort_rows()]
     places += [f"generator/{name}/{size}/cost.json" for name, size in USED_GENERATORS]
     for name, size in sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS}):
