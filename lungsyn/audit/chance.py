@@ -19,8 +19,10 @@ QUANTILE = 0.99  # of the held-out values; what lies beyond is looked at
 
 def by_patient(values, patients: Sequence[str], summary=np.mean) -> np.ndarray:
     """One value for each patient, since those of one patient are alike: ``[patients]``, in the order of first sight."""
-    values, owners = np.asarray(values, dtype=float), np.asarray(patients)
-    return np.array([summary(values[owners == patient]) for patient in dict.fromkeys(patients)])
+    own: dict[str, list[float]] = {}
+    for value, patient in zip(np.asarray(values, dtype=float), patients, strict=True):
+        own.setdefault(patient, []).append(value)
+    return np.array([summary(np.array(of_one)) for of_one in own.values()])
 
 
 def evidence(correlation) -> np.ndarray:
@@ -160,9 +162,11 @@ def preference(nearest_patient: list[str], is_train: dict[str, bool], seed: int)
     number = {patient: i for i, patient in enumerate(patients)}
     counts = np.bincount([number[patient] for patient in nearest_patient], minlength=len(patients))
     marks = np.array([is_train[patient] for patient in patients])
-    rng = stream(seed, "marks of patients")
-    dealt = np.argsort(rng.random((PERMUTATIONS, len(patients))), axis=1) < marks.sum()  # [s p], as many marks
-    found, chance = counts @ marks, dealt @ counts
+    rng, found = stream(seed, "marks of patients"), counts @ marks
+    chance = np.concatenate([
+        (np.argsort(rng.random((PERMUTATIONS // 100, len(patients))), axis=1) < marks.sum()) @ counts  # [s p], as many
+        for _ in range(100)
+    ])  # fmt: skip
     p = (1 + (chance >= found).sum()) / (1 + PERMUTATIONS)
     smallest_p = 1 / min(math.comb(len(marks), int(marks.sum())), 1 + PERMUTATIONS)
     return Preference(float(found / counts.sum()), float(marks.mean()), float(p), smallest_p)

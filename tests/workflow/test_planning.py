@@ -54,11 +54,28 @@ def test_the_splits_of_made_up_cases_follow_the_config(tiny):
 
 
 def test_disk_by_hand(tiny):
-    """A chest of 26.7 litres at 5 mm: 213,840 voxels of 5 bytes; five synthetic ones."""
+    """A chest of 26.7 litres at 5 mm: 213,840 voxels of two bytes and a packed rest; five synthetic ones."""
     need = planning.disk_mb(tiny, 6)
-    assert need["cases"] == pytest.approx(6 * 5 * 0.21384)
-    assert need["synthetic"] == pytest.approx(5 * 5 * 0.21384)
-    assert need["predictions"] == pytest.approx(3 * 5 * 2 * 0.21384)  # half of six cases, five arms, two replicates
+    assert need["cases"] == pytest.approx(6 * 2.06 * 0.21384)
+    assert need["synthetic"] == pytest.approx(5 * 2.06 * 0.21384)
+    assert need["predictions"] == pytest.approx(
+        3 * 5 * 2 * 0.17 * 0.21384
+    )  # half of six cases, five arms, two replicates
+
+
+def test_a_packed_case_takes_no_more_than_is_planned(case_folders):
+    """Tiny cases pack worst: a file's own bytes, and hardly a run of one value."""
+    from lungsyn.volume.files import FILE_OF, open_case
+
+    voxels = sum(open_case(folder).ct.size for folder in case_folders)
+    sizes = {name: sum((folder / FILE_OF[name]).stat().st_size for folder in case_folders) for name in FILE_OF}
+    assert sizes.pop("ct") / voxels == pytest.approx(planning.CT_BYTES, rel=0.02)
+    assert sum(sizes.values()) / voxels < 5 * 3 * planning.LABEL_BYTES
+
+
+def test_lidc_s_study_fits_on_a_small_disk():
+    study = check(read([ROOT / "config.yaml", ROOT / "workflow/experiments/lidc.yaml"]))
+    assert sum(planning.disk_mb(study, 1018).values()) < 150_000
 
 
 def test_what_does_not_fit_is_said_before_the_run(tiny, tmp_path, monkeypatch):
