@@ -18,8 +18,8 @@ from lungsyn.seams import Segmenter
 from lungsyn.segmenters.monai import Settings
 from lungsyn.segmenters.networks.monai import build
 from lungsyn.settings.segmenters import settings_of
-from lungsyn.volume.predictions import write_predictions
 from lungsyn.volume.files import open_case, write_volume
+from lungsyn.volume.predictions import write_predictions
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT

@@ -47,7 +47,8 @@ def segmentation_train(args) -> dict:
     run = Run(seed, args.compute, checkpoints_of(args, args.kind))
     trained = own.fit(real, synthetic, args.synthetic_share, settings, run)
     made = note(
-        (*args.rule, args.kind), of=args.of, kind=args.kind, segmenter=settings, seed=seed, synthetic_share=args.synthetic_share,
+        (*args.rule, args.kind), of=args.of, kind=args.kind, segmenter=settings, seed=seed,
+        synthetic_share=args.synthetic_share,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
         inputs=dict(data_digests([*real, *synthetic])),
         cost={"seconds": round(time.monotonic() - started, 1), "host_mb": peak_host_mb()},
@@ -69,9 +70,9 @@ def _predict_arguments(parser):
 @verb("segmentation", "predict", _predict_arguments, recipe=2, seams=("segmenters",))
 def segmentation_predict(args) -> None:
     """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii, and a table that lists them."""
-    from lungsyn.volume.predictions import write_predictions
     from lungsyn.volume.files import write_volume
     from lungsyn.volume.near import near_lungs
+    from lungsyn.volume.predictions import write_predictions
     from lungsyn.volume.space import Volume
 
     kinds = {_kind_of(model) for model in args.models}

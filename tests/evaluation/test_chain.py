@@ -10,8 +10,8 @@ from lungsyn.cli import main
 from lungsyn.errors import InputError
 from lungsyn.evaluation import gallery
 from lungsyn.evaluation.scores import read_arms
-from lungsyn.volume.predictions import write_predictions
 from lungsyn.volume.files import write_case, write_volume
+from lungsyn.volume.predictions import write_predictions
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import ROOT, make_case
