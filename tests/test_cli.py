@@ -97,7 +97,7 @@ def test_voxels_that_were_changed_are_one_message_without_traceback(verb, case_f
     assert cli.main(["segmentation", verb, *map(str, told), "--cases", str(folder / "case.json")]) == 2
     said = capsys.readouterr().err
     assert "case-0: not the voxels that case.json tells of" in said and len(said.splitlines()) == 1
-    assert not (tmp_path / "out/0/case-0.nii").exists() and not (tmp_path / "m").exists()
+    assert not (tmp_path / "out/0/case-0.nii.gz").exists() and not (tmp_path / "m").exists()
 
 
 def test_too_many_files_are_one_message_about_the_system_and_not_about_a_file(monkeypatch, case_folders, capsys):

@@ -69,7 +69,7 @@ def _predict_arguments(parser):
 
 @verb("segmentation", "predict", _predict_arguments, recipe=2, seams=("segmenters",))
 def segmentation_predict(args) -> None:
-    """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii, and a table that lists them."""
+    """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii.gz, and a table that lists them."""
     from lungsyn.volume.files import write_volume
     from lungsyn.volume.near import near_lungs
     from lungsyn.volume.predictions import write_predictions
@@ -96,7 +96,7 @@ def segmentation_predict(args) -> None:
         for replicate, percent in zip(segmenters, of_case, strict=True):
             _check(percent, case)
             percent = np.where(near, percent, np.uint8(0))
-            files.append((replicate, folder.name, args.out / replicate / f"{folder.name}.nii"))
+            files.append((replicate, folder.name, args.out / replicate / f"{folder.name}.nii.gz"))
             write_volume(files[-1][-1], Volume(percent, case.affine))
     write_predictions(args.out, args.of, files)
 

@@ -1,9 +1,10 @@
 """NIfTI in and out: the only reader and writer of volumes, and the layout of a case's folder.
 
-A *case* is a folder with ``ct.nii`` (int16 HU), ``nodules.nii`` (uint8: 0, or the nodule's index), ``lungs.nii``
-(uint8: 0, 1 right, 2 left), ``body.nii`` (uint8: 1 inside the skin) and ``case.json`` (where it came from), all on one
-grid. Where it has further labels, ``labels`` in ``case.json`` names them, and each has a file of its name. Real and
-synthetic cases have the same layout. Files are uncompressed, so that a patch is read by memory map.
+A *case* is a folder with ``ct.nii`` (int16 HU), ``nodules.nii.gz`` (uint8: 0, or the nodule's index), ``lungs.nii.gz``
+(uint8: 0, 1 right, 2 left), ``body.nii.gz`` (uint8: 1 inside the skin) and ``case.json`` (where it came from), all on
+one grid. Where it has further labels, ``labels`` in ``case.json`` names them, and each has a file of its name. Real and
+synthetic cases have the same layout. A patch of the CT, which is not compressed, is read by memory map, that of a label
+by `Blocks`.
 """
 
 import errno
@@ -28,6 +29,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataErr
 from nibabel.wrapstruct import WrapStructError
 
 from lungsyn.errors import InputError
+from lungsyn.volume.blocks import Blocks, packed
 from lungsyn.volume.labels import ALWAYS, LabelMap, check_names
 from lungsyn.volume.space import Space, Volume
 
@@ -37,7 +39,8 @@ OF_PYTHON = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, Ove
 UNREADABLE = (*OF_PYTHON, *OF_NIBABEL, zlib.error, struct.error)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 VOLUMES = ("ct", *ALWAYS)
-CASE_FILES = (*(f"{name}.nii" for name in VOLUMES), "case.json")
+FILE_OF = {"ct": "ct.nii"} | {name: f"{name}.nii.gz" for name in ALWAYS}
+CASE_FILES = (*FILE_OF.values(), "case.json")
 # A header may claim anything: more is not asked of the memory. 2,000 slices of 1,024 x 1,024 are less than either.
 LARGEST_VOXELS, LARGEST_BYTES = 2**31, 2**32
 FOUND_WHOLE = ".found_whole"  # in a case's folder: in which state its files had the voxels that case.json tells of
@@ -107,9 +110,12 @@ def image_in(stream) -> nib.Nifti1Image:
 
 
 def map_volume(path: Path) -> Volume:
-    """The same without reading it: ``data`` is a read-only memory map of the values on disk, a plain file of this
-    project's. Raises InputError naming the file."""
+    """The same without reading it, of a file of this project's: ``data`` is a read-only memory map, or `Blocks` where
+    the name ends in ``.gz``. Raises InputError naming the file."""
     with refused(path, "not a whole volume", "delete it and give the command again that made it"):
+        if Path(path).suffix == ".gz":
+            blocks = Blocks(path)
+            return Volume(blocks, blocks.affine)
         image = nib.load(path, mmap="r")
         values = image.dataobj.get_unscaled()
         if Path(path).stat().st_size != image.dataobj.offset + values.nbytes:
@@ -138,13 +144,17 @@ def voxels_digest(affine: np.ndarray, *volumes: np.ndarray) -> str:
 
 
 def write_volume(path: Path, volume: Volume) -> None:
-    """Write ``volume`` as NIfTI-1 in its own dtype (int16 or uint8), whole or not at all."""
+    """Write ``volume`` as NIfTI-1 in its own dtype (int16 or uint8), whole or not at all; in blocks of gzip (`Blocks`)
+    where the name ends in ``.gz``."""
     image = nib.Nifti1Image(np.asarray(volume.data), volume.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(1, 0)
     image.header["descrip"] = VOXELS + voxels_digest(volume.affine, image.dataobj)
     with whole_file(path) as temporary:
-        nib.save(image, temporary)
+        if temporary.suffix == ".gz":
+            temporary.write_bytes(packed(image.to_bytes()))
+        else:
+            nib.save(image, temporary)
 
 
 CANNOT_WRITE = {
@@ -279,7 +289,9 @@ def write_case(folder: Path, case: Case) -> None:
         raise ValueError(f"{folder}: the labels have shape {case.labels.shape}, the CT {case.ct.shape}")
     write_volume(folder / "ct.nii", Volume(case.ct.astype(np.int16, copy=False), case.affine))
     for name in (*ALWAYS, *further):
-        write_volume(folder / f"{name}.nii", Volume(case.labels[name].astype(np.uint8, copy=False), case.affine))
+        data = np.asarray(case.labels[name]).astype(np.uint8, copy=False)
+        write_volume(folder / f"{name}.nii.gz", Volume(data, case.affine))
+        _remove_older_form(folder, name)
     about = {key: value for key, value in case.about.items() if key != "labels"}
     write_json(folder / "case.json", about | ({"labels": further} if further else {}) | {"digest": case.digest})
 
@@ -287,9 +299,22 @@ def write_case(folder: Path, case: Case) -> None:
 def write_left_out(folder: Path, about: dict) -> None:
     """The folder of a case that cannot be used: ``case.json`` says why, its volumes are empty files."""
     for name in VOLUMES:
-        with whole_file(Path(folder) / f"{name}.nii") as temporary:
+        with whole_file(Path(folder) / FILE_OF[name]) as temporary:
             temporary.touch()
+        _remove_older_form(folder, name)
     write_json(Path(folder) / "case.json", about)
+
+
+def _remove_older_form(folder: Path, name: str) -> None:
+    """A mask that this package wrote until November 2026, not compressed, would be left beside the new one."""
+    if name != "ct":
+        (Path(folder) / f"{name}.nii").unlink(missing_ok=True)
+
+
+def volume_file(folder: Path, name: str) -> Path:
+    """Where a case has a volume: compressed, or as it was until November 2026."""
+    path, older = Path(folder) / FILE_OF.get(name, f"{name}.nii.gz"), Path(folder) / f"{name}.nii"
+    return older if older.is_file() and not path.is_file() else path
 
 
 def data_digests(folders: Iterable[Path]) -> list[list[str]]:
@@ -309,12 +334,12 @@ def written_digest(folder: Path, about: dict) -> str:
 
 
 def open_case(folder: Path) -> Case:
-    """A case whose arrays are memory maps: opening costs a header for each, a patch costs its own voxels."""
+    """A case whose CT is a memory map and whose labels are `Blocks`: a patch costs its own voxels, not the whole."""
     folder = Path(folder)
     with refused(folder, "not a case", f"it needs {', '.join(CASE_FILES)}, all whole"):
         about = read_json(folder / "case.json")
         ct = map_volume(folder / "ct.nii")
-        layers = {name: map_volume(folder / f"{name}.nii").data for name in (*ALWAYS, *_further(about))}
+        layers = {name: map_volume(volume_file(folder, name)).data for name in (*ALWAYS, *_further(about))}
         if shapes := {name: layer.shape for name, layer in layers.items() if layer.shape != ct.data.shape}:
             raise ValueError(f"the CT has shape {ct.data.shape}, other than {shapes}")
         return Case(ct.data, LabelMap(layers), ct.affine, about)
@@ -330,7 +355,7 @@ def whole_case(folder: Path) -> Case:
     for the same cases in each of its trainings. Raises InputError otherwise."""
     folder, case = Path(folder), open_case(folder)
     written = written_digest(folder, case.about)
-    state = json.dumps([written, *(_state(folder / f"{name}.nii") for name in ("ct", *case.labels.names))])
+    state = json.dumps([written, *(_state(volume_file(folder, name)) for name in ("ct", *case.labels.names))])
     if _noted(folder / FOUND_WHOLE) == state:
         return case
     if written != (found := case.digest):

@@ -62,7 +62,7 @@ def plain(
 
     from lungsyn.segmenters.networks.monai import build
 
-    cases = [{"image": str(f / "ct.nii"), "label": str(f / "nodules.nii")} for f in folders]
+    cases = [{"image": str(f / "ct.nii"), "label": str(f / "nodules.nii.gz")} for f in folders]
     device = choose_device(compute)
     network = build(settings).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)

@@ -13,7 +13,7 @@ from lungsyn.cohort.dicom_writing import slice_names
 from lungsyn.cohort.export import refuse_unless_passed, write_dicom
 from lungsyn.cohort.preprocess import reoriented
 from lungsyn.errors import InputError
-from lungsyn.volume.files import Case, data_digests, open_case, read_volume, write_case, write_volume
+from lungsyn.volume.files import FILE_OF, Case, data_digests, open_case, read_volume, write_case, write_volume
 from lungsyn.volume.space import Volume
 from tests.cohort.test_nifti import settings
 from tests.conftest import labelled_case, make_case
@@ -209,27 +209,28 @@ def test_voxels_that_were_never_audited_are_refused(audited, name):
     """case.json may say what it likes: here it is as it was when the set was audited."""
     folders, verdict = audited
     refuse_unless_passed(verdict, opened(folders))
-    path = folders[0] / f"{name}.nii"
+    path = folders[0] / FILE_OF[name]
     volume = read_volume(path)
-    volume.data[3, 4, 5] ^= 1
-    write_volume(path, volume)
+    data = np.array(volume.data)
+    data[3, 4, 5] ^= 1
+    write_volume(path, Volume(data, volume.affine))
     with pytest.raises(InputError, match="s-1 is not what the verdict on set s is about"):
         refuse_unless_passed(verdict, opened(folders))
 
 
 def test_another_place_or_shape_is_refused(audited):
     folders, verdict = audited
-    whole = {name: read_volume(folders[0] / f"{name}.nii") for name in ("ct", "nodules")}
+    whole = {name: read_volume(folders[0] / FILE_OF[name]) for name in ("ct", "nodules")}
     moved = whole["ct"].affine.copy()
     moved[0, 3] += 1
     for name, other, reason in (
         ("ct", Volume(whole["ct"].data, moved), "s-1 is not what the verdict on set s is about"),
         ("nodules", Volume(whole["nodules"].data[:-1], whole["nodules"].affine), "s-1: not a case"),
     ):
-        write_volume(folders[0] / f"{name}.nii", other)
+        write_volume(folders[0] / FILE_OF[name], other)
         with pytest.raises(InputError, match=reason):
             refuse_unless_passed(verdict, opened(folders))
-        write_volume(folders[0] / f"{name}.nii", whole[name])
+        write_volume(folders[0] / FILE_OF[name], whole[name])
     refuse_unless_passed(verdict, opened(folders))
 
 

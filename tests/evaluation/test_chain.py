@@ -42,7 +42,8 @@ def folder(tmp_path_factory):
                 seen = case.nodules > 0 if arm != "real" else (case.nodules == 1) & (replicate < 2)
                 percent = np.where(seen, 90, 5).astype(np.uint8)
                 percent[:2, :2, :2] = 30 if replicate else 70  # a false alarm of the first replicate
-                path = predictions_of(folder, arm) / f"{replicate}/c{k}.nii"
+                end = "nii" if arm == "real" else "nii.gz"  # as before, as now
+                path = predictions_of(folder, arm) / f"{replicate}/c{k}.{end}"
                 write_volume(path, Volume(percent, case.affine))
                 files[arm].append((str(replicate), f"c{k}", path))
     write_table(folder / "cohort.tsv", rows, list(rows[0]))

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from lungsyn.errors import InputError
 from lungsyn.volume import files
+from lungsyn.volume.blocks import Blocks
 from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.space import Volume
 from tests.conftest import make_case
@@ -59,7 +60,7 @@ def with_airway(seed: int = 0) -> files.Case:
 def test_further_labels_come_back_by_name(tmp_path):
     case = with_airway()
     files.write_case(tmp_path / "a", case)
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {*files.CASE_FILES, "airway.nii", "bone.nii"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {*files.CASE_FILES, "airway.nii.gz", "bone.nii.gz"}
     for back in (files.open_case(tmp_path / "a"), files.whole_case(tmp_path / "a")):
         assert back.labels.names == ("nodules", "lungs", "body", "airway", "bone")
         assert all(np.array_equal(back.labels[name], case.labels[name]) for name in case.labels.names)
@@ -80,11 +81,11 @@ def test_a_case_that_lost_its_further_labels_no_longer_names_them(tmp_path):
 def test_a_further_label_that_changed_or_is_gone_is_noticed(tmp_path):
     files.write_case(tmp_path / "a", with_airway())
     files.whole_case(tmp_path / "a")
-    files.write_volume(tmp_path / "a/airway.nii", Volume(with_airway(seed=1).labels["airway"], make_case().affine))
+    files.write_volume(tmp_path / "a/airway.nii.gz", Volume(with_airway(seed=1).labels["airway"], make_case().affine))
     with pytest.raises(InputError, match=r"not the voxels that case\.json tells of"):
         files.whole_case(tmp_path / "a")
-    (tmp_path / "a/airway.nii").unlink()
-    with pytest.raises(InputError, match=r"not a case .*airway\.nii"):
+    (tmp_path / "a/airway.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"not a case .*airway\.nii\.gz"):
         files.open_case(tmp_path / "a")
 
 
@@ -100,9 +101,9 @@ def test_what_is_no_name_of_a_label_is_refused(tmp_path, name):
 
 def test_opening_maps_and_does_not_read(tmp_path):
     files.write_case(tmp_path / "a", make_case())
-    assert isinstance(files.open_case(tmp_path / "a").ct.base, np.memmap) or isinstance(
-        files.open_case(tmp_path / "a").ct, np.memmap
-    )
+    case = files.open_case(tmp_path / "a")
+    assert isinstance(case.ct.base, np.memmap) or isinstance(case.ct, np.memmap)
+    assert isinstance(case.nodules, Blocks) and isinstance(case.lungs, Blocks) and isinstance(case.body, Blocks)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -261,10 +262,11 @@ def test_a_changed_voxel_is_noticed_where_a_case_is_computed_with(tmp_path, name
     """Opening does not read the voxels; asked for whole, each counts, in every file, and so does the affine."""
     files.write_case(tmp_path / "a", make_case())
     assert files.whole([tmp_path / "a"]) == [tmp_path / "a"]
-    path = tmp_path / "a" / f"{name}.nii"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    path = tmp_path / "a" / files.FILE_OF[name]
+    volume = files.read_volume(path)
+    data = np.array(volume.data)
+    data[-1, -1, -1] ^= 1
+    files.write_volume(path, Volume(data, volume.affine))
     files.open_case(tmp_path / "a")
     with pytest.raises(InputError, match=r"a: not the voxels that case\.json tells of .* delete the folder"):
         files.whole_case(tmp_path / "a")
@@ -283,7 +285,7 @@ def test_exchanged_and_incomplete_cases_are_noticed(tmp_path):
     for read in (files.whole_case, lambda folder: files.data_digests([folder])):
         with pytest.raises(InputError, match=r"b: case\.json has no digest"):
             read(tmp_path / "b")
-    files.write_volume(tmp_path / "moved/body.nii", Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4)))
+    files.write_volume(tmp_path / "moved/body.nii.gz", Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4)))
     with pytest.raises(InputError, match=r"moved: not a case \(the CT has shape"):
         files.open_case(tmp_path / "moved")
 
@@ -369,7 +371,7 @@ def test_a_case_is_read_through_once_as_long_as_nobody_changes_it(case_folders, 
     for _ in range(3):
         files.whole_case(folder)
     assert len(read) == 1
-    path, old = folder / "lungs.nii", (folder / "lungs.nii").stat()
+    path, old = folder / "ct.nii", (folder / "ct.nii").stat()
     content = bytearray(path.read_bytes())
     path.write_bytes(content)
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
@@ -386,3 +388,26 @@ def test_a_case_that_can_only_be_read_is_read(case_folders, tmp_path, monkeypatc
     folder = shutil.copytree(case_folders[0], tmp_path / "case")
     monkeypatch.setattr(files, "write_text", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
     assert files.whole_case(folder).about["case"] == "case-0"
+
+
+def as_before(folder, case):
+    """A case as it was written until November 2026: nothing compressed."""
+    files.write_case(folder, case)
+    for name in files.VOLUMES[1:]:
+        files.write_volume(folder / f"{name}.nii", files.read_volume(folder / files.FILE_OF[name]))
+        (folder / files.FILE_OF[name]).unlink()
+
+
+def test_a_case_of_an_older_study_is_read_and_written_anew_once(tmp_path):
+    case = make_case()
+    as_before(tmp_path / "a", case)
+    back = files.whole_case(tmp_path / "a")
+    assert back.digest == case.digest and isinstance(back.lungs, np.ndarray)
+    files.write_case(tmp_path / "a", back)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted([*files.CASE_FILES, files.FOUND_WHOLE])
+    assert files.whole_case(tmp_path / "a").digest == case.digest
+    as_before(tmp_path / "b", case)
+    files.write_left_out(tmp_path / "b", {"case": "b"})
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == sorted(files.CASE_FILES)
+
+

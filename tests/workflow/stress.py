@@ -155,7 +155,7 @@ def check_same(folder: Path, undisturbed: Path) -> None:
         assert paths, f"no {pattern}"
         return [(path, undisturbed / path.relative_to(folder)) for path in paths]
 
-    for found, wanted in made("cohort.tsv") + made("[!lp]*/**/*.tsv") + made("predictions/**/*.nii"):
+    for found, wanted in made("cohort.tsv") + made("[!lp]*/**/*.tsv") + made("predictions/**/*.nii.gz"):
         assert filecmp.cmp(found, wanted, shallow=False), found
     for found, wanted in made("cases/*/case.json") + made("synthetic/**/case.json"):
         assert json.loads(found.read_text())["digest"] == json.loads(wanted.read_text())["digest"], found

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from lungsyn.provenance import model_facts
-from lungsyn.volume.files import open_case
+from lungsyn.volume.files import open_case, volume_file
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT
 
@@ -50,7 +50,7 @@ def every_case(results: Path) -> list[Path]:
 
 
 def arrays(case: Path) -> dict[str, np.ndarray]:
-    return {name: np.asanyarray(nib.load(case / f"{name}.nii").dataobj) for name in PARTS}
+    return {name: np.asanyarray(nib.load(volume_file(case, name)).dataobj) for name in PARTS}
 
 
 def test_as_many_cases_as_were_asked_for(results):
@@ -60,7 +60,7 @@ def test_as_many_cases_as_were_asked_for(results):
 
 def test_the_files_of_a_case_share_one_grid(results):
     for case in every_case(results):
-        images = [nib.load(case / f"{name}.nii") for name in PARTS]
+        images = [nib.load(volume_file(case, name)) for name in PARTS]
         assert {image.shape for image in images} == {images[0].shape}, case
         assert all(np.array_equal(image.affine, images[0].affine) for image in images), case
         assert np.allclose(images[0].header.get_zooms(), 5.0), case

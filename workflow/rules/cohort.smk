@@ -116,9 +116,9 @@ rule prepare:
         listing=ancient("results/listing.tsv"),  # whose row of this case is a parameter: others may change
     output:
         ct="results/cases/{case}/ct.nii",
-        nodules="results/cases/{case}/nodules.nii",
-        lungs="results/cases/{case}/lungs.nii",
-        body="results/cases/{case}/body.nii",
+        nodules="results/cases/{case}/nodules.nii.gz",
+        lungs="results/cases/{case}/lungs.nii.gz",
+        body="results/cases/{case}/body.nii.gz",
         case="results/cases/{case}/case.json",
         cost="results/cases/{case}/cost.json",
     log:
