@@ -14,7 +14,7 @@ from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.settings.checking import check
 from lungsyn.settings.section import part
 from lungsyn.settings.segmenters import settings_of
-from tests.benchmarks import audit, cohort, generator, memory, quality, segmenter, studies
+from tests.benchmarks import audit, cohort, disk, generator, growth, memory, quality, segmenter, studies
 from tests.benchmarks.claims import CLOCKS, HEADER, Bench
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,8 @@ BENCHMARKS = {
     "audit": audit.audit,
     "segmenter": segmenter.segmenter,
     "claims": studies.claims,
+    "disk": disk.disk,
+    "growth": growth.growth,
 }
 
 

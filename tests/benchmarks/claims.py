@@ -75,6 +75,7 @@ class Bench:
     memory_shapes: tuple[tuple[int, int, int], ...] = ((128, 128, 128), (512, 512, 320))
     whole_forward_voxels: tuple[int, ...] = (64, 96, 128)
     audit_cubes: tuple[int, int] = (1000, 64)  # synthetic and real ones that are timed
+    growth_cases: tuple[int, ...] = (10, 100, 1000, 10_000)
     images: int = 0  # training length of claims about quality; 0: they are skipped
     cases: int = 2
     step_counts: tuple[int, ...] = (5, 10, 20, 50, 250, 1000)

@@ -13,7 +13,7 @@ from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.segmenters import settings_of
 from lungsyn.volume.tables import write_table
-from tests.benchmarks import audit, generator, memory, peers, quality, segmenter, segmenting
+from tests.benchmarks import audit, generator, growing, growth, memory, peers, quality, segmenter, segmenting
 from tests.benchmarks.__main__ import BENCHMARKS, arguments, bench_of
 from tests.benchmarks.claims import Bench, Claim, compare
 from tests.conftest import make_case
@@ -47,7 +47,7 @@ def with_results(bench, case_folders, tmp_path_factory) -> Bench:
     return dataclasses.replace(bench, results=results, work=results / "benchmarks", images=8)
 
 
-OF_ONE_SIZE = {"memory-volume", "prepare-vs-plain", "index", "segmenter"}  # too long for a test
+OF_ONE_SIZE = {"growth", "memory-volume", "prepare-vs-plain", "index", "segmenter"}  # too long for a test
 
 
 @pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - OF_ONE_SIZE))
@@ -88,6 +88,19 @@ def test_the_audit_and_its_loops_agree():
 def test_both_segmenters_train_and_predict(contestant, bench, case_folders):
     found = segmenting.main(segmenter.told(contestant, case_folders, bench))
     assert set(found) == {"step_s", "case_s", "peak_mb"} and min(found.values()) > 0
+
+
+@pytest.mark.parametrize("stage", sorted(set(growing.STAGES) - {"planning"}))  # which tests/workflow measures, too
+def test_each_stage_is_measured(stage):
+    assert min(growing.measured(stage, 40).values()) > 0
+
+
+def test_the_power_of_known_growth(tmp_path):
+    sizes = (10, 100, 1000)
+    assert growth.power([1.0, 3 * 100, 3 * 1000], sizes) == pytest.approx(1)
+    assert growth.power([1.0, 3 * 100**2, 3 * 1000**2], sizes) == pytest.approx(2)
+    growth.draw({"index": [{"seconds": n, "peak_mb": n} for n in sizes]}, sizes, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 5000
 
 
 def test_memory_is_measured_in_a_process_of_its_own(bench):
