@@ -23,7 +23,7 @@ def planning(folder: Path, cases: int) -> Work:
     from lungsyn.planning import jobs_of
     from lungsyn.settings.checking import check, read
 
-    files = [ROOT / "config.yaml"]
+    files = [ROOT / "config.yaml", ROOT / "tests/workflow/tiny.yaml"]
     return lambda: jobs_of(files, check(read(files)), cases)
 
 
