@@ -409,5 +409,3 @@ def test_a_case_of_an_older_study_is_read_and_written_anew_once(tmp_path):
     as_before(tmp_path / "b", case)
     files.write_left_out(tmp_path / "b", {"case": "b"})
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == sorted(files.CASE_FILES)
-
-
