@@ -83,7 +83,8 @@ def real_and_made(
     canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), settings, device, real)
 
     plan = SAMPLING.model_copy(update={"steps": min(SAMPLING.steps, settings.learning().timesteps)})
-    made = synthesise(network, canvas, settings, plan, seed, 1, precision, grid=[[a] for a in start])
+    only = [[(a, settings.patch_voxels)] for a in start]
+    made = synthesise(network, canvas, settings, plan, seed, 1, precision, grid=only)
     real_hu, made_hu = (to_hu(x[patch], settings.window_hu) for x in (real.values, made.cpu().numpy()))
     return real_hu, made_hu, np.asarray(case.nodules[patch]) > 0
 

@@ -11,12 +11,29 @@ Every voxel is covered, every patch is whole. The blend divides the weighted sum
 map and grid are both products over the axes, hence so is that sum: three vectors stand for a whole volume of weights.
 """
 
+import itertools
 from collections.abc import Iterator
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
+Span = tuple[int, int]  # start and size along one axis
+
+
+class Patch(NamedTuple):
+    """Where a patch begins, and its size, along each axis."""
+
+    start: tuple[int, int, int]
+    size: tuple[int, int, int]
+
+
 MIRRORS = tuple(axes for n in range(4) for axes in combinations(range(3), n))  # which axes are turned round
+
+
+def spans_of(starts: list[int], size: int) -> list[Span]:
+    """Patches of one size that begin at ``starts``."""
+    return [(start, size) for start in starts]
 
 
 def axis_starts(length: int, patch: int, stride: int) -> list[int]:
@@ -29,12 +46,30 @@ def axis_starts(length: int, patch: int, stride: int) -> list[int]:
     return [*starts, length - patch]
 
 
-def shifted_starts(length: int, patch: int, offset: int) -> list[int]:
-    """Starts of a partition displaced by ``offset`` (0 <= offset < patch); border patches are moved inside."""
+def shifted_spans(length: int, patch: int, offset: int, unit: int) -> list[Span]:
+    """A partition displaced by ``offset`` (0 <= offset < patch), so that each voxel is evaluated once.
+
+    What is left at a border, if it is less than half a patch, is divided evenly with its neighbour: all spans are
+    between half a patch and a patch long. Sizes are multiples of ``unit``; where the length is not, the last span
+    begins up to a unit earlier.
+    """
     if length < patch:
         raise ValueError(f"the volume has {length} voxels along an axis, fewer than the patch ({patch}): pad it")
-    starts = range(offset - patch if offset else 0, length, patch)
-    return sorted({min(max(start, 0), length - patch) for start in starts})
+    cuts = [0, *range(offset or patch, length, patch), length]
+    if len(cuts) > 2 and cuts[1] - cuts[0] < patch / 2:
+        cuts[1] = _half(cuts[2], unit)
+    if len(cuts) > 2 and cuts[-1] - cuts[-2] < patch / 2:
+        cuts[-2] = cuts[-3] + _half(cuts[-1] - cuts[-3], unit)
+    spans = list(itertools.pairwise(cuts))
+    return [(end - _up(end - start, unit), _up(end - start, unit)) for start, end in spans]
+
+
+def _half(length: int, unit: int) -> int:
+    return _up(-(-length // 2), unit)
+
+
+def _up(length: int, unit: int) -> int:
+    return -(-length // unit) * unit
 
 
 def importance_vector(patch: int) -> np.ndarray:
@@ -49,17 +84,17 @@ def importance_vector(patch: int) -> np.ndarray:
     return (1 - position / (patch / 2)).astype(np.float32)
 
 
-def total_weight(length: int, starts: list[int], vector: np.ndarray) -> np.ndarray:
-    """Sum of the patches' weights along one axis: float64 ``[length]``, all positive when the starts cover it."""
+def total_weight(length: int, spans: list[Span]) -> np.ndarray:
+    """Sum of the patches' weights along one axis: float64 ``[length]``, all positive when the spans cover it."""
     total = np.zeros(length)
-    for start in starts:
-        total[start : start + len(vector)] += vector
+    for start, size in spans:
+        total[start : start + size] += importance_vector(size)
     return total
 
 
-def all_starts(per_axis: list[list[int]]) -> list[tuple[int, int, int]]:
-    """The product of three lists of starts, in C order."""
-    return [(x, y, z) for x in per_axis[0] for y in per_axis[1] for z in per_axis[2]]
+def all_patches(per_axis: list[list[Span]]) -> list[Patch]:
+    """The product of three lists of spans, in C order: (starts, sizes) of each patch."""
+    return [Patch(*map(tuple, zip(*spans, strict=True))) for spans in itertools.product(*per_axis)]
 
 
 def box(start, size) -> tuple[slice, slice, slice]:
@@ -79,12 +114,11 @@ def padded_shape(shape, patch: int, multiple: int) -> tuple[int, int, int]:
     return tuple(-(-max(n, patch) // multiple) * multiple for n in shape)
 
 
-def coordinates(starts, size: int, shape) -> np.ndarray:
-    """Along each axis, each voxel's place in the volume, -1 at its first and 1 at its last voxel: float32
-    ``[b 3 size]`` of the patches that begin at ``starts``."""
-    index = np.asarray(starts, dtype=np.float32)[:, :, None] + np.arange(size, dtype=np.float32)
-    last = np.maximum(np.asarray(shape, dtype=np.float32) - 1, 1)[:, None]
-    return 2 * index / last - 1
+def coordinates(starts, size: int, axis: int, shape) -> np.ndarray:
+    """Along an axis, each voxel's place in the volume, -1 at its first and 1 at its last voxel: float32 ``[b size]`` of
+    the patches that begin at ``starts``."""
+    index = np.asarray(starts, dtype=np.float32)[:, axis, None] + np.arange(size, dtype=np.float32)
+    return 2 * index / max(shape[axis] - 1, 1) - 1
 
 
 def batches(items: list, size: int) -> Iterator[list]:

@@ -103,7 +103,7 @@ def test_training_cuts_the_halo_as_the_synthesis_does(case_folders, generator_se
 
 
 def test_coordinates_are_the_place_in_the_volume(generator_settings):
-    window = coarse_windows(generator_settings.learning(), [(0, 0, 12)], (16, 16, 28), None)[0]
+    window = coarse_windows(generator_settings.learning(), [(0, 0, 12)], (16, 16, 16), (16, 16, 28), None)[0]
     assert window.shape == (3, 8, 8, 8)
     assert window[0, 0, 0, 0] < -0.9 < 0.9 < window[0, -1, 0, 0]
     assert window[2, 0, 0, 0] == pytest.approx(-1 + 2 * 12.5 / 27)

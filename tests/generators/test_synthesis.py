@@ -12,7 +12,7 @@ from lungsyn.generators.core.canvas import Background, make_canvas
 from lungsyn.generators.core.samplers import plan
 from lungsyn.generators.core.schedule import cosine, sampling_timesteps
 from lungsyn.volume.intensity import to_hu
-from lungsyn.volume.patches import all_starts, box
+from lungsyn.volume.patches import Patch, all_patches, box
 from tests.conftest import network_of, without_zeros
 
 SHAPES = [(40, 33, 50), (16, 16, 16), (5, 40, 17), (51, 51, 51)]
@@ -50,9 +50,8 @@ def test_blended_identity_patches_are_the_input(generator_settings, synthesis, s
 
 def test_no_more_than_two_estimates_of_a_volume_are_held(generator_settings):
     canvas = canvas_of((20, 20, 20), generator_settings)
-    denoiser = syn.blended(
-        lambda x, s, v, t: t * inner(x)[:, 0], canvas, generator_settings.learning(), lambda t: [[0, 4]] * 3, 3
-    )
+    learning, grid = generator_settings.learning(), [[(0, 16), (4, 16)]] * 3
+    denoiser = syn.blended(lambda x, s, v, t: t * inner(x)[:, 0], canvas, learning, lambda t: grid, 3)
     x = torch.ones(canvas.padded)
     first, second = denoiser(x, 1), denoiser(x, 2)
     assert torch.allclose(first, x) and torch.allclose(second, 2 * x)
@@ -128,8 +127,8 @@ def test_patches_are_evaluated_where_the_mask_has_a_voxel_and_nowhere_else(gener
         syn.blended(denoise, canvas, generator_settings.learning(), lambda t, grid=grid: grid, 2)(
             torch.zeros(canvas.padded), 1
         )
-        size = generator_settings.patch_voxels
-        assert seen == [start for start in all_starts(grid) if canvas.generated(*box(start, size)).any()]
+        wanted = [patch for patch in all_patches(grid) if canvas.generated(*box(*patch)).any()]
+        assert sorted(seen) == sorted(wanted) and len(seen) == len(wanted)
 
 
 def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_settings, synthesis):
@@ -147,7 +146,7 @@ def test_air_is_air_and_its_patches_are_never_evaluated(network, generator_setti
     assert (x0[:40] == -1).all()
     assert torch.allclose(x0[40:64, 5:15, 5:15], torch.ones(1))
     assert seen
-    assert all(start[0] + generator_settings.patch_voxels > 40 for start in seen)
+    assert all(patch.start[0] + patch.size[0] > 40 for patch in seen)
 
 
 def test_fused_sampling_of_known_gaussian_data_keeps_their_spread(generator_settings, synthesis):
@@ -188,7 +187,8 @@ def test_training_and_synthesis_see_the_same_surroundings(generator_settings, ca
     quiet = torch.zeros((settings.patch_voxels,) * 3)
     training = patches._coarse_view(case, padded, start, quiet, torch.tensor(1.0), np.random.default_rng(0))
     view = syn.coarse_view(torch.from_numpy(x0), settings.learning())
-    assert torch.allclose(syn.crop_views(view, [start], settings.learning())[0], training, atol=1e-5)
+    patch = Patch(start, (settings.patch_voxels,) * 3)
+    assert torch.allclose(syn.crop_views(view, [patch], settings.learning())[0], training, atol=1e-5)
 
 
 def test_guidance_needs_the_mask(network, generator_settings, synthesis):
@@ -261,6 +261,6 @@ def test_inpainting_evaluates_only_patches_near_the_nodule(generator_settings, s
 
     grid = syn.step_grids(canvas, generator_settings, synthesis, np.random.default_rng(0))[-1]
     x0 = syn.blended(denoise, canvas, generator_settings.learning(), lambda t: grid, 4)(torch.zeros(canvas.padded), 1)
-    patches_along_x = {start[0] for start in seen}
+    patches_along_x = {patch.start[0] for patch in seen}
     assert 0 < len(patches_along_x) < len(grid[0])
     assert torch.allclose(x0[:10, :20, :20], torch.from_numpy(values[:10]))

@@ -20,28 +20,34 @@ def test_every_voxel_is_covered_by_whole_patches(length, patch, data):
     assert starts == sorted(set(starts))
     assert min(starts) >= 0
     assert max(starts) + patch <= length
-    assert (p.total_weight(length, starts, p.importance_vector(patch)) > 0).all()
+    assert (p.total_weight(length, p.spans_of(starts, patch)) > 0).all()
 
 
-@given(LENGTHS, PATCHES, st.data())
-def test_shifted_partitions_cover_too(length, patch, data):
+@given(
+    st.integers(1, 60), st.sampled_from([(16, 8), (32, 8), (32, 16), (24, 4)]), st.sampled_from([2, 4, 8]), st.data()
+)
+def test_shifted_partitions_evaluate_each_voxel_once(quads, sizes, multiple, data):
+    """But for less than a unit at the end of an axis whose length the unit does not divide."""
+    (patch, unit), length = sizes, quads * multiple
     if length < patch:
         with pytest.raises(ValueError, match="pad it"):
-            p.shifted_starts(length, patch, 0)
+            p.shifted_spans(length, patch, 0, unit)
         return
-    starts = p.shifted_starts(length, patch, data.draw(st.integers(0, patch - 1)))
-    assert min(starts) >= 0
-    assert max(starts) + patch <= length
-    assert len(starts) <= length // patch + 2
-    assert (p.total_weight(length, starts, np.ones(patch)) > 0).all()
+    spans = p.shifted_spans(length, patch, unit * data.draw(st.integers(0, patch // unit - 1)), unit)
+    times = np.zeros(length, int)
+    for start, size in spans:
+        assert start >= 0 and size % unit == 0 and patch / 2 <= size <= patch
+        times[start : start + size] += 1
+    assert times.min() == 1 and (times > 1).sum() < unit
+    assert not (times > 1).any() or length % unit
 
 
 def test_the_picture_in_the_docstring():
     assert p.axis_starts(7, 4, 2) == [0, 2, 3]
     assert p.axis_starts(8, 4, 2) == [0, 2, 4]
     assert p.axis_starts(4, 4, 4) == [0]
-    assert p.shifted_starts(12, 4, 0) == [0, 4, 8]
-    assert p.shifted_starts(12, 4, 1) == [0, 1, 5, 8]
+    assert p.shifted_spans(96, 32, 0, 8) == [(0, 32), (32, 32), (64, 32)]
+    assert p.shifted_spans(96, 32, 8, 8) == [(0, 24), (24, 16), (40, 32), (72, 24)]
 
 
 def test_a_stride_that_leaves_voxels_out_is_refused():
@@ -54,9 +60,10 @@ def test_separable_weights_equal_the_sum_of_patches():
     starts = [p.axis_starts(n, patch, 3) for n in shape]
     total = np.zeros(shape)
     importance = vector[:, None, None] * vector[:, None] * vector
-    for start in p.all_starts(starts):
-        total[p.box(start, patch)] += importance
-    x, y, z = (p.total_weight(n, s, vector) for n, s in zip(shape, starts, strict=True))
+    spans = [p.spans_of(axis, patch) for axis in starts]
+    for place in p.all_patches(spans):
+        total[p.box(*place)] += importance
+    x, y, z = (p.total_weight(n, s) for n, s in zip(shape, spans, strict=True))
     assert np.allclose(total, x[:, None, None] * y[:, None] * z, rtol=1e-6)
 
 
@@ -81,11 +88,11 @@ def test_padded_shape_holds_patch_and_multiple():
 
 
 def test_coordinates_run_from_minus_one_to_one():
-    found = p.coordinates([(0, 2, 0), (0, 12, 0)], 8, (8, 20, 5))
-    assert found.shape == (2, 3, 8)
-    assert found[:, 0, [0, -1]] == pytest.approx(np.array([[-1, 1], [-1, 1]]))
-    assert found[:, 1, 0] == pytest.approx([-1 + 2 * 2 / 19, -1 + 2 * 12 / 19])
-    assert found[:, 2, 4] == pytest.approx(1)
+    x, y, z = (p.coordinates([(0, 2, 0), (0, 12, 0)], 8, axis, (8, 20, 5)) for axis in range(3))
+    assert x.shape == (2, 8)
+    assert x[:, [0, -1]] == pytest.approx(np.array([[-1, 1], [-1, 1]]))
+    assert y[:, 0] == pytest.approx([-1 + 2 * 2 / 19, -1 + 2 * 12 / 19])
+    assert z[:, 4] == pytest.approx(1)
 
 
 def test_a_thin_case_lies_anywhere_in_the_patch():
@@ -113,5 +120,5 @@ def test_overlapping_patches_fade_into_each_other_in_even_steps(overlap, patch):
     overlap = min(overlap, patch // 2)
     vector = p.importance_vector(patch)
     stride = patch - overlap
-    share = vector[:overlap] / p.total_weight(patch + stride, [0, stride], vector)[stride:patch]
+    share = vector[:overlap] / p.total_weight(patch + stride, p.spans_of([0, stride], patch))[stride:patch]
     assert np.allclose(share, (np.arange(overlap) + 0.5) / overlap, rtol=1e-5)

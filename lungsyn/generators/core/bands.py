@@ -92,19 +92,24 @@ def shares(x: Tensor) -> Tensor:
     """What each band adds to the image, ``[b 1 x y z] -> [b 8 x y z]``; together they are ``x``.
 
     Blocks of 2x2x2 could begin at eight places. Averaged over all of them (cycle spinning, Coifman & Donoho 1995) what
-    a band adds is a filter of three voxels along each axis, and no voxel is at the edge of a block."""
-    for axis in (2, 3, 4):
-        low = smoothed(x, axis)
-        x = torch.stack([low, x - low], dim=2).flatten(1, 2)
-    return x
+    a band adds is a filter of three voxels along each axis, and no voxel is at the edge of a block. Beyond the patch
+    its outermost voxels are repeated."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv3d(F.pad(x, [1] * 6, mode="replicate"), _filters(x))
 
 
-def smoothed(x: Tensor, axis: int) -> Tensor:
-    """A quarter, a half, a quarter of neighbouring voxels along an axis of ``[b c x y z]``."""
-    padding = [0] * 6
-    padding[2 * (4 - axis) : 2 * (4 - axis) + 2] = 1, 1
-    padded, length = F.pad(x, padding, mode="replicate"), x.shape[axis]
-    return (padded.narrow(axis, 0, length) + 2 * x + padded.narrow(axis, 2, length)) / 4
+def smoothed(x: Tensor) -> Tensor:
+    """A quarter, a half, a quarter of neighbouring voxels along each axis of ``[b c x y z]``."""
+    channels = x.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        low = _filters(x)[:1].expand(channels, -1, -1, -1, -1)
+        return F.conv3d(F.pad(x, [1] * 6, mode="replicate"), low, groups=channels)
+
+
+def _filters(like: Tensor) -> Tensor:
+    """Low and high along each axis, the product over three axes: ``[8 1 3 3 3]``, the low of all first."""
+    lines = torch.tensor([[1.0, 2.0, 1.0], [-1.0, 2.0, -1.0]], dtype=like.dtype, device=like.device) / 4
+    return torch.einsum("ax,by,cz->abcxyz", lines, lines, lines).reshape(8, 1, 3, 3, 3)
 
 
 def local_variance(parts: Tensor, abar: Tensor, usual: Tensor) -> Tensor:
@@ -112,8 +117,7 @@ def local_variance(parts: Tensor, abar: Tensor, usual: Tensor) -> Tensor:
 
     The more noise, the less is it measured, and the more is it the ``usual`` one; both broadcast against the result."""
     energy = F.avg_pool3d(parts.square(), 2) / SHARE_ENERGY
-    for axis in (2, 3, 4):
-        energy = smoothed(energy, axis)
+    energy = smoothed(energy)
     noise, signal = 1 - abar, abar * usual
     trust = MOST_TRUST * signal.square() / (signal.square() + (FAINTEST * noise).square())
     measured = (energy - noise).clamp(min=0)

@@ -1,7 +1,8 @@
 """A volume in the making: its conditions, what of it is known, and patches blended into a whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -9,10 +10,9 @@ from torch import Tensor
 
 from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.patches import all_starts, batches, box, importance_vector, padded_shape, total_weight
+from lungsyn.volume.patches import Patch, Span, all_patches, batches, box, importance_vector, padded_shape, total_weight
 
-Start = tuple[int, int, int]
-Starts = list[list[int]]  # along each axis; patches begin at their product
+Grid = list[list[Span]]  # along each axis; patches are their product
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,20 +98,34 @@ def set_known_part(x0: Tensor, canvas: Canvas, *where: slice) -> None:
 
 
 def blend(
-    into: Tensor, grid: Starts, patch: int, patches_per_batch: int,
-    evaluate: Callable[[list[Start]], Tensor], wanted: Callable[[Start], bool] = lambda start: True,
+    into: Tensor, grid: Grid, patches_per_batch: int,
+    evaluate: Callable[[list[Patch]], Tensor], wanted: Callable[[Patch], bool] = lambda patch: True,
 ) -> Tensor:  # fmt: skip
     """The weighted mean of patches, written into zeros ``[... x y z]``.
 
-    ``evaluate`` makes those of the ``grid`` that begin at the given places, ``[b ... P P P]``; those that are not
+    ``evaluate`` makes those of the ``grid`` that it is given, all of one size: ``[b ... X Y Z]``; those that are not
     ``wanted`` are not made and count as zero."""
-    vector = importance_vector(patch)
-    v = torch.from_numpy(vector).to(into.device)
-    importance = v[:, None, None] * v[:, None] * v  # [P P P]
-    for group in batches([start for start in all_starts(grid) if wanted(start)], patches_per_batch):
-        for start, made in zip(group, evaluate(group) * importance, strict=True):
-            into[(..., *box(start, patch))].add_(made)
-    for axis, (length, starts) in enumerate(zip(into.shape[-3:], grid, strict=True)):
-        weight = torch.from_numpy(total_weight(length, starts, vector)).float().to(into.device)
+    for group in groups([patch for patch in all_patches(grid) if wanted(patch)], patches_per_batch):
+        importance = importance_map(group[0].size).to(into.device)
+        for patch, made in zip(group, evaluate(group) * importance, strict=True):
+            into[(..., *box(*patch))].add_(made)
+    for axis, (length, spans) in enumerate(zip(into.shape[-3:], grid, strict=True)):
+        weight = torch.from_numpy(total_weight(length, spans)).float().to(into.device)
         into /= weight.reshape([-1 if k == axis else 1 for k in range(3)])
     return into
+
+
+def groups(patches: list[Patch], patches_per_batch: int) -> Iterator[list[Patch]]:
+    """Batches of patches of one size, the most frequent order kept within a size."""
+    by_size: dict[tuple, list[Patch]] = {}
+    for patch in patches:
+        by_size.setdefault(patch.size, []).append(patch)
+    for alike in by_size.values():
+        yield from batches(alike, patches_per_batch)
+
+
+@cache
+def importance_map(size: tuple[int, int, int]) -> Tensor:
+    """The weights of a patch's voxels: ``[X Y Z]``, the product of a triangle along each axis."""
+    x, y, z = (torch.from_numpy(importance_vector(n)) for n in size)
+    return x[:, None, None] * y[:, None] * z

@@ -46,12 +46,14 @@ def masks_window(case: Case, start, size: int, labels: Sequence[str] = ALWAYS) -
     return np.stack([window(case.labels[name], start, size, 0) > 0 for name in labels]).astype(np.uint8)
 
 
-def with_halo(volume: Tensor, start, patch: int) -> Tensor:
-    """The patch at ``start`` of a volume ``[... x y z]`` with its halo: ``[... P+2h P+2h P+2h]``, h = ``HALO``.
+def with_halo(volume: Tensor, start, size) -> Tensor:
+    """The patch at ``start`` of a volume ``[... x y z]``, of ``size`` voxels (one int, or three), with its halo of
+    ``HALO`` voxels on each side.
 
     Beyond the volume its outermost voxels are repeated."""
-    for axis, (first, length) in enumerate(zip(start, volume.shape[-3:], strict=True), start=volume.ndim - 3):
-        low, high = first - HALO, first + patch + HALO
+    sizes = (size,) * 3 if isinstance(size, int) else size
+    for axis, (first, n, length) in enumerate(zip(start, sizes, volume.shape[-3:], strict=True), volume.ndim - 3):
+        low, high = first - HALO, first + n + HALO
         if low < 0 or high > length:
             volume = volume.index_select(axis, torch.arange(low, high, device=volume.device).clamp_(0, length - 1))
         else:
@@ -59,19 +61,22 @@ def with_halo(volume: Tensor, start, patch: int) -> Tensor:
     return volume
 
 
-def coarse_windows(learning: Learning, starts: Sequence, shape, views: Tensor | None, device="cpu") -> Tensor:
-    """The half-resolution inputs of patches: their coordinates, then the coarse views: ``[b c P/2 P/2 P/2]``."""
-    patch = learning.settings.patch_voxels
-    half = patch // 2
+def coarse_windows(
+    learning: Learning, starts: Sequence, size: Sequence[int], shape, views: Tensor | None, device="cpu"
+) -> Tensor:
+    """The half-resolution inputs of patches of ``size`` voxels: their coordinates, then the coarse views:
+    ``[b c X/2 Y/2 Z/2]``."""
+    half = [n // 2 for n in size]
     parts = []
     if learning.position:
-        lines = torch.from_numpy(coordinates(starts, patch, shape)).to(device)
-        pairs = lines.unflatten(-1, (half, 2)).mean(dim=-1)  # [b 3 P/2]
-        along = [pairs[:, axis].reshape(-1, *(half if k == axis else 1 for k in range(3))) for axis in range(3)]
-        parts.append(torch.stack([line.expand(-1, half, half, half) for line in along], dim=1))
+        for axis, n in enumerate(half):
+            line = torch.from_numpy(coordinates(starts, size[axis], axis, shape)).to(device)
+            pairs = line.unflatten(-1, (n, 2)).mean(dim=-1)  # [b n]
+            along = pairs.reshape(-1, 1, *(n if k == axis else 1 for k in range(3)))
+            parts.append(along.expand(-1, 1, *half))
     if views is not None:
         parts.append(views[:, None])
-    return torch.cat(parts, dim=1) if parts else torch.zeros(len(starts), 0, half, half, half, device=device)
+    return torch.cat(parts, dim=1) if parts else torch.zeros(len(starts), 0, *half, device=device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +138,7 @@ class TrainingPatches(Dataset):
         masks = with_halo(masks[:, *in_padded], there, s.patch_voxels)
         x0, noise = inner(x0), inner(noise)
         view = self._coarse_view(case, padded, start, noise, abar, rng) if learning.context_factor else None
-        coarse = coarse_windows(learning, [start], case.ct.shape, view)[0]
+        coarse = coarse_windows(learning, [start], (s.patch_voxels,) * 3, case.ct.shape, view)[0]
         target = None if tells_itself else training_target(learning.prediction, x0, noise, abar)[None]
         example = [x_t, target, masks, coarse]
         flips = s.flips and not self.stratified

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungsyn.generators.core.bands import inner
-from lungsyn.generators.core.canvas import Canvas, Start, Starts, blend, set_known
+from lungsyn.generators.core.canvas import Canvas, Grid, blend, set_known
 from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.patches import coarse_windows, with_halo
 from lungsyn.generators.core.prediction import Denoiser, guided, to_x0
@@ -30,10 +30,10 @@ from lungsyn.generators.core.schedule import sampling_timesteps
 from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.random import seed_of, stream
 from lungsyn.settings.synthesis import Synthesis
-from lungsyn.volume.patches import axis_starts, box, patch_stride, shifted_starts
+from lungsyn.volume.patches import Patch, axis_starts, box, patch_stride, shifted_spans, spans_of
 
-# (x_t [b 1 P+2h P+2h P+2h] with its halo, starts, coarse views [b P/2 P/2 P/2] or None, t) -> x_0 [b P P P]
-PatchDenoiser = Callable[[Tensor, list[Start], Tensor | None, int], Tensor]
+# (x_t [b 1 X+2h Y+2h Z+2h] with its halo, patches, coarse views [b X/2 Y/2 Z/2] or None, t) -> x_0 [b X Y Z]
+PatchDenoiser = Callable[[Tensor, list[Patch], Tensor | None, int], Tensor]
 
 
 def synthesise(
@@ -45,11 +45,11 @@ def synthesise(
     patches_per_batch: int,
     precision: torch.dtype = torch.float32,
     progress: Callable[[int], None] = lambda step: None,
-    grid: Starts | None = None,
+    grid: Grid | None = None,
 ) -> Tensor:
     """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device.
 
-    ``grid``: where patches begin in every step, if not where ``synthesis`` has them; elsewhere nothing is made."""
+    ``grid``: the patches of every step, if not where ``synthesis`` has them; elsewhere nothing is made."""
     learning = settings.learning()
     x = learning.volume(
         network, canvas, learning.sampling(synthesis), seed, patches_per_batch=patches_per_batch, precision=precision,
@@ -60,7 +60,7 @@ def synthesise(
 
 def denoised_volume(
     network: torch.nn.Module, canvas: Canvas, learning: Learning, synthesis: Synthesis, seed: int,
-    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Starts | None,
+    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Grid | None,
 ) -> Tensor:  # fmt: skip
     """The padded volume of a denoiser of patches."""
     settings, abar = learning.settings, learning.abar
@@ -79,21 +79,23 @@ def denoised_volume(
     return sample(denoiser, x, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
 
 
-def fused_grid(canvas: Canvas, settings: PatchSettings, synthesis: Synthesis) -> Starts:
-    """The patches' starts per axis in a step that is fused."""
-    return [axis_starts(n, settings.patch_voxels, stride_voxels(settings, synthesis)) for n in canvas.padded]
+def fused_grid(canvas: Canvas, settings: PatchSettings, synthesis: Synthesis) -> Grid:
+    """The patches of a step that is fused: all of the training's size, and overlapping."""
+    patch, stride = settings.patch_voxels, stride_voxels(settings, synthesis)
+    return [spans_of(axis_starts(n, patch, stride), patch) for n in canvas.padded]
 
 
-def step_grids(canvas: Canvas, settings: PatchSettings, synthesis: Synthesis, rng) -> list[Starts]:
-    """For each step the patches' starts per axis; all are multiples of the coarse grid."""
-    patch, multiple = settings.patch_voxels, settings.grid_multiple
+def step_grids(canvas: Canvas, settings: PatchSettings, synthesis: Synthesis, rng) -> list[Grid]:
+    """For each step its patches along each axis; all begin and end on the coarse grid, and shifted ones where the
+    network can halve them."""
+    patch, unit = settings.patch_voxels, max(2 * settings.grid_multiple, 2 ** len(settings.channels))
     fused, grids = fused_grid(canvas, settings, synthesis), []
     for i in range(synthesis.steps):
         if synthesis.mode == "fused" or i >= synthesis.steps - synthesis.fused_steps:
             grids.append(fused)
         else:
-            offsets = rng.integers(patch // multiple, size=3) * multiple
-            grids.append([shifted_starts(n, patch, int(o)) for n, o in zip(canvas.padded, offsets, strict=True)])
+            offsets = rng.integers(patch // unit, size=3) * unit
+            grids.append([shifted_spans(n, patch, int(o), unit) for n, o in zip(canvas.padded, offsets, strict=True)])
     return grids
 
 
@@ -105,21 +107,21 @@ def blended(
     What it returns is overwritten by the call after the next: two volumes are all that a sampler needs, and memory that
     is freed and asked for again may not be found in one piece."""
     made: list[Tensor] = []
-    patch, multiple = learning.settings.patch_voxels, learning.settings.grid_multiple
+    multiple = learning.settings.grid_multiple
 
-    def occupied(start: Start) -> bool:
-        return canvas.occupied[box([a // multiple for a in start], patch // multiple)].any()
+    def occupied(patch: Patch) -> bool:
+        return canvas.occupied[box([a // multiple for a in patch.start], [n // multiple for n in patch.size])].any()
 
     @torch.no_grad()
     def denoiser(x: Tensor, t: int) -> Tensor:
         view = coarse_view(x, learning)
 
-        def x0_of(starts: list[Start]) -> Tensor:
-            x_t = torch.stack([with_halo(x, start, patch) for start in starts])[:, None]
-            return denoise(x_t, starts, crop_views(view, starts, learning) if view is not None else None, t)
+        def x0_of(patches: list[Patch]) -> Tensor:
+            x_t = torch.stack([with_halo(x, *patch) for patch in patches])[:, None]
+            return denoise(x_t, patches, crop_views(view, patches, learning) if view is not None else None, t)
 
         made.append(made.pop(0).zero_() if len(made) == 2 else torch.zeros_like(x))
-        x0 = blend(made[-1], grid_at(t), patch, patches_per_batch, x0_of, occupied)
+        x0 = blend(made[-1], grid_at(t), patches_per_batch, x0_of, occupied)
         set_known(x0, canvas)
         return x0
 
@@ -130,26 +132,32 @@ def coarse_view(x: Tensor, learning: Learning) -> Tensor | None:
     """The averaged volume, zero-padded so that every patch's surroundings are a plain crop; None without context."""
     if not learning.context_factor:
         return None
-    return F.pad(F.avg_pool3d(x[None], 2 * learning.context_factor)[0], [coarse_margin(learning)] * 6)
+    margin = coarse_margin(learning.settings.patch_voxels, learning)
+    return F.pad(F.avg_pool3d(x[None], 2 * learning.context_factor)[0], [margin] * 6)
 
 
-def coarse_margin(learning: Learning) -> int:
-    """Width of the surroundings beyond a patch, in voxels of the coarse view."""
+def coarse_margin(size: int, learning: Learning) -> int:
+    """Width of the surroundings beyond a patch of ``size`` voxels, in voxels of the coarse view, rounded down."""
     factor = learning.context_factor
-    return (factor - 1) * learning.settings.patch_voxels // 2 // (2 * factor)
+    return (factor - 1) * size // 2 // (2 * factor)
 
 
-def crop_views(view: Tensor, starts: list[Start], learning: Learning) -> Tensor:
-    """Each patch's part of the padded coarse view: ``[b P/2 P/2 P/2]``."""
-    pool, half = 2 * learning.context_factor, learning.settings.patch_voxels // 2
-    return torch.stack([view[box([a // pool for a in start], half)] for start in starts])
+def crop_views(view: Tensor, patches: list[Patch], learning: Learning) -> Tensor:
+    """Each patch's part of the padded coarse view: ``[b X/2 Y/2 Z/2]``."""
+    pool, widest = 2 * learning.context_factor, coarse_margin(learning.settings.patch_voxels, learning)
+
+    def crop(patch: Patch) -> Tensor:
+        start = [a // pool + widest - coarse_margin(n, learning) for a, n in zip(*patch, strict=True)]
+        return view[box(start, [n // 2 for n in patch.size])]
+
+    return torch.stack([crop(patch) for patch in patches])
 
 
 def network_denoiser(
     network: torch.nn.Module, canvas: Canvas, learning: Learning, guidance_scale: float, precision
 ) -> PatchDenoiser:
     """The network as a denoiser of patches: gathers their conditions, converts its prediction to x_0, guides."""
-    device, patch = canvas.masks.device, learning.settings.patch_voxels
+    device = canvas.masks.device
 
     def output(x_t: Tensor, masks: Tensor, coarse: Tensor, t: int) -> Tensor:
         times = torch.full((len(x_t),), t, device=device)
@@ -158,9 +166,10 @@ def network_denoiser(
             prediction = network(x_t, masks, coarse, times, spacing)
         return to_x0(learning.prediction, prediction.float(), inner(x_t), learning.abar[t].float()).clamp_(-1, 1)[:, 0]
 
-    def denoise(x_t: Tensor, starts: list[Start], views: Tensor | None, t: int) -> Tensor:
-        masks = torch.stack([with_halo(canvas.masks, s, patch) for s in starts])
-        coarse = coarse_windows(learning, starts, canvas.shape, views, device)
+    def denoise(x_t: Tensor, patches: list[Patch], views: Tensor | None, t: int) -> Tensor:
+        masks = torch.stack([with_halo(canvas.masks, *patch) for patch in patches])
+        starts, size = [patch.start for patch in patches], patches[0].size
+        coarse = coarse_windows(learning, starts, size, canvas.shape, views, device)
         return guided(lambda masks: output(x_t, masks, coarse, t), masks, guidance_scale).clamp_(-1, 1)
 
     return denoise

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungsyn.generators.core.bands import band_sd, from_bands, inner, to_bands, to_half
-from lungsyn.generators.core.canvas import Canvas, Start, Starts, blend, set_known
+from lungsyn.generators.core.canvas import Canvas, Grid, blend, set_known
 from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
@@ -37,7 +37,7 @@ from lungsyn.generators.latent_ddpm import Autoencoder, Settings
 from lungsyn.random import seed_of
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.patches import box
+from lungsyn.volume.patches import Patch, box
 
 # Standard deviation of the bands of the Haar transform applied once, twice, three times, within the body in the model
 # range, by the number of axes along which they take a difference; the phantom at 3 mm and cut-outs of CT at 1 mm differ
@@ -222,7 +222,7 @@ class DenoisingLatents(Learning):
 @torch.no_grad()
 def synthesise_latent(
     network: LatentUNet, canvas: Canvas, learning: DenoisingLatents, synthesis: Synthesis, seed: int,
-    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Starts | None,
+    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Grid | None,
 ) -> Tensor:  # fmt: skip
     """As ``synthesis.synthesise``, but the whole padded volume. All steps are fused; of a background the latents are
     known, too."""
@@ -231,19 +231,19 @@ def synthesise_latent(
     timesteps = sampling_timesteps(settings.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
     device, patch, factor = canvas.masks.device, settings.patch_voxels, settings.factor
-    latent_patch, latent_grid = patch // factor, [[a // factor for a in starts] for starts in grid]
+    latent_grid = [[(start // factor, size // factor) for start, size in spans] for spans in grid]
     latents = torch.zeros(settings.autoencoder.latent_channels, *(n // factor for n in canvas.padded), device=device)
 
-    def patches(volume: Tensor, starts: list[Start], unit: int) -> Tensor:
-        """Those that begin at ``starts``, counted in ``unit`` voxels, of a volume at whatever resolution."""
+    def patches(volume: Tensor, wanted: list[Patch], unit: int) -> Tensor:
+        """Those whose starts are counted in ``unit`` voxels, of a volume at whatever resolution."""
         edge = canvas.padded[0] // volume.shape[-3]  # of its own voxels
-        return torch.stack([volume[(..., *box([a * unit // edge for a in s], patch // edge))] for s in starts])
+        return torch.stack([volume[(..., *box([a * unit // edge for a in p.start], patch // edge))] for p in wanted])
 
-    def blended(evaluate: Callable[[list[Start]], Tensor]) -> Tensor:
-        return blend(torch.zeros_like(latents), latent_grid, latent_patch, patches_per_batch, evaluate)
+    def blended(evaluate: Callable[[list[Patch]], Tensor]) -> Tensor:
+        return blend(torch.zeros_like(latents), latent_grid, patches_per_batch, evaluate)
 
     def denoiser(z: Tensor, t: int) -> Tensor:
-        def x0_of(starts: list[Start]) -> Tensor:
+        def x0_of(starts: list[Patch]) -> Tensor:
             z_t, times = patches(z, starts, factor), torch.full((len(starts),), t, device=device)
 
             def led_by(masks: Tensor) -> Tensor:
@@ -253,11 +253,11 @@ def synthesise_latent(
 
         return torch.lerp(known, blended(x0_of), weight) if known is not None else blended(x0_of)
 
-    def encoded(starts: list[Start]) -> Tensor:
+    def encoded(starts: list[Patch]) -> Tensor:
         x0, masks = (patches(volume, starts, factor) for volume in (canvas.background[None], canvas.masks))
         return network.autoencoder.encode(x0, masks)
 
-    def decoded(starts: list[Start]) -> Tensor:
+    def decoded(starts: list[Patch]) -> Tensor:
         z, drawn = (patches(volume, starts, 1) for volume in (made, grain))
         return network.autoencoder.decode(z, drawn).clamp_(-1, 1)[:, 0]
 
@@ -270,6 +270,6 @@ def synthesise_latent(
         grain = torch.zeros(BANDS, *(n // 2 for n in canvas.padded), device=device)
         add_noise(grain, 1.0)  # one for the volume: where patches overlap they draw the same
         made = sample(denoiser, latents, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
-        x = blend(torch.zeros(canvas.padded, device=device), grid, patch, patches_per_batch, decoded)
+        x = blend(torch.zeros(canvas.padded, device=device), grid, patches_per_batch, decoded)
     set_known(x, canvas)
     return x
