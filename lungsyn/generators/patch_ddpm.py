@@ -38,4 +38,4 @@ class Family(DiffusionFamily):
     """The patch diffusion model."""
 
     Settings = Settings
-    recipe = 1
+    recipe = 2
