@@ -28,8 +28,9 @@ segmenters:
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
-    """The file of docs/segmenters.md, installed as its own package would be."""
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/segmenters.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    """The file of docs/extend.md on segmenters, installed as its own package would be."""
+    section = (ROOT / "docs/extend.md").read_text(encoding="utf-8").partition("## A segmenter")[2]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     folder = tmp_path / "packages"
     about = folder / "of_a_lab-1.0.dist-info"
     about.mkdir(parents=True)
