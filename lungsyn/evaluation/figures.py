@@ -204,12 +204,12 @@ def plot_training(curves: Iterable[Sequence[Mapping]], frame: Frame, out: Path) 
         panels.setdefault(training.panel, {})[training] = records
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        axes = figure.subplots(1, len(panels), squeeze=False)[0] if panels else []
         for axis, (title, trainings) in zip(axes, panels.items(), strict=True):
             _training_panel(axis, title, trainings, frame)
-        headline(figure, "Training", frame.study_name)
+        headline(figure, "Training" if panels else "Training: none wrote down its loss", frame.study_name)
 
-    families = max(len({training.family for training in trainings}) for trainings in panels.values())
+    families = max((len({training.family for training in trainings}) for trainings in panels.values()), default=0)
     save(11, 4.4 + 0.12 * families, frame.dpi, out, draw)
 
 

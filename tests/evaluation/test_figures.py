@@ -112,6 +112,12 @@ def test_training(tmp_path):
     check(tmp_path / "a.png", 11)
 
 
+def test_trainings_without_a_loss_have_a_picture_all_the_same(tmp_path):
+    """Of a segmenter that is the user's own nothing may be known but what it finds."""
+    figures.plot_training([], frame("phantom"), tmp_path / "a.png")
+    check(tmp_path / "a.png", 11)
+
+
 def test_an_arm_s_loss_curve_has_the_arm_s_colour():
     """Seven arms are more than there are colours: the benchmark and the control have theirs, in every figure."""
     arms = ["a", "b", "c", "real", "d", "e", "null"]
