@@ -47,9 +47,9 @@ def on_cpu(case_folders, generator_settings, tmp_path_factory):
     return weights, records
 
 
-@pytest.mark.parametrize("changed", [{"activation_checkpointing": True}, {"network": "monai", "channels": [8, 16]}])
-def test_a_generator_of_any_kind_can_be_recorded(case_folders, generator_settings, tmp_path, changed):
-    found = losses_on_both(case_folders, generator_settings.model_copy(update=changed), tmp_path)
+def test_steps_that_are_computed_twice_can_be_recorded(case_folders, generator_settings, tmp_path):
+    checkpointing = generator_settings.model_copy(update={"activation_checkpointing": True})
+    found = losses_on_both(case_folders, checkpointing, tmp_path)
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
@@ -97,7 +97,7 @@ def test_a_killed_training_goes_on_on_the_gpu(case_folders, generator_settings, 
     assert losses(records) == pytest.approx(losses(on_cpu[1]), rel=0.01)
 
 
-@pytest.mark.parametrize("mode", ["fused", "shifted", "stitched"])
+@pytest.mark.parametrize("mode", ["fused", "shifted"])
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 0.01), (torch.bfloat16, 0.05)])
 def test_a_volume_is_the_one_that_the_cpu_makes(
     case_folders, generator_settings, study, on_cpu, monkeypatch, mode, precision, tolerance

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from lungsyn.compute import choose_device, patches_at_once
+from lungsyn.generators import patch_ddpm
 from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.segmenters.monai import Settings
 from lungsyn.settings.compute import Compute
-from lungsyn.settings.generators import Generator
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.steps import WARM_UP
 
@@ -63,7 +63,7 @@ def skipped(name: str, needs: str) -> Claim:
 class Bench:
     """What is measured: the study's settings, and how much work it takes."""
 
-    generator: Generator
+    generator: patch_ddpm.Settings
     synthesis: Synthesis
     compute: Compute
     segmenter: Settings

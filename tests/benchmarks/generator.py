@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from lungsyn.compute import choose_precision, has_bfloat16
+from lungsyn.generators import patch_ddpm
 from lungsyn.generators.core.bands import HALO
 from lungsyn.generators.core.canvas import Canvas, make_canvas
 from lungsyn.generators.core.synthesis import synthesise
-from lungsyn.generators.core.training import hold_out, steps_of
-from lungsyn.generators.networks.patch_unet import build, coarse_channels
+from lungsyn.generators.core.training import hold_out
+from lungsyn.generators.networks.patch_unet import coarse_channels
 from lungsyn.optimizer import Muon
-from lungsyn.settings.generators import Generator
 from tests.benchmarks import peers, quality
 from tests.benchmarks.claims import Bench, Claim, compare, in_turns, seconds, skipped, warm_up
+from tests.benchmarks.peers import build
 
 CONVOLUTIONS = (nn.Conv3d, nn.ConvTranspose3d)
 PROFILE_ROWS = 12
@@ -73,28 +74,30 @@ def volume_vs_best_peer(bench: Bench) -> list[Claim]:
     return [compare("volume-vs-best-peer", ours, [steps * p for p in peer], "s", measured, 5)]
 
 
-def random_batch(settings: Generator, device: torch.device) -> dict:
+def random_batch(settings: patch_ddpm.Settings, device: torch.device) -> dict:
     """A batch as the loader gives it to a training on this device, of random values."""
     b, p, half = settings.batch_patches, settings.patch_voxels, settings.patch_voxels // 2
     wide = p + 2 * HALO
     batch = {
         "x_t": torch.randn(b, 1, wide, wide, wide),
         "target": torch.randn(b, 1, p, p, p),
-        "masks": torch.ones(b, 3, wide, wide, wide, dtype=torch.uint8),
-        "coarse": torch.randn(b, coarse_channels(settings), half, half, half),
+        "masks": torch.ones(b, len(settings.labels), wide, wide, wide, dtype=torch.uint8),
+        "coarse": torch.randn(b, coarse_channels(settings.learning()), half, half, half),
         "t": torch.full((b,), settings.timesteps // 2),
         "spacing_mm": torch.ones(b),
     }
     return {key: tensor.pin_memory() for key, tensor in batch.items()} if device.type == "cuda" else batch
 
 
-def training_step(network: nn.Module, settings: Generator, device, precision: torch.dtype) -> Callable[[], None]:
+def training_step(
+    network: nn.Module, settings: patch_ddpm.Settings, device, precision: torch.dtype
+) -> Callable[[], None]:
     """One whole optimiser step as the training does it, the loading of patches left out."""
     network, batch = network.to(device), random_batch(settings, device)
     optimizer, keep = Muon(network.parameters(), 1e-4, fused=True), torch.full((), 0.99, device=device)
     average = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
-    take = steps_of(network, network.train(), optimizer, average, keep, settings, precision)
+    take = settings.learning().steps(network, network.train(), optimizer, average, keep, precision)
     return lambda: take(batch)
 
 
@@ -115,7 +118,7 @@ def train_vs_monai(bench: Bench) -> list[Claim]:
     return [compare("train-vs-monai", *per_patch, "s per patch", measured, 3), *_held_out_losses(bench, theirs)]
 
 
-def _held_out_losses(bench: Bench, theirs: Generator) -> list[Claim]:
+def _held_out_losses(bench: Bench, theirs: peers.Settings) -> list[Claim]:
     """The best held-out loss of both networks after equal images on the same patches."""
     name = "train-vs-monai held-out loss"
     folders = quality.train_folders(bench)

@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from lungsyn.compute import choose_precision, name_of, set_up
+from lungsyn.generators import patch_ddpm
 from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.learning import predict
 from lungsyn.generators.core.synthesis import synthesise
-from lungsyn.generators.core.training import predict
-from lungsyn.generators.networks.patch_unet import build
-from lungsyn.settings.generators import Diffusion, Generator
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.intensity import to_hu
 from tests.benchmarks import peers
 from tests.benchmarks.claims import Bench, Claim, skipped
 from tests.benchmarks.generator import random_batch
+from tests.benchmarks.peers import build
 
 ROOT = Path(__file__).parents[2]
 MODES = ("fused", "shifted")
@@ -96,7 +96,7 @@ def measure(what: str, shape: tuple[int, ...], told: dict) -> int:
     device = torch.device(told["device"])
     set_up(told["threads"], device)
     precision = getattr(torch, told["precision"])
-    settings = Diffusion.model_validate(told["generator"])
+    settings = patch_ddpm.Settings.model_validate(told["generator"])
     synthesis = Synthesis.model_validate(told["synthesis"])
     if what != "forward":
         settings = settings.model_copy(update={"channels": [8], "blocks": 1})
@@ -132,7 +132,7 @@ def resident_bytes(line: str) -> int:
 
 
 def few_steps(
-    network, shape, settings: Generator, synthesis: Synthesis, mode: str, precision, patches_per_batch: int
+    network, shape, settings: patch_ddpm.Settings, synthesis: Synthesis, mode: str, precision, patches_per_batch: int
 ) -> np.ndarray:
     """Masks to HU of one volume with a few sampling steps of ``mode``, as a synthetic case is made."""
     masks = np.zeros((3, *shape), np.uint8)
@@ -144,7 +144,7 @@ def few_steps(
 
 
 @torch.no_grad()
-def whole_forward(network: nn.Module, shape, settings: Generator, precision: torch.dtype) -> None:
+def whole_forward(network: nn.Module, shape, settings: patch_ddpm.Settings, precision: torch.dtype) -> None:
     """One forward pass with the whole volume as the patch."""
     device = next(network.parameters()).device
     batch = random_batch(settings.model_copy(update={"patch_voxels": shape[0], "batch_patches": 1}), device)
@@ -160,14 +160,14 @@ def memory_train(bench: Bench) -> list[Claim]:
     return [Claim("memory-train", ours, peer, peer / ours, measured, "<= 1,024", ours <= 1024)]
 
 
-def saved_bytes_per_voxel(settings: Generator, device: torch.device, precision: torch.dtype) -> float:
+def saved_bytes_per_voxel(settings: patch_ddpm.Settings, device: torch.device, precision: torch.dtype) -> float:
     """From the difference of two batch sizes, so that copies of the weights do not count."""
     network = build(settings).to(device).train()
     few, many = (saved_bytes(network, settings, device, precision, patches) for patches in (1, 2))
     return (many - few) / settings.patch_voxels**3
 
 
-def saved_bytes(network: nn.Module, settings: Generator, device, precision: torch.dtype, patches: int) -> int:
+def saved_bytes(network: nn.Module, settings: patch_ddpm.Settings, device, precision: torch.dtype, patches: int) -> int:
     """Bytes of all distinct storages that autograd keeps for one batch, parameters left out."""
     batch = random_batch(settings.model_copy(update={"batch_patches": patches}), device)
     parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}

@@ -3,43 +3,93 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
+from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from lungsyn.generators.core.bands import MASKS
-from lungsyn.generators.networks.patch_unet import build, coarse_channels
-from lungsyn.settings.generators import Generator
+from lungsyn.generators import patch_ddpm
+from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.settings import PatchSettings
+from lungsyn.generators.networks.patch_unet import Denoising, coarse_channels
 
 NAIVE_STEPS = 1000
 NAIVE_OVERLAP = 0.5
 BEST_OVERLAP = 0.25
 
 
+class Settings(patch_ddpm.Settings):
+    """This project's diffusion model with MONAI's network in place of its own."""
+
+    kind: Literal["monai"] = "monai"  # checkpoints and measurements are kept by it
+
+    def learning(self) -> "MonaiDenoising":
+        return MonaiDenoising(self)
+
+
+class MonaiDenoising(Denoising):
+    """MONAI's network as a denoiser: it is trained and samples as ours."""
+
+    def build(self) -> nn.Module:
+        return MonaiUNet(self).to(memory_format=torch.channels_last_3d)
+
+
+class MonaiUNet(nn.Module):
+    """MONAI's DiffusionModelUNet behind the call of ours: all conditions at full resolution."""
+
+    def __init__(self, learning: MonaiDenoising):
+        super().__init__()
+        channels = learning.settings.channels
+        self.unet = DiffusionModelUNet(
+            spatial_dims=3,
+            in_channels=input_channels(learning.settings),
+            out_channels=1,
+            channels=channels,
+            num_res_blocks=learning.settings.blocks,
+            attention_levels=[False] * len(channels),
+            norm_num_groups=math.gcd(*channels, 32),
+        )
+
+    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
+        """As ``PatchUNet.forward``; neither the spacing nor the halo is used."""
+        x, masks = inner(x), inner(masks)
+        inputs = [x, masks.to(x.dtype)]
+        if coarse.shape[1]:
+            inputs.append(F.interpolate(coarse.to(x.dtype), scale_factor=2, mode="trilinear"))
+        return self.unet(torch.cat(inputs, dim=1), timesteps=t)
+
+
+def build(settings: PatchSettings) -> nn.Module:
+    """A fresh network of these settings, ours or MONAI's."""
+    return settings.learning().build()
+
+
 def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def equal_settings(settings: Generator) -> Generator:
+def equal_settings(settings: patch_ddpm.Settings) -> Settings:
     """The same generator with MONAI's U-Net, its widths chosen so that it has as many parameters as ours.
 
     Widths are multiples of 8 (its middle block has attention heads of 8 channels) near ours in proportion.
     """
     wanted, first = parameters(build(settings)), settings.channels[0]
-    candidates = []
+    chosen, candidates = settings.model_dump(exclude={"kind"}), []
     for base in range(8, first + 1, 8):
         near = [round(c * base / first / 8) * 8 for c in settings.channels[1:]]
         for widths in itertools.product([base], *([n - 8, n, n + 8] for n in near)):
             if min(widths) >= 8 and list(widths) == sorted(widths):
-                candidates.append(settings.model_copy(update={"network": "monai", "channels": list(widths)}))
+                candidates.append(Settings(**chosen | {"channels": list(widths)}))
     return min(candidates, key=lambda candidate: abs(parameters(build(candidate)) - wanted))
 
 
-def input_channels(settings: Generator) -> int:
+def input_channels(settings: PatchSettings) -> int:
     """Channels that MONAI's U-Net reads: the patch, the masks, and what ours reads at half resolution."""
-    return 1 + MASKS + coarse_channels(settings)
+    return 1 + len(settings.labels) + coarse_channels(settings.learning())
 
 
 def patch_count(voxels: int, patch: int, overlap: float) -> int:
@@ -48,7 +98,7 @@ def patch_count(voxels: int, patch: int, overlap: float) -> int:
     return (math.ceil(max(voxels - patch, 0) / stride) + 1) ** 3
 
 
-def naive_steps(unet: nn.Module, settings: Generator, patches: int, steps: int) -> Callable[[], Tensor]:
+def naive_steps(unet: nn.Module, settings: Settings, patches: int, steps: int) -> Callable[[], Tensor]:
     """Some ancestral steps of ``patches`` patches by themselves, float32, MONAI's scheduler."""
     edge = settings.patch_voxels
     scheduler = DDPMScheduler(num_train_timesteps=NAIVE_STEPS, prediction_type="v_prediction")
@@ -67,7 +117,7 @@ def naive_steps(unet: nn.Module, settings: Generator, patches: int, steps: int) 
 
 
 def fused_step(
-    unet: nn.Module, settings: Generator, voxels: int, batch: int, precision: torch.dtype
+    unet: nn.Module, settings: Settings, voxels: int, batch: int, precision: torch.dtype
 ) -> Callable[[], Tensor]:
     """One step of a whole volume: ``sliding_window_inference`` with Gaussian weights, then a linear update."""
     device = next(unet.parameters()).device

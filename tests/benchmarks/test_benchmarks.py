@@ -8,7 +8,9 @@ import torch
 import yaml
 
 from lungsyn.generators.core.bands import inner
-from lungsyn.generators.networks.patch_unet import build
+from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.learning import predict
+from lungsyn.generators.networks.patch_unet import Denoising
 from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.segmenters import settings_of
@@ -16,7 +18,9 @@ from lungsyn.volume.tables import write_table
 from tests.benchmarks import audit, generator, growing, growth, memory, peers, quality, segmenter, segmenting
 from tests.benchmarks.__main__ import BENCHMARKS, arguments, bench_of
 from tests.benchmarks.claims import Bench, Claim, compare
-from tests.conftest import make_case
+from tests.benchmarks.peers import build
+from tests.benchmarks.stitched import stitched
+from tests.conftest import make_case, without_zeros
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,36 @@ def test_the_peer_has_as_many_parameters(study):
     assert peers.parameters(build(theirs)) == pytest.approx(peers.parameters(build(ours)), rel=0.05)
 
 
+@pytest.mark.parametrize(("position", "context"), [(True, 2), (False, 0), (True, 0)])
+def test_the_peer_is_given_what_ours_is_and_learns_in_the_same_way(generator_settings, position, context):
+    ours = generator_settings.model_copy(update={"position": position, "context_factor": context})
+    theirs = peers.Settings(**ours.model_dump(exclude={"kind"}))
+    batch = generator.random_batch(theirs, torch.device("cpu"))
+    output = predict(build(theirs), batch, torch.device("cpu"), torch.float32)
+    assert output.shape == (theirs.batch_patches, 1, *[theirs.patch_voxels] * 3)
+    assert (theirs.learning().abar == ours.learning().abar).all()
+
+
+def test_a_patch_that_is_stitched_knows_nothing_of_the_others(generator_settings, study):
+    """Neither those of its batch nor those beside it: where it lies alone, it is the same without them."""
+    settings = generator_settings.model_copy(update={"position": False})  # which would tell of the volume
+    network = without_zeros(build(settings), 0.05)
+    plan = study.synthesis.model_copy(update={"steps": 3, "sampler": "ddpm"})
+    masks = np.zeros((3, 40, 30, 25), np.uint8)
+    masks[2, :, 2:] = 1
+
+    def volume(end: int, batch: int) -> torch.Tensor:
+        canvas = make_canvas(masks[:, :end], 2.0, settings, torch.device("cpu"))
+        return stitched(network, canvas, settings, plan, 5, batch)
+
+    whole, first = volume(40, 1), volume(16, 7)
+    assert whole.shape == (40, 30, 25)
+    assert (whole[:, :2] == -1).all()  # air
+    assert torch.allclose(whole, volume(40, 7), atol=1e-4)
+    assert torch.allclose(whole[:12], first[:12], atol=1e-4)  # the next patches begin at 12
+    assert not torch.allclose(whole[12:16], first[12:], atol=1e-2)
+
+
 def test_patches_are_counted_as_the_sliding_window_lays_them():
     assert peers.patch_count(128, 32, 0.5) == 7**3
     assert peers.patch_count(128, 32, 0.25) == 5**3
@@ -135,7 +169,7 @@ def test_saved_bytes_of_a_known_layer(bench, monkeypatch):
             x = inner(x).clone() * torch.ones(1, requires_grad=True)  # keeps the single one, and x: float32
             return x * x + x * x  # keeps the product once
 
-    monkeypatch.setattr(memory, "build", lambda settings: Squares())
+    monkeypatch.setattr(Denoising, "build", lambda learning: Squares())
     assert memory.saved_bytes_per_voxel(bench.generator, bench.device, torch.float32) == pytest.approx(8)
 
 
@@ -198,7 +232,7 @@ def test_a_bench_that_was_broken_off_measures_only_what_is_missing(with_results,
 
     bench = dataclasses.replace(with_results, work=tmp_path)
     whole = quality.steps(bench)
-    monkeypatch.setattr(quality, "synthesise", None)  # no volume is made again
+    monkeypatch.setattr(quality, "make_volume", None)  # no volume is made again
     assert [claim.ours for claim in quality.steps(bench)] == [claim.ours for claim in whole]
 
 
