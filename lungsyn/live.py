@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from lungsyn.compute import choose_device
 from lungsyn.evaluation.figures import COLOURS, INK, loss_against_patches, save
 from lungsyn.evaluation.pictures import TRUTH_COLOUR, draw_contour, draw_slice, largest_nodule, widest_slices
-from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.canvas import Background, How, make_canvas
 from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.generators.core.synthesis import synthesise
 from lungsyn.generators.core.training import Watch, hold_out
@@ -84,7 +84,7 @@ def real_and_made(
 
     plan = SAMPLING.model_copy(update={"steps": min(SAMPLING.steps, settings.learning().timesteps)})
     only = [[(a, settings.patch_voxels)] for a in start]
-    made = synthesise(network, canvas, settings, plan, seed, 1, precision, grid=only)
+    made = synthesise(network, canvas, settings, plan, seed, How(1, precision, grid=only))
     real_hu, made_hu = (to_hu(x[patch], settings.window_hu) for x in (real.values, made.cpu().numpy()))
     return real_hu, made_hu, np.asarray(case.nodules[patch]) > 0
 

@@ -10,7 +10,7 @@ from lungsyn import checkpoint
 from lungsyn.compute import set_up
 from lungsyn.generators.core import synthesis as syn
 from lungsyn.generators.core import training
-from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.canvas import How, make_canvas
 from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.registry import family
 from lungsyn.seams import Run
@@ -37,13 +37,13 @@ def losses(records: list[dict]) -> np.ndarray:
 
 def losses_on_both(folders, settings, tmp_path, on_cuda=CUDA) -> list[np.ndarray]:
     """Of the same generator's training on the CPU and on the GPU."""
-    return [losses(training.train(folders, settings, c, 7, tmp_path / c.device)[2]) for c in (CPU, on_cuda)]
+    return [losses(training.train(folders, settings, Run(7, c, tmp_path / c.device))[2]) for c in (CPU, on_cuda)]
 
 
 @pytest.fixture(scope="module")
 def on_cpu(case_folders, generator_settings, tmp_path_factory):
     """A generator trained on the CPU: weights and records."""
-    weights, _, records = training.train(case_folders, generator_settings, CPU, 7, tmp_path_factory.mktemp("cpu"))
+    weights, _, records = training.train(case_folders, generator_settings, Run(7, CPU, tmp_path_factory.mktemp("cpu")))
     return weights, records
 
 
@@ -79,7 +79,7 @@ def test_a_generator_learns_what_it_learns_on_the_cpu(
     case_folders, generator_settings, tmp_path, on_cpu, changed, tolerance
 ):
     compute = CUDA.model_copy(update=changed)
-    _, facts, records = training.train(case_folders, generator_settings, compute, 7, tmp_path)
+    _, facts, records = training.train(case_folders, generator_settings, Run(7, compute, tmp_path))
     assert losses(records) == pytest.approx(losses(on_cpu[1]), rel=tolerance)
     assert [r["validation"] for r in records] == pytest.approx([r["validation"] for r in on_cpu[1]], rel=tolerance)
     assert facts["ran_on"].startswith("cuda")
@@ -90,10 +90,10 @@ def test_a_killed_training_goes_on_on_the_gpu(case_folders, generator_settings, 
     with monkeypatch.context() as patched:
         patched.setattr(training, "TrainingPatches", killed_at(TrainingPatches, 20, signal.SIGTERM))
         with pytest.raises(SystemExit):
-            training.train(case_folders, generator_settings, CUDA, 7, tmp_path)
+            training.train(case_folders, generator_settings, Run(7, CUDA, tmp_path))
     saved = checkpoint.load(next(tmp_path.glob("*/checkpoint.safetensors")))[1]
     assert 0 < saved["images_seen"] < generator_settings.images
-    _, _, records = training.train(case_folders, generator_settings, CUDA, 7, tmp_path)
+    _, _, records = training.train(case_folders, generator_settings, Run(7, CUDA, tmp_path))
     assert losses(records) == pytest.approx(losses(on_cpu[1]), rel=0.01)
 
 
@@ -123,7 +123,7 @@ def test_a_volume_is_the_one_that_the_cpu_makes(
         network = network_of(generator_settings)
         network.load_state_dict(on_cpu[0])
         canvas = make_canvas(masks, 2.0, generator_settings, device)
-        volume = syn.synthesise(network.to(device).eval(), canvas, generator_settings, plan, 3, 2, dtype)
+        volume = syn.synthesise(network.to(device).eval(), canvas, generator_settings, plan, 3, How(2, dtype))
         assert volume.device.type == name
         volumes.append(volume.cpu())
     assert (volumes[1] - volumes[0]).norm() / volumes[0].norm() < tolerance
@@ -141,7 +141,7 @@ def test_a_volume_takes_at_most_twenty_bytes_per_voxel(generator_settings, study
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        syn.synthesise(network, make_canvas(masks, 1.0, settings, device), settings, plan, 0, 4)
+        syn.synthesise(network, make_canvas(masks, 1.0, settings, device), settings, plan, 0, How(4))
         peaks.append(torch.cuda.max_memory_allocated() - before)
         voxels.append(edge**3)
     assert (peaks[1] - peaks[0]) / (voxels[1] - voxels[0]) <= 20

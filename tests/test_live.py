@@ -16,6 +16,7 @@ from lungsyn.generators.core import training
 from lungsyn.generators.core.bands import inner
 from lungsyn.generators.core.patches import masks_window
 from lungsyn.generators.core.schedule import sampling_timesteps
+from lungsyn.seams import Run
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import open_case
 from lungsyn.volume.intensity import to_hu, to_model_range
@@ -31,7 +32,7 @@ def settings(generator_settings):
 
 def trained(case_folders, settings, folder, out=None):
     watch = {"watch": live.watcher(case_folders, settings, CPU, 7, out, "ours")} if out else {}
-    return training.train(case_folders, settings, CPU, 7, folder, **watch)
+    return training.train(case_folders, settings, Run(7, CPU, folder), **watch)
 
 
 def test_the_same_is_learned_with_and_without_it(case_folders, settings, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from lungsyn import checkpoint, processes
 from lungsyn.errors import InputError
 from lungsyn.generators.core import training
+from lungsyn.seams import Run
 from lungsyn.settings.compute import Compute
 from tests.conftest import ROOT, network_of
 
@@ -41,7 +42,7 @@ def together(case_folders, settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(case_folders, settings, tmp_path_factory):
-    return training.train(case_folders, settings, CPU, 7, tmp_path_factory.mktemp("alone"))
+    return training.train(case_folders, settings, Run(7, CPU, tmp_path_factory.mktemp("alone")))
 
 
 @pytest.mark.slow
@@ -93,7 +94,7 @@ def test_shares_are_disjoint_and_make_up_the_batch():
 
 def test_a_batch_too_small_for_the_processes_is_refused(case_folders, settings, tmp_path):
     with pytest.raises(InputError, match=r"a batch of 2 patches is too small for 3 processes: lower compute.gpus to 2"):
-        training.train(case_folders, settings, CPU, 0, tmp_path, processes.Team(0, 3))
+        training.train(case_folders, settings, Run(0, CPU, tmp_path), processes.Team(0, 3))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -107,13 +108,14 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 TRAINING = """
 import sys
 from pathlib import Path
+from lungsyn.seams import Run
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.generators import AnyGenerator
 from lungsyn.generators.core.training import train
 
 compute = Compute(device="cpu", precision="float32", generator_threads=1, loader_processes=2, checkpoint_seconds=3600)
-train([Path(f) for f in sys.argv[3:]], from_json(AnyGenerator, sys.argv[2]), compute, 0, Path(sys.argv[1]))
+train([Path(f) for f in sys.argv[3:]], from_json(AnyGenerator, sys.argv[2]), Run(0, compute, Path(sys.argv[1])))
 """
 
 

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from lungsyn.compute import choose_precision, has_bfloat16
 from lungsyn.generators import patch_ddpm
 from lungsyn.generators.core.bands import HALO
-from lungsyn.generators.core.canvas import Canvas, make_canvas
+from lungsyn.generators.core.canvas import Canvas, How, make_canvas
 from lungsyn.generators.core.synthesis import synthesise
 from lungsyn.generators.core.training import hold_out
 from lungsyn.generators.networks.patch_unet import coarse_channels
@@ -38,7 +38,7 @@ def our_volume(bench: Bench) -> Callable[[], Tensor]:
     canvas = full_canvas(bench.volume_voxels, bench)
     precision = choose_precision(bench.compute, bench.device)
     batch = bench.patches_at_once
-    return lambda: synthesise(network, canvas, bench.generator, bench.synthesis, 0, batch, precision)
+    return lambda: synthesise(network, canvas, bench.generator, bench.synthesis, 0, How(batch, precision))
 
 
 def volume_vs_naive(bench: Bench) -> list[Claim]:

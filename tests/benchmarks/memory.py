@@ -18,7 +18,7 @@ from torch import nn
 
 from lungsyn.compute import choose_precision, name_of, set_up
 from lungsyn.generators import patch_ddpm
-from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.canvas import How, make_canvas
 from lungsyn.generators.core.learning import predict
 from lungsyn.generators.core.synthesis import synthesise
 from lungsyn.settings.synthesis import Synthesis
@@ -139,7 +139,7 @@ def few_steps(
     masks[2] = 1
     canvas = make_canvas(masks, 1.0, settings, next(network.parameters()).device)
     plan = synthesis.model_copy(update={"mode": mode, "steps": STEPS, "fused_steps": 0})
-    volume = synthesise(network, canvas, settings, plan, 0, patches_per_batch, precision)
+    volume = synthesise(network, canvas, settings, plan, 0, How(patches_per_batch, precision))
     return to_hu(volume.cpu().numpy(), settings.window_hu)
 
 

@@ -22,10 +22,11 @@ from lungsyn import checkpoint
 from lungsyn.codedigest import of_verb
 from lungsyn.compute import choose_precision
 from lungsyn.generators import patch_ddpm
-from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.canvas import How, make_canvas
 from lungsyn.generators.core.synthesis import stride_voxels, synthesise
 from lungsyn.generators.core.training import train
 from lungsyn.provenance import model_facts
+from lungsyn.seams import Run
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, open_case, read_json, write_json
 from lungsyn.volume.intensity import to_model_range
@@ -92,7 +93,7 @@ def trained(bench: Bench, settings: patch_ddpm.Settings) -> Trained:
     settings = with_length(settings, bench.images)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = bench.work / of_verb("generation", "train") if bench.work else Path(scratch)
-        weights, facts, _ = train(train_folders(bench), settings, bench.compute, 0, checkpoints)
+        weights, facts, _ = train(train_folders(bench), settings, Run(0, bench.compute, checkpoints))
     network = build(settings)
     network.load_state_dict(weights)
     origin = f"{settings.kind} {settings.channels} trained on {bench.images} patches"
@@ -139,7 +140,7 @@ def make_volume(
     canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), model.settings, bench.device)
     network = AtOffset(model, case.ct.shape, offset).to(bench.device).eval() if any(offset) else model.network
     precision, batch = choose_precision(bench.compute, bench.device), bench.patches_at_once
-    volume = model.make(network, canvas, model.settings, synthesis, seed, batch, precision).cpu().numpy()
+    volume = model.make(network, canvas, model.settings, synthesis, seed, How(batch, precision)).cpu().numpy()
     return volume[tuple(slice(o, None) for o in offset)]
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from lungsyn.generators.core.bands import inner
-from lungsyn.generators.core.canvas import make_canvas
+from lungsyn.generators.core.canvas import How, make_canvas
 from lungsyn.generators.core.learning import predict
 from lungsyn.generators.networks.patch_unet import Denoising
 from lungsyn.segmenters.core.settings import SlidingWindow
@@ -137,7 +137,7 @@ def test_a_patch_that_is_stitched_knows_nothing_of_the_others(generator_settings
 
     def volume(end: int, batch: int) -> torch.Tensor:
         canvas = make_canvas(masks[:, :end], 2.0, settings, torch.device("cpu"))
-        return stitched(network, canvas, settings, plan, 5, batch)
+        return stitched(network, canvas, settings, plan, 5, How(batch))
 
     whole, first = volume(40, 1), volume(16, 7)
     assert whole.shape == (40, 30, 25)

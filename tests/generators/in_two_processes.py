@@ -15,6 +15,7 @@ from lungsyn import checkpoint
 from lungsyn.generators.core import training
 from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.processes import Team, team
+from lungsyn.seams import Run
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.generators import AnyGenerator
@@ -33,17 +34,17 @@ def main(told: dict, out: Path, processes: Team) -> None:
     settings = from_json(AnyGenerator, json.dumps(told["generator"]))
     compute = Compute.model_validate(told["compute"])
     folders = [Path(folder) for folder in told["folders"]]
-    weights, _, records = training.train(folders, settings, compute, told["seed"], out / "whole", processes)
+    weights, _, records = training.train(folders, settings, Run(told["seed"], compute, out / "whole"), processes)
     checkpoint.save(out / f"whole-{processes.rank}", weights, {"records": records})
 
     training.TrainingPatches = Stopping
     try:
-        training.train(folders, settings, compute, told["seed"], out / "stopped", processes)
+        training.train(folders, settings, Run(told["seed"], compute, out / "stopped"), processes)
     except SystemExit as stopped:
         print(f"process {processes.rank} left with {stopped.code}", flush=True)
     processes.any(False)  # wait for each other: a job has ended, and its checkpoint is written, before the next begins
     training.TrainingPatches = TrainingPatches
-    weights, _, records = training.train(folders, settings, compute, told["seed"], out / "stopped", processes)
+    weights, _, records = training.train(folders, settings, Run(told["seed"], compute, out / "stopped"), processes)
     checkpoint.save(out / f"resumed-{processes.rank}", weights, {"records": records})
 
 

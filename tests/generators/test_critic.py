@@ -17,6 +17,7 @@ from lungsyn.generators.core.schedule import pure_noise
 from lungsyn.generators.networks.critic import Adversaries, Critic
 from lungsyn.masks.core.rows import untargeted
 from lungsyn.processes import Team
+from lungsyn.seams import Run
 from lungsyn.settings.checking import check, from_json
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.generators import AnyGenerator
@@ -129,12 +130,12 @@ def test_one_step_from_pure_noise_is_what_the_network_says(sampler):
 def test_the_last_weights_are_kept(case_folders, gan_settings, tmp_path, monkeypatch):
     losses = iter([[0.1], [0.2], [0.3], [0.4]])
     monkeypatch.setattr(training, "held_out_losses", lambda *_: next(losses))
-    _, facts, _ = training.train(case_folders, gan_settings, CPU, 7, tmp_path)
+    _, facts, _ = training.train(case_folders, gan_settings, Run(7, CPU, tmp_path))
     assert facts["best_loss"] == 0.4
 
 
 def test_a_volume_is_made_in_one_step_whatever_synthesis_says(case_folders, gan_settings, study, tmp_path):
-    weights, facts, _ = training.train(case_folders, gan_settings, CPU, 7, tmp_path)
+    weights, facts, _ = training.train(case_folders, gan_settings, Run(7, CPU, tmp_path))
     about = {"generator": gan_settings.model_dump(mode="json")} | facts
     checkpoint.save(tmp_path / "model.safetensors", weights, about)
     generator = loaded(tmp_path / "model.safetensors", CPU)

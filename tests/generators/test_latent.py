@@ -12,7 +12,7 @@ from lungsyn.errors import InputError
 from lungsyn.generators import latent_ddpm
 from lungsyn.generators.core import training
 from lungsyn.generators.core.bands import band_sd, inner, to_bands
-from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.canvas import Background, How, make_canvas
 from lungsyn.generators.core.learning import predict
 from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.generators.core.prediction import diffuse, training_target
@@ -21,6 +21,7 @@ from lungsyn.generators.networks.latent import latent_noise
 from lungsyn.live import watcher
 from lungsyn.masks.core.rows import untargeted
 from lungsyn.optimizer import Muon
+from lungsyn.seams import Run
 from lungsyn.settings.checking import check
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import as_json
@@ -46,7 +47,7 @@ def batch(case_folders, latent_settings):
 def trained(case_folders, latent_settings, tmp_path_factory):
     """Weights, facts and records; and the model file."""
     root = tmp_path_factory.mktemp("latent")
-    made = training.train(case_folders, latent_settings, CPU, 7, root / "checkpoints")
+    made = training.train(case_folders, latent_settings, Run(7, CPU, root / "checkpoints"))
     about = {"generator": json.loads(as_json(latent_settings))} | made[1]
     checkpoint.save(root / "model.safetensors", made[0], about)
     return *made, root / "model.safetensors"
@@ -158,7 +159,7 @@ def test_masks_lead_by_the_control_net_alone(network, batch):
 def test_the_autoencoder_learns_first_and_no_more_afterwards(case_folders, latent_settings, trained, tmp_path):
     weights, facts, _, _ = trained
     alone, alone_facts, records = training.train(
-        case_folders, latent_settings.autoencoder_training, CPU, 7, tmp_path / "alone"
+        case_folders, latent_settings.autoencoder_training, Run(7, CPU, tmp_path / "alone")
     )
     of_it = {name.removeprefix("autoencoder."): w for name, w in weights.items() if name.startswith("autoencoder.")}
     assert of_it.keys() == alone.keys()
@@ -171,7 +172,7 @@ def test_the_autoencoder_learns_first_and_no_more_afterwards(case_folders, laten
 def test_a_changed_diffusion_model_learns_on_the_same_latents(case_folders, latent_settings, trained, capsys):
     changed = latent_settings.model_copy(update={"channels": [8, 8], "images": 4})
     capsys.readouterr()
-    training.train(case_folders, changed, CPU, 7, trained[3].parent / "checkpoints")
+    training.train(case_folders, changed, Run(7, CPU, trained[3].parent / "checkpoints"))
     said = capsys.readouterr().out
     assert "from 24 of 24 patches" in said  # the autoencoder's
     assert "from 0 of 4 patches" in said
@@ -194,7 +195,7 @@ def test_a_volume_of_any_shape_is_made_and_air_is_air(latent_settings, study, ne
     canvas = canvas_of(shape, latent_settings)
     synthesis = study.synthesis.model_copy(update={"steps": 3})
     one, other, again, noise = (
-        synthesise(network, canvas, latent_settings, synthesis, seed, patches, FLOAT)
+        synthesise(network, canvas, latent_settings, synthesis, seed, How(patches, FLOAT))
         for seed, patches in ((5, 1), (5, 4), (5, 1), (6, 1))
     )
     assert one.shape == shape and one.dtype == torch.float32 and one.isfinite().all()
@@ -209,7 +210,7 @@ def test_patches_that_agree_leave_no_seam(latent_settings, study, network, monke
     monkeypatch.setattr(network, "predict", lambda z, masks, t: torch.full_like(z, 0.5))
     monkeypatch.setattr(network.autoencoder, "decode", lambda z, noise: F.interpolate(z[:, :1], scale_factor=4))
     settings = latent_settings.model_copy(update={"prediction": "sample"})
-    x = synthesise(network, canvas_of((33, 34, 21), settings), settings, study.synthesis, 0, 3, FLOAT)
+    x = synthesise(network, canvas_of((33, 34, 21), settings), settings, study.synthesis, 0, How(3, FLOAT))
     torch.testing.assert_close(x[2:], torch.full_like(x[2:], 0.5), rtol=0, atol=1e-5)
 
 
@@ -227,7 +228,7 @@ def test_a_background_stays_what_it_is_and_its_latents_are_known(latent_settings
 
     monkeypatch.setattr(network, "predict", predict)
     synthesis = study.synthesis.model_copy(update={"steps": 4, "overlap": 0.0, "sampler": "ddim", "eta": 0.0})
-    made = synthesise(network, canvas, latent_settings, synthesis, 0, 8, FLOAT)
+    made = synthesise(network, canvas, latent_settings, synthesis, 0, How(8, FLOAT))
     known = weight == 0
     assert np.array_equal(made.numpy()[known], values[known])
     assert not np.allclose(made.numpy()[~known], values[~known], atol=0.05)
@@ -242,7 +243,9 @@ def test_a_background_stays_what_it_is_and_its_latents_are_known(latent_settings
 def test_guidance_leads_away_from_no_nodules(latent_settings, study, network):
     canvas = canvas_of((16, 16, 16), latent_settings)
     plain, led = (
-        synthesise(network, canvas, latent_settings, study.synthesis.model_copy(update={"guidance_scale": scale}), 0, 1)
+        synthesise(
+            network, canvas, latent_settings, study.synthesis.model_copy(update={"guidance_scale": scale}), 0, How(1)
+        )
         for scale in (1.0, 3.0)
     )
     assert not torch.allclose(plain, led)
@@ -263,7 +266,7 @@ def test_cases_and_the_membership_attack_take_it_as_any_generator(case_folders, 
 
 def test_its_training_can_be_watched(case_folders, latent_settings, tmp_path, capsys):
     watch = watcher(case_folders, latent_settings, CPU, 7, tmp_path / "live.png", "ours")
-    training.train(case_folders, latent_settings, CPU, 7, tmp_path, watch=watch)
+    training.train(case_folders, latent_settings, Run(7, CPU, tmp_path), watch=watch)
     assert (tmp_path / "live.png").stat().st_size > 10_000
     assert "no live picture" not in capsys.readouterr().out
 

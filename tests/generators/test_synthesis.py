@@ -8,7 +8,7 @@ import torch
 
 from lungsyn.generators.core import synthesis as syn
 from lungsyn.generators.core.bands import inner
-from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.canvas import Background, How, make_canvas
 from lungsyn.generators.core.samplers import plan
 from lungsyn.generators.core.schedule import cosine, sampling_timesteps
 from lungsyn.volume.intensity import to_hu
@@ -78,7 +78,7 @@ def test_every_shifted_step_covers_every_voxel(generator_settings, synthesis):
 def test_volumes_of_any_shape_come_out_whole(network, generator_settings, synthesis, mode, shape):
     volume = syn.synthesise(
         network, canvas_of(shape, generator_settings), generator_settings,
-        synthesis.model_copy(update={"mode": mode}), 1, 3,
+        synthesis.model_copy(update={"mode": mode}), 1, How(3),
     )  # fmt: skip
     assert volume.shape == shape
     assert volume.dtype == torch.float32
@@ -90,11 +90,11 @@ def test_volumes_of_any_shape_come_out_whole(network, generator_settings, synthe
 def test_the_batch_of_patches_changes_nothing(network, generator_settings, synthesis, mode):
     canvas = canvas_of((30, 25, 40), generator_settings)
     settings = synthesis.model_copy(update={"mode": mode})
-    one, many = (syn.synthesise(network, canvas, generator_settings, settings, 5, n) for n in (1, 7))
-    other = syn.synthesise(network, canvas, generator_settings, settings, 6, 7)
+    one, many = (syn.synthesise(network, canvas, generator_settings, settings, 5, How(n)) for n in (1, 7))
+    other = syn.synthesise(network, canvas, generator_settings, settings, 6, How(7))
     assert torch.allclose(one, many, atol=1e-4)
     noisy = settings.model_copy(update={"sampler": "ddpm"})
-    one_noisy, many_noisy = (syn.synthesise(network, canvas, generator_settings, noisy, 5, n) for n in (1, 7))
+    one_noisy, many_noisy = (syn.synthesise(network, canvas, generator_settings, noisy, 5, How(n)) for n in (1, 7))
     assert torch.allclose(one_noisy, many_noisy, atol=1e-4)
     assert not torch.allclose(one, other, atol=1e-2)
 
@@ -105,7 +105,7 @@ def test_air_has_the_air_s_hu_in_any_window(network, generator_settings, synthes
     masks = np.zeros((3, 20, 20, 20), np.uint8)
     masks[2, :6] = 1
     canvas = make_canvas(masks, 2.0, settings, torch.device("cpu"))
-    made = syn.synthesise(network, canvas, settings, synthesis, 0, 4).numpy()
+    made = syn.synthesise(network, canvas, settings, synthesis, 0, How(4)).numpy()
     assert (to_hu(made, settings.window_hu)[8:] == -1000).all()
 
 
@@ -197,9 +197,9 @@ def test_guidance_needs_the_mask(network, generator_settings, synthesis):
     with_nodules = canvas_of((20, 20, 20), generator_settings)
     without = dataclasses.replace(with_nodules, masks=with_nodules.masks.clone())
     without.masks[0] = 0
-    a, b = (syn.synthesise(network, without, generator_settings, s, 1, 4) for s in (plain, guided))
+    a, b = (syn.synthesise(network, without, generator_settings, s, 1, How(4)) for s in (plain, guided))
     assert torch.allclose(a, b, atol=1e-5)
-    a, b = (syn.synthesise(network, with_nodules, generator_settings, s, 1, 4) for s in (plain, guided))
+    a, b = (syn.synthesise(network, with_nodules, generator_settings, s, 1, How(4)) for s in (plain, guided))
     assert not torch.allclose(a, b, atol=1e-4)
 
 
@@ -222,7 +222,7 @@ def inpainting_canvas(settings, shape=(40, 36, 44)):
 def test_inpainting_keeps_the_background_and_makes_the_rest(network, generator_settings, synthesis, mode, sampler):
     canvas, values, weight = inpainting_canvas(generator_settings)
     chosen = synthesis.model_copy(update={"mode": mode, "sampler": sampler})
-    volume = syn.synthesise(network, canvas, generator_settings, chosen, 3, 4).numpy()
+    volume = syn.synthesise(network, canvas, generator_settings, chosen, 3, How(4)).numpy()
     assert np.allclose(volume[weight == 0], values[weight == 0], atol=1e-5)
     assert np.abs(volume - values)[weight == 1].mean() > 0.05
 

@@ -11,6 +11,7 @@ from lungsyn import checkpoint, compute
 from lungsyn.generators.core import training
 from lungsyn.generators.core.bands import HALO
 from lungsyn.generators.core.patches import TrainingPatches
+from lungsyn.seams import Run
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import write_case
 from tests.conftest import killed_at, make_case
@@ -36,16 +37,16 @@ def test_a_killed_training_of_latents_ends_bit_equal(case_folders, latent_settin
 
 def end_bit_equal(case_folders, any_settings, tmp_path, monkeypatch):
     """A training that is killed at the making of its 20th patch, and one that is not."""
-    whole, facts, records = training.train(case_folders, any_settings, CPU, 7, tmp_path / "whole")
+    whole, facts, records = training.train(case_folders, any_settings, Run(7, CPU, tmp_path / "whole"))
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "TrainingPatches", killed_at(TrainingPatches, 20, signal.SIGTERM))
         with pytest.raises(SystemExit) as stopped:
-            training.train(case_folders, any_settings, CPU, 7, tmp_path / "killed")
+            training.train(case_folders, any_settings, Run(7, CPU, tmp_path / "killed"))
     assert stopped.value.code == 128 + signal.SIGTERM
     saved = [checkpoint.load(path)[1] for path in (tmp_path / "killed").glob("*/checkpoint.safetensors")]
     assert 0 < min(about["images_seen"] for about in saved) <= 22
-    resumed, facts_again, records_again = training.train(case_folders, any_settings, CPU, 7, tmp_path / "killed")
+    resumed, facts_again, records_again = training.train(case_folders, any_settings, Run(7, CPU, tmp_path / "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert facts["best_loss"] == facts_again["best_loss"]
     for key in ("validation", "loss"):
@@ -58,8 +59,8 @@ def test_a_training_that_stopped_early_learns_no_more_when_it_is_started_again(
     """As when it is killed between its end and the writing of its model."""
     monkeypatch.setattr(training, "held_out_losses", lambda *_: [1.0])  # never better than the first
     settings = generator_settings.model_copy(update={"early_stop_checks": 1})
-    weights, facts, records = training.train(case_folders, settings, CPU, 7, tmp_path)
-    again, facts_again, records_again = training.train(case_folders, settings, CPU, 7, tmp_path)
+    weights, facts, records = training.train(case_folders, settings, Run(7, CPU, tmp_path))
+    again, facts_again, records_again = training.train(case_folders, settings, Run(7, CPU, tmp_path))
     assert facts["images_seen"] == facts_again["images_seen"] < settings.images
     assert records == records_again
     assert all(torch.equal(weights[name], again[name]) for name in weights)
@@ -70,7 +71,7 @@ def test_a_training_made_longer_goes_on_and_ends_as_if_it_had_been_so_long_at_on
 ):
     def made(images, folder):
         settings = any_settings.model_copy(update={"images": images})
-        weights, facts, records = training.train(case_folders, settings, CPU, 7, tmp_path / folder)
+        weights, facts, records = training.train(case_folders, settings, Run(7, CPU, tmp_path / folder))
         begun = capsys.readouterr().out.split(", from ")[-1].split(" of ")[0]
         return weights, facts["best_loss"], [r["validation"] for r in records], int(begun)
 
@@ -90,17 +91,17 @@ def test_a_training_goes_on_in_its_precision_whatever_is_measured_then(
     auto, settings = CPU.model_copy(update={"precision": "auto"}), generator_settings.model_copy(update={"images": 8})
     monkeypatch.setattr(compute, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(compute, "measured_precision", lambda notes: torch.bfloat16)
-    _, facts, _ = training.train(case_folders, settings, auto, 7, tmp_path)
+    _, facts, _ = training.train(case_folders, settings, Run(7, auto, tmp_path))
     monkeypatch.setattr(compute, "measured_precision", lambda notes: torch.float32)
-    _, again, _ = training.train(case_folders, settings, auto, 7, tmp_path)
-    _, fresh, _ = training.train(case_folders, settings, auto, 8, tmp_path)
+    _, again, _ = training.train(case_folders, settings, Run(7, auto, tmp_path))
+    _, fresh, _ = training.train(case_folders, settings, Run(8, auto, tmp_path))
     assert [f["precision"] for f in (facts, again, fresh)] == ["bfloat16", "bfloat16", "float32"]
     assert "bfloat16" in again["ran_on"]
 
 
 def test_the_loss_falls_and_the_best_is_kept(case_folders, generator_settings, tmp_path):
     settings = generator_settings.model_copy(update={"images": 400, "learning_rate": 3e-3, "ema_images": 20})
-    weights, facts, records = training.train(case_folders, settings, CPU, 0, tmp_path)
+    weights, facts, records = training.train(case_folders, settings, Run(0, CPU, tmp_path))
     assert records[-1]["validation"] < 0.7 * records[0]["validation"]  # always of the same patches
     assert facts["best_loss"] == min(r["validation"] for r in records)
     assert len(records[-1]["validation_per_noise"]) == training.NOISE_BINS
@@ -113,7 +114,7 @@ def test_only_the_given_cases_are_opened(case_folders, generator_settings, tmp_p
     opened = []
     original = nib.load
     monkeypatch.setattr(nib, "load", lambda path, **k: opened.append(str(path)) or original(path, **k))
-    training.train(case_folders[:3], generator_settings, CPU, 0, tmp_path)
+    training.train(case_folders[:3], generator_settings, Run(0, CPU, tmp_path))
     allowed = tuple(str(folder) for folder in case_folders[:3])
     assert opened
     assert all(path.startswith(allowed) for path in opened)
@@ -139,9 +140,9 @@ def test_a_patient_s_cases_are_learned_from_or_held_out_together(generator_setti
 
 
 def test_another_setting_starts_afresh(case_folders, generator_settings, tmp_path):
-    training.train(case_folders[:2], generator_settings, CPU, 0, tmp_path)
+    training.train(case_folders[:2], generator_settings, Run(0, CPU, tmp_path))
     other = generator_settings.model_copy(update={"nodule_weight": 9.0})
-    training.train(case_folders[:2], other, CPU, 0, tmp_path)
+    training.train(case_folders[:2], other, Run(0, CPU, tmp_path))
     assert len(list(tmp_path.glob("*/training.jsonl"))) == 2
 
 
@@ -158,7 +159,7 @@ def test_not_a_number_stops_with_step_and_cases(case_folders, generator_settings
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(training, "TrainingPatches", Poisoned)
         with pytest.raises(FloatingPointError, match=r"after 0 patches; the batch's cases: case-0"):
-            training.train(broken, wild.model_copy(update={"held_out": 0.0}), CPU, 0, tmp_path)
+            training.train(broken, wild.model_copy(update={"held_out": 0.0}), Run(0, CPU, tmp_path))
 
 
 def test_learning_rate_rises_stays_and_falls(generator_settings):

@@ -15,6 +15,19 @@ from lungsyn.volume.patches import Patch, Span, all_patches, batches, box, impor
 Grid = list[list[Span]]  # along each axis; patches are their product
 
 
+@dataclass(frozen=True)
+class How:
+    """How a volume is computed, beside what ``synthesis`` asks for.
+
+    ``progress`` is told how many steps are done. ``grid``: the patches of every step, if not where ``synthesis``
+    has them; elsewhere nothing is made."""
+
+    patches_per_batch: int
+    precision: torch.dtype = torch.float32
+    progress: Callable[[int], None] = lambda step: None
+    grid: Grid | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """What is known: ``values`` (model range), and how much of them is replaced: ``weight`` (0 to 1); ``[x y z]``."""

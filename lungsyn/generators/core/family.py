@@ -27,7 +27,7 @@ class PatchFamily(GeneratorFamily):
 
         with team(choose_device(run.compute)) as processes:
             watch = run.watch(cases, settings, run.compute, run.seed) if run.watch else None
-            found = train(list(cases), settings, run.compute, run.seed, run.checkpoints, processes, watch)
+            found = train(list(cases), settings, run, processes, watch)
         return Trained(*found) if processes.leads else None
 
     def load(self, model, settings, compute, synthesis):

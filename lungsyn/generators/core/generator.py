@@ -9,7 +9,7 @@ import torch
 
 from lungsyn import checkpoint
 from lungsyn.compute import choose_device, choose_precision, compiled, describe, patches_at_once, peak_memory_mb, set_up
-from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.canvas import Background, How, make_canvas
 from lungsyn.generators.core.patches import TrainingPatches, collate
 from lungsyn.generators.core.settings import PatchSettings, grid_of
 from lungsyn.generators.core.synthesis import synthesise
@@ -56,9 +56,8 @@ class PatchGenerator(Attackable):
         background = None if known is None else Background(to_model_range(known.ct, window_hu), scene.made)
         masks = scene.labels.stack(self.settings.labels)
         canvas = make_canvas(masks, float(scene.spacing_mm.mean()), self.settings, self.device, background)
-        volume = synthesise(
-            self.network, canvas, self.settings, self.synthesis, seed, self.patches_per_batch, self.precision, on_step
-        )
+        how = How(self.patches_per_batch, self.precision, on_step)
+        volume = synthesise(self.network, canvas, self.settings, self.synthesis, seed, how)
         hu = to_hu(volume.cpu().numpy(), window_hu)
         if background is not None:
             clipped = known.ct - to_hu(background.values, window_hu)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lungsyn.errors import InputError
 from lungsyn.generators.core.bands import inner
+from lungsyn.generators.core.canvas import Canvas, How
 from lungsyn.generators.core.schedule import SCHEDULES
 from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.optimizer import Muon
@@ -30,7 +31,7 @@ class Learning:
     keeps_last = False  # whether the last weights are the best ones, not those of the least held-out loss
     alone = False  # whether it is trained by one process only
 
-    def __init__(
+    def __init__(  # eight arguments, but by name: a family says those that it has
         self, settings: PatchSettings, *, schedule: str = "pure_noise", timesteps: int = 1,
         prediction: str | None = "sample", nodule_dropout: float = 0.0, context_factor: int = 0, position: bool = False,
         early_stop_checks: int = 0,
@@ -58,7 +59,7 @@ class Learning:
         learned = [weight for weight in network.parameters() if weight.requires_grad]
         return network, Muon(learned, self.settings.learning_rate, fused=device.type != "mps")
 
-    def steps(
+    def steps(  # seven arguments: all that a step reads or changes, and nothing else is ever done with them together
         self, forward: Callable, learner: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor],
         keep: Tensor, precision: torch.dtype, team: Team = ALONE,
     ) -> Steps:  # fmt: skip
@@ -111,11 +112,11 @@ class Learning:
         """How it makes a volume, where the config asks for ``synthesis``."""
         return synthesis
 
-    def volume(self, network: Callable, canvas, synthesis: Synthesis, seed: int, **how) -> Tensor:
+    def volume(self, network: Callable, canvas: Canvas, synthesis: Synthesis, seed: int, how: How) -> Tensor:
         """One volume in the model range, padded as the ``canvas``: see `synthesis.synthesise`."""
         from lungsyn.generators.core.synthesis import denoised_volume
 
-        return denoised_volume(network, canvas, self, synthesis, seed, **how)
+        return denoised_volume(network, canvas, self, synthesis, seed, how)
 
     def check_team(self, team: Team) -> None:
         """Every process needs a patch of every batch. Raises InputError."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lungsyn.generators.core.bands import inner
-from lungsyn.generators.core.canvas import Canvas, Grid, blend, set_known
+from lungsyn.generators.core.canvas import Canvas, Grid, How, blend, set_known
 from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.patches import coarse_windows, with_halo
 from lungsyn.generators.core.prediction import Denoiser, guided, to_x0
@@ -42,41 +42,32 @@ def synthesise(
     settings: PatchSettings,
     synthesis: Synthesis,
     seed: int,
-    patches_per_batch: int,
-    precision: torch.dtype = torch.float32,
-    progress: Callable[[int], None] = lambda step: None,
-    grid: Grid | None = None,
+    how: How,
 ) -> Tensor:
-    """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device.
-
-    ``grid``: the patches of every step, if not where ``synthesis`` has them; elsewhere nothing is made."""
+    """One synthetic volume in the model range: float32 ``[x y z]`` of the case's own shape, on the canvas' device."""
     learning = settings.learning()
-    x = learning.volume(
-        network, canvas, learning.sampling(synthesis), seed, patches_per_batch=patches_per_batch, precision=precision,
-        progress=progress, grid=grid,
-    )  # fmt: skip
+    x = learning.volume(network, canvas, learning.sampling(synthesis), seed, how)
     return x[tuple(slice(n) for n in canvas.shape)]
 
 
 def denoised_volume(
-    network: torch.nn.Module, canvas: Canvas, learning: Learning, synthesis: Synthesis, seed: int,
-    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Grid | None,
-) -> Tensor:  # fmt: skip
+    network: torch.nn.Module, canvas: Canvas, learning: Learning, synthesis: Synthesis, seed: int, how: How
+) -> Tensor:
     """The padded volume of a denoiser of patches."""
     settings, abar = learning.settings, learning.abar
     timesteps = sampling_timesteps(learning.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
-    denoise = network_denoiser(network, canvas, learning, synthesis.guidance_scale, precision)
+    denoise = network_denoiser(network, canvas, learning, synthesis.guidance_scale, how.precision)
     device = canvas.masks.device
     x = torch.zeros(canvas.padded, device=device)
     add_noise = noise_adder(torch.Generator(device).manual_seed(seed_of(seed, "noise")))
     add_noise(x, 1.0)
-    grids = [grid] * synthesis.steps
-    if grid is None:
+    grids = [how.grid] * synthesis.steps
+    if how.grid is None:
         grids = step_grids(canvas, settings, synthesis, stream(seed, "grids"))
     by_timestep = dict(zip(timesteps, grids, strict=False))
-    denoiser = blended(denoise, canvas, learning, by_timestep.__getitem__, patches_per_batch)
-    return sample(denoiser, x, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
+    denoiser = blended(denoise, canvas, learning, by_timestep.__getitem__, how.patches_per_batch)
+    return sample(denoiser, x, timesteps, steps, add_noise, lambda i, _: how.progress(i + 1))
 
 
 def fused_grid(canvas: Canvas, settings: PatchSettings, synthesis: Synthesis) -> Grid:

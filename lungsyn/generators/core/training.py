@@ -24,6 +24,7 @@ from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
 from lungsyn.random import seed_of, stream
+from lungsyn.seams import Run
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import data_digests, read_json
 from lungsyn.volume.patches import batches
@@ -37,23 +38,21 @@ Watch = Callable[[nn.Module, torch.dtype, list[dict]], None]
 def train(
     folders: list[Path],
     settings: PatchSettings,
-    compute: Compute,
-    seed: int,
-    checkpoints: Path,
+    run: Run,
     team: Team = ALONE,
     watch: Watch | None = None,
 ) -> tuple[dict[str, Tensor], dict, list[dict]]:
-    """Train on the cases in ``folders`` (train split only). Returns the best averaged weights, what
-    made them, and the records of the curve. Continues from ``checkpoints`` if the same training was stopped there, or a
-    shorter one made.
+    """Train on the cases in ``folders`` (train split only). Returns the best averaged weights, what made them, and the
+    records of the curve. Continues from ``run.checkpoints`` if the same training was stopped there, or a shorter one
+    made.
 
     Each process of the ``team`` calls it alike, takes its share of every batch, and returns the same; the leader calls
     ``watch`` after each check."""
-    learning = settings.learning()
+    learning, compute, seed, checkpoints = settings.learning(), run.compute, run.seed, run.checkpoints
     learning.check_team(team)
     device = choose_device(compute)
     set_up(compute.generator_threads, device, one_shape=True)
-    before = learning.first(lambda earlier: train(folders, earlier, compute, seed, checkpoints, team))
+    before = learning.first(lambda earlier: train(folders, earlier, run, team))
 
     torch.manual_seed(seed_of(seed, "weights", learning.kind))
     network = learning.build().to(device)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungsyn.generators.core.bands import band_sd, from_bands, inner, to_bands, to_half
-from lungsyn.generators.core.canvas import Canvas, Grid, blend, set_known
+from lungsyn.generators.core.canvas import Canvas, How, blend, set_known
 from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
@@ -215,19 +215,18 @@ class DenoisingLatents(Learning):
         """Latents of air are made as all others are: outside the body they count as 1."""
         return F.avg_pool3d(1 + self.more(inner(masks)[:, :1].float()), self.settings.factor)
 
-    def volume(self, network, canvas, synthesis, seed, **how) -> Tensor:
-        return synthesise_latent(network, canvas, self, synthesis, seed, **how)
+    def volume(self, network, canvas, synthesis, seed, how) -> Tensor:
+        return synthesise_latent(network, canvas, self, synthesis, seed, how)
 
 
 @torch.no_grad()
 def synthesise_latent(
-    network: LatentUNet, canvas: Canvas, learning: DenoisingLatents, synthesis: Synthesis, seed: int,
-    patches_per_batch: int, precision: torch.dtype, progress: Callable[[int], None], grid: Grid | None,
-) -> Tensor:  # fmt: skip
+    network: LatentUNet, canvas: Canvas, learning: DenoisingLatents, synthesis: Synthesis, seed: int, how: How
+) -> Tensor:
     """As ``synthesis.synthesise``, but the whole padded volume. All steps are fused; of a background the latents are
     known, too."""
     settings, abar = learning.settings, learning.abar
-    grid = grid or fused_grid(canvas, settings, synthesis)
+    grid = how.grid or fused_grid(canvas, settings, synthesis)
     timesteps = sampling_timesteps(settings.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
     device, patch, factor = canvas.masks.device, settings.patch_voxels, settings.factor
@@ -240,7 +239,7 @@ def synthesise_latent(
         return torch.stack([volume[(..., *box([a * unit // edge for a in p.start], patch // edge))] for p in wanted])
 
     def blended(evaluate: Callable[[list[Patch]], Tensor]) -> Tensor:
-        return blend(torch.zeros_like(latents), latent_grid, patches_per_batch, evaluate)
+        return blend(torch.zeros_like(latents), latent_grid, how.patches_per_batch, evaluate)
 
     def denoiser(z: Tensor, t: int) -> Tensor:
         def x0_of(starts: list[Patch]) -> Tensor:
@@ -261,7 +260,7 @@ def synthesise_latent(
         z, drawn = (patches(volume, starts, 1) for volume in (made, grain))
         return network.autoencoder.decode(z, drawn).clamp_(-1, 1)[:, 0]
 
-    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+    with torch.autocast(device.type, dtype=how.precision, enabled=how.precision != torch.float32):
         known = weight = None
         if canvas.background is not None:
             known, weight = blended(encoded), F.avg_pool3d(canvas.weight[None], factor)
@@ -269,7 +268,7 @@ def synthesise_latent(
         add_noise(latents, 1.0)
         grain = torch.zeros(BANDS, *(n // 2 for n in canvas.padded), device=device)
         add_noise(grain, 1.0)  # one for the volume: where patches overlap they draw the same
-        made = sample(denoiser, latents, timesteps, steps, add_noise, lambda i, _: progress(i + 1))
-        x = blend(torch.zeros(canvas.padded, device=device), grid, patches_per_batch, decoded)
+        made = sample(denoiser, latents, timesteps, steps, add_noise, lambda i, _: how.progress(i + 1))
+        x = blend(torch.zeros(canvas.padded, device=device), grid, how.patches_per_batch, decoded)
     set_known(x, canvas)
     return x

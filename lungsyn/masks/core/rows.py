@@ -35,10 +35,7 @@ def untargeted(
     if not train_cases:
         raise InputError("no train case to take masks from: the cohort's train split is empty")
     bodies, donors = (_in_turn(train_cases, volumes, stream(seed, what, why)) for what in ("bodies", "donors"))
-    return [
-        _row(i, body, donor, seed, smallest_mm, place, why)
-        for i, (body, donor) in enumerate(zip(bodies, donors, strict=True))
-    ]
+    return _rows(zip(bodies, donors, strict=True), seed, smallest_mm, place, why)
 
 
 def targeted(worst_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0) -> list[dict]:
@@ -46,7 +43,7 @@ def targeted(worst_cases: list[str], volumes: int, seed: int, smallest_mm: float
     if not worst_cases:
         raise InputError("no validation case to target: the cohort's validation split is empty")
     sources = _in_turn(worst_cases, volumes, stream(seed, "bodies", "targeted"))
-    return [_row(i, case, case, seed, smallest_mm, OWN, "targeted") for i, case in enumerate(sources)]
+    return _rows(zip(sources, sources, strict=True), seed, smallest_mm, OWN, "targeted")
 
 
 def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str]:
@@ -54,13 +51,11 @@ def _in_turn(cases: list[str], count: int, rng: np.random.Generator) -> list[str
     return [str(case) for case in np.concatenate(rounds)[:count]]
 
 
-def _row(i: int, body: str, donor: str, seed: int, smallest_mm: float, place: str, why: str) -> dict:
-    return {
-        "volume": f"{i:04d}",
-        "body_case": body,
-        "nodule_case": donor,
-        "seed": seed_of(seed, "volume", why, i),
-        "smallest_mm": f"{smallest_mm:.2f}",
-        "place": place,
-        "why": why,
-    }
+def _rows(pairs: Iterable[tuple[str, str]], seed: int, smallest_mm: float, place: str, why: str) -> list[dict]:
+    """A row for each pair of a body's and a nodule's case."""
+    shared = {"smallest_mm": f"{smallest_mm:.2f}", "place": place, "why": why}
+    return [
+        {"volume": f"{i:04d}", "body_case": body, "nodule_case": donor, "seed": seed_of(seed, "volume", why, i)}
+        | shared
+        for i, (body, donor) in enumerate(pairs)
+    ]
