@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lungsyn import checkpoint
-from lungsyn.codedigest import of_verb
+from lungsyn import checkpoint, codedigest
 from lungsyn.compute import choose_precision
 from lungsyn.generators import patch_ddpm
 from lungsyn.generators.core.canvas import How, make_canvas
@@ -92,12 +91,17 @@ def trained(bench: Bench, settings: patch_ddpm.Settings) -> Trained:
     """Train for ``bench.images`` patches; in a folder for it a training of the same code goes on from where it was."""
     settings = with_length(settings, bench.images)
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoints = bench.work / of_verb("generation", "train") if bench.work else Path(scratch)
+        checkpoints = bench.work / code_of(type(settings)) if bench.work else Path(scratch)
         weights, facts, _ = train(train_folders(bench), settings, Run(0, bench.compute, checkpoints))
     network = build(settings)
     network.load_state_dict(weights)
     origin = f"{settings.kind} {settings.channels} trained on {bench.images} patches"
     return Trained(network.to(bench.device).eval(), settings, facts["best_loss"], origin)
+
+
+def code_of(*used: type | Callable) -> str:
+    """The digest of the code behind a training and its volumes: this project's, and that of what else is ``used``."""
+    return codedigest.of((patch_ddpm.__name__, "Family"), *((one.__module__, one.__name__) for one in used))
 
 
 def remembered(bench: Bench, measure: Callable, model: Trained, case: Case, synthesis: Synthesis, seed: int):
@@ -108,9 +112,8 @@ def remembered(bench: Bench, measure: Callable, model: Trained, case: Case, synt
     weights = hashlib.sha256(
         b"".join(t.cpu().numpy().tobytes() for t in model.network.state_dict().values())
     ).hexdigest()
-    code = of_verb("generation", "synthesise")
-    what = measure.__name__, model.make.__name__, synthesis.model_dump(mode="json")
-    key = checkpoint.digest(*what, code, weights, case.digest, seed)
+    code = code_of(type(model.settings), model.make, measure)
+    key = checkpoint.digest(measure.__name__, code, weights, case.digest, synthesis.model_dump(mode="json"), seed)
     path = bench.work / f"measured-{key}.json"
     if not path.exists():
         write_json(path, {"found": measure(model, case, synthesis, seed, bench)})

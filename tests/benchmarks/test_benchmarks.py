@@ -7,6 +7,8 @@ import pytest
 import torch
 import yaml
 
+from lungsyn import codedigest
+from lungsyn.generators import patch_ddpm
 from lungsyn.generators.core.bands import inner
 from lungsyn.generators.core.canvas import How, make_canvas
 from lungsyn.generators.core.learning import predict
@@ -241,10 +243,17 @@ def test_a_training_of_other_code_is_not_taken_for_this_one_s(with_results, monk
 
     bench, trainings = dataclasses.replace(with_results, work=tmp_path), []
     for code in ("one", "two", "one"):
-        monkeypatch.setattr(quality, "of_verb", lambda *_, code=code: code)
+        monkeypatch.setattr(quality, "code_of", lambda *_, code=code: code)
         quality.trained(bench, bench.generator)
         trainings.append(len(list(tmp_path.glob("**/checkpoint.safetensors"))))
     assert trainings == [1, 2, 2]
+
+
+def test_the_code_that_is_noted_is_that_of_networks_and_of_how_volumes_are_made():
+    codes = {quality.code_of(*used) for used in ((), (peers.Settings,), (stitched,), (quality.synthesise,))}
+    assert len(codes) == 3  # what the study itself does is always in it
+    reached = codedigest.reached((patch_ddpm.__name__, "Family"), (peers.__name__, "Settings"))
+    assert {("lungsyn.generators.networks.patch_unet", "PatchUNet"), (peers.__name__, "MonaiUNet")} <= reached
 
 
 def test_the_distance_of_volumes_is_zero_to_itself_and_grows():
