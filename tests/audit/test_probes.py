@@ -114,7 +114,7 @@ def test_membership_from_the_command_line(groups, generator_settings, tmp_path):
     checkpoint.save(tmp_path / "model.safetensors", network_of(generator_settings).state_dict(), about)
     told = ["--train", str(groups["train"][0].parent), "--unseen", *(f"{f}/case.json" for f in groups["held-out"][:2])]
     files = ["--model", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "membership.tsv")]
-    assert cli.main(["audit", "membership", "--seed", "0", *told, *files]) == 0
+    assert cli.main(["audit", "membership", "--of", "generator=g", "size=50", "--seed", "0", *told, *files]) == 0
     rows = read_table(tmp_path / "membership.tsv")
     assert [row["group"] for row in rows] == ["learned"] * 3 + ["unseen"] * 2
     assert all(np.isfinite(float(row["log_loss"])) for row in rows)
