@@ -182,7 +182,7 @@ class MaskSource(ABC):
     Settings: ClassVar[type[Section]]
     recipe: ClassVar[int] = 1
     columns: ClassVar[Sequence[str]]  # of its rows; two of them are ``volume``, a number as text, and ``seed``
-    split: ClassVar[str] = "train"  # whose cases it takes masks, or statistics of masks, from
+    split: ClassVar[str | None] = "train"  # whose cases it takes masks, or statistics of masks, from; None: no case
     needs_benchmark: ClassVar[bool] = False  # whether it asks which cases the benchmark finds worst
     gives_known: ClassVar[bool] = False  # whether its scenes keep a real CT
 

@@ -91,7 +91,7 @@ BAD = [
     ("segmenters.flat", SHALLOW_DYNUNET | {"network": "unet", "channels": [4]}, r"unet needs 2 levels or more"),
     ("segmenters.unet.network", "swin_unetr", r"\[16, 32, 64\]; swin_unetr needs one number, a multiple of 12: \[12\]"),
     ("segmenters.swin", SWIN, r"segmenters\.swin: patch_voxels is 24; swin_unetr .* a multiple of 32"),
-    ("segmenters.unet.kind", "transunet", r"segmenters\.unet\.kind: there is no kind 'transunet': .* one of .*'monai'"),
+    ("segmenters.unet.kind", "transunet", r"segmenters\.unet\.kind is 'transunet': it must be one of .*'monai'"),
     ("segmenters.ours", {"kind": "command", "train": "true"}, r"segmenters\.ours\.predict: missing; add it"),
     ("segmenters.ours", {"kind": "command", "train": "true", "predict": "true", "steps": 5}, r"ours\.steps: no key of"),
     ("segmenters.unet.steps", 0, r"segmenters\.unet\.steps is 0: input should be greater than or equal to 1"),

@@ -1,5 +1,6 @@
 """Verbs of the generation: cases to a trained generator, masks and a generator to checked synthetic cases."""
 
+import time
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lungsyn.cli.arguments import (
     verb,
 )
 from lungsyn.errors import InputError
+from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import file_digest, note
 from lungsyn.registry import family
 from lungsyn.seams import Run
@@ -54,7 +56,7 @@ def generation_train(args) -> dict | None:
     from lungsyn.live import watcher
 
     folders, kind = whole(case_folders(args.cases)), args.generator.kind
-    watch = partial(watcher, out=args.live, study_name=args.study)
+    started, watch = time.monotonic(), partial(watcher, out=args.live, study_name=args.study)
     run = Run(args.seed, args.compute, checkpoints_of(args, kind), watch)
     trained = family("generators", kind).fit(folders, args.generator, run)
     if trained is None:
@@ -63,6 +65,7 @@ def generation_train(args) -> dict | None:
         (*args.rule, kind), of=args.of, generator=args.generator, seed=args.seed,
         cases=[folder.name for folder in folders],
         inputs=dict(data_digests(folders)),
+        cost={"seconds": round(time.monotonic() - started, 1), "host_mb": peak_host_mb()},
     ) | trained.facts  # fmt: skip
     checkpoint.save(args.model, trained.tensors, made)
     write_json_lines(args.curve, [args.of | record for record in trained.records])
@@ -73,7 +76,7 @@ def _conditions_arguments(parser):
     add_of(parser, "set", "size")
     add_section(parser, conditions=AnyMasks)
     add_numbers(parser, "volumes", "worst-cases", "seed")
-    add(parser, "cases", nargs="+")
+    add(parser, "cases", nargs="*")
     parser.add_argument("--predictions", type=Path, nargs="*", help="the benchmark arm's for these cases (targeted)")
     add(parser, "out")
 
@@ -137,7 +140,7 @@ def _synthesise_arguments(parser):
     add(parser, "rows")
     add_numbers(parser, "batch")
     add_of(parser, "generator", "set", "size")
-    add(parser, "cases", nargs="+")
+    add(parser, "cases", nargs="*")
     add_compute(parser)
     add(parser, "out")
 

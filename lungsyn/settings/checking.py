@@ -14,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lungsyn.errors import InputError
-from lungsyn.registry import kinds
+from lungsyn.settings.kinds import UNKNOWN
 from lungsyn.settings.section import SectionType
 from lungsyn.settings.study import Config
 
@@ -59,7 +59,7 @@ def _lines(error: ValidationError) -> list[str]:
 
 
 def _explain(item: dict) -> str:
-    loc = _without_kind(item["loc"])
+    loc = item["loc"]
     key = ".".join(str(part) for part in loc if part not in ("[key]", A_NUMBER))
     otherwise = ", or auto" if A_NUMBER in loc else ""
     if item["type"] == "extra_forbidden":
@@ -70,11 +70,9 @@ def _explain(item: dict) -> str:
         return f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
     if item["type"] == "missing":
         return f"{key}: missing; add it (config.yaml and workflow/experiments show every key with its unit)"
-    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        kind, found = ".".join(filter(None, (key, "kind"))), item["ctx"].get("tag")
-        said = "missing" if found is None else f"is {found!r}"
-        known = kinds("masks" if "conditions" in item["loc"] else "generators")
-        return f"{kind} {said}: it must be one of {', '.join(map(repr, known))}"
+    if item["type"] == UNKNOWN:
+        said = "missing" if item["input"] is None else f"is {item['input']!r}"
+        return f"{key} {said}: {item['msg']}"
     if item["type"] == "string_type" and (kind := _read_by_yaml_as(item["input"])):
         what = f"{'.'.join(map(str, loc[:-2]))} has the name" if loc[-1] == "[key]" else f"{key} is"
         return f"{what} {item['input']}, which YAML takes for {kind}: write it in quotes"
@@ -82,17 +80,6 @@ def _explain(item: dict) -> str:
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key} is {item['input']!r}: {message[0].lower()}{message[1:]}{otherwise}"
-
-
-def _without_kind(loc: tuple) -> list:
-    """The place of a key of a generator, or of a source of masks, names its kind too: after its name, or first where
-    the section is given alone."""
-    for seam, at in (("generators", 2), ("masks", 3)):
-        section = {"generators": ("generators",), "masks": ("sets",)}[seam]
-        at = at if loc[:1] == section else 0
-        if at < len(loc) and loc[at] in kinds(seam):
-            return [part for i, part in enumerate(loc) if i != at]
-    return list(loc)
 
 
 def _read_by_yaml_as(value) -> str:

@@ -1,6 +1,9 @@
 """``generators``: the settings of any family, those of other packages too."""
 
-from lungsyn.registry import families
-from lungsyn.settings.section import any_of
+from typing import Annotated
 
-AnyGenerator = any_of(family.Settings for family in families("generators").values())
+from lungsyn.registry import family
+from lungsyn.settings.kinds import OfKind
+from lungsyn.settings.section import Section
+
+AnyGenerator = Annotated[Section, OfKind("generators", lambda kind: family("generators", kind).Settings)]

@@ -2,37 +2,44 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, Field, create_model
-from pydantic_core import core_schema
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from lungsyn.registry import kinds
 from lungsyn.settings.section import Section
+
+UNKNOWN = "unknown_kind"  # the type of the error
 
 
 @dataclass(frozen=True)
 class OfKind:
     """To annotate a type with: the value's ``kind`` (``default`` where it says none) chooses what checks it.
 
-    ``model_of`` gives the model of a kind. Only the kinds that a config names are loaded; the schema is that of all.
+    ``model_of`` gives the model of a kind. Only the kinds that a config names are loaded, so a family's file may import
+    what it likes; the schema is that of all.
     """
 
     seam: str
-    default: str
     model_of: Callable[[str], type[Section]]
+    default: str | None = None
 
     def check(self, value: Any) -> Section:
         """The value as the model of its kind. Raises ValidationError."""
-        named = create_model("Named", kind=(Annotated[str, AfterValidator(self._is_known)], Field(self.default)))
-        kind = named.model_validate(value, from_attributes=True).kind
+        if not isinstance(value, dict | Section):
+            return Section.model_validate(value)  # which says what a section is
+        kind = value.get("kind", self.default) if isinstance(value, dict) else getattr(value, "kind", self.default)
+        if not isinstance(kind, str) or kind not in kinds(self.seam):
+            told = PydanticCustomError(UNKNOWN, "it must be one of {kinds}", {"kinds": self.known})
+            raise ValidationError.from_exception_data(
+                self.seam, [InitErrorDetails(type=told, loc=("kind",), input=kind)]
+            )
         return self.model_of(kind).model_validate(value)
 
-    def _is_known(self, kind: str) -> str:
-        if kind not in kinds(self.seam):
-            raise ValueError(f"there is no kind {kind!r}: it must be one of {', '.join(map(repr, kinds(self.seam)))}")
-        self.model_of(kind)  # here, so that a family that cannot be loaded is told of at this key
-        return kind
+    @property
+    def known(self) -> str:
+        return ", ".join(map(repr, kinds(self.seam)))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)

@@ -2,11 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -61,8 +58,3 @@ def as_json(section: BaseModel, without: set[str] | None = None) -> str:
 def part(section: Section, model: type[SectionType]) -> SectionType:
     """The keys of ``section`` that ``model`` has, so that a rule is not rerun for those that it does not read."""
     return model(**{key: getattr(section, key) for key in model.model_fields})
-
-
-def any_of(settings: Iterable[type[Section]]) -> Any:
-    """The type of a section that is one of several, told apart by their key ``kind``."""
-    return Annotated[reduce(or_, settings), Field(discriminator="kind")]

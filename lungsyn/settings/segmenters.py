@@ -44,7 +44,7 @@ def trial_model(kind: str) -> type[Trial]:
     return create_model(f"{kind.title().replace('_', '')}Trial", __base__=parts, kind=named)
 
 
-AnyTrial = Annotated[Trial, OfKind("segmenters", DEFAULT_KIND, trial_model)]
+AnyTrial = Annotated[Trial, OfKind("segmenters", trial_model, DEFAULT_KIND)]
 
 
 @cache

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lungsyn.registry import families
-from lungsyn.settings.section import Count, Fraction, Name, Section, any_of
+from lungsyn.registry import family
+from lungsyn.settings.kinds import OfKind
+from lungsyn.settings.section import Count, Fraction, Name, Section
 
 
 class Synthesis(Section):
@@ -49,7 +50,7 @@ def _as_section(value: Any) -> Any:
 
 
 AnyMasks = Annotated[
-    any_of(family.Settings for family in families("masks").values()), BeforeValidator(_as_section)
+    Section, OfKind("masks", lambda kind: family("masks", kind).Settings), BeforeValidator(_as_section)
 ]  # fmt: skip
 
 
