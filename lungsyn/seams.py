@@ -37,6 +37,11 @@ class Scene:
 
     ``known``: a real case whose CT is kept where ``made`` is 0; ``made`` (float32 ``[x y z]``, 0 to 1) says how much of
     each voxel is made anew. ``placed``: the nodules that the source put in, with HU of their own, for who pastes them.
+
+    >>> case = lungsyn.open_case("cases/one")
+    >>> scene = lungsyn.Scene(case.labels.replaced(nodules=np.zeros_like(case.nodules)), case.affine)
+    >>> scene.spacing_mm.tolist()
+    [2.0, 2.0, 2.0]
     """
 
     labels: LabelMap
@@ -53,7 +58,11 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """A made volume: int16 HU ``[x y z]``, and its label map where that is not the scene's (None: it is)."""
+    """A made volume: int16 HU ``[x y z]``, and its label map where that is not the scene's (None: it is).
+
+    >>> lungsyn.Sampled(np.full((4, 4, 4), -1000, np.int16)).hu.shape
+    (4, 4, 4)
+    """
 
     hu: np.ndarray
     labels: LabelMap | None = None

@@ -23,8 +23,16 @@ def synthetic_case(generator: Generator, scene: Scene, row: dict, steps: int, at
     return as_case(sampled, scene, cost)
 
 
-def as_case(sampled: Sampled, scene: Scene, cost: dict) -> Case:
-    """A made volume as a case. ``known_case`` is whose CT is kept around its new nodules, if anybody's."""
+def as_case(sampled: Sampled, scene: Scene, cost: dict | None = None) -> Case:
+    """A made volume as a case, which `write_case` writes. ``known_case`` is whose CT is kept around its new nodules, if
+    anybody's; ``cost``: time and memory that it took.
+
+    >>> case = lungsyn.open_case("cases/one")
+    >>> scene = lungsyn.Scene(case.labels, case.affine)
+    >>> made = lungsyn.as_case(lungsyn.Sampled(np.zeros(scene.labels.shape, np.int16)), scene)
+    >>> made.about["dataset"], len(made.about["nodules"])
+    ('synthetic', 2)
+    """
     labels, known = sampled.labels or scene.labels, scene.known
     nodules, lungs = np.asarray(labels["nodules"]), np.asarray(labels["lungs"])
     about = {
@@ -33,7 +41,7 @@ def as_case(sampled: Sampled, scene: Scene, cost: dict) -> Case:
         "known_case": known.about["case"] if known else None,
         "nodules": nodule_facts(nodules, lungs, Space(nodules.shape, scene.affine)),
         "new_nodules": len(scene.placed) if sampled.labels is None else 0,
-        "cost": cost,
+        "cost": cost or {},
     }
     return Case(sampled.hu, labels, scene.affine, about)
 

@@ -156,6 +156,7 @@ def generation_synthesise(args) -> None:
     rows = read_table(args.rows)[args.batch * size : (args.batch + 1) * size]
     generators, masks = family("generators", args.generator.kind), family("masks", args.conditions.kind)
     generator = generators.load(args.model, args.generator, args.compute, args.synthesis)
+    print(f"synthesis on {generator.ran_on}", flush=True)
     reference = read_json(args.reference) if args.reference else None
     tries, records = args.quality.tries, []
     job = (*args.rule, args.generator.kind, args.conditions.kind)

@@ -17,9 +17,17 @@ ROUNDING = 1e-4  # files keep spacings as float32: what is exactly at a toleranc
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """2 |P and T| / (|P| + |T|) (Dice 1945), in [0, 1]; 1 when both are empty, 0 when one is."""
+    """2 |P and T| / (|P| + |T|) (Dice 1945), in [0, 1]; 1 when both are empty, 0 when one is.
+
+    Whatever is not 0 is in a mask. Raises ValueError where the masks' shapes differ.
+
+    >>> lungsyn.dice(np.array([0, 1, 1, 0]), np.array([0, 2, 0, 0]))
+    0.6666666666666666
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"masks of shapes {prediction.shape} and {truth.shape}: give both on one grid")
     total = np.count_nonzero(prediction) + np.count_nonzero(truth)
-    return float(2.0 * np.count_nonzero(prediction & truth) / total) if total else 1.0
+    return float(2.0 * np.count_nonzero(np.logical_and(prediction, truth)) / total) if total else 1.0
 
 
 def surface_points_mm(mask: np.ndarray, spacing_mm) -> np.ndarray:

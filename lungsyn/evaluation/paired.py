@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from lungsyn.random import stream
@@ -41,7 +42,13 @@ class Difference:
     """``mean`` of the per-case differences, its interval over patients (None where none can be trusted) and Wilcoxon's
     p; then, over patients and trainings, interval, ``p`` and what could have been seen, and ``of_seeds``, how far
     trainings that differ in nothing but their seeds are apart in as many studies: None where there is one training of
-    each arm, or two patients. ``smallest_resolvable`` is None, too, where not even one of 1 would be claimed."""
+    each arm, or two patients. ``smallest_resolvable`` is None, too, where not even one of 1 would be claimed.
+
+    >>> ours = np.linspace(0.5, 0.8, 30)
+    >>> found = lungsyn.paired_difference(ours, ours - np.tile([0.01, 0.02, 0.03], 10), patients=range(30))
+    >>> f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
+    '0.020 (0.017 to 0.023)'
+    """
 
     mean: float
     low: float | None
@@ -99,12 +106,18 @@ def interaction(means: np.ndarray) -> np.ndarray:
 
 
 def paired_difference(
-    a, b, patients, confidence: float, arms: int = 1, trainings: tuple[Trainings, Trainings] | None = None
-) -> Difference:
-    """How much ``a`` exceeds ``b``: two values per case ``[c]``, and each case's patient ``[c]``.
+    a: ArrayLike, b: ArrayLike, patients: Sequence[str | int], confidence: float = 0.95, arms: int = 1,
+    trainings: tuple[Trainings, Trainings] | None = None,
+) -> Difference:  # fmt: skip
+    """How much ``a`` exceeds ``b``: two values per case ``[c]``, such as Dice, and each case's patient ``[c]``.
 
     Intervals of level ``confidence``; ``arms``: how many are compared at once; ``trainings`` of which ``a`` and ``b``
     are the means. Raises ValueError on unpaired or non-finite values.
+
+    >>> ours, theirs = [0.81, 0.64, 0.70, 0.77], [0.79, 0.60, 0.71, 0.70]
+    >>> found = lungsyn.paired_difference(ours, theirs, patients=["a", "b", "c", "c"])
+    >>> round(found.mean, 3), found.low  # three patients are too few for an interval
+    (0.03, None)
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if difference.ndim != 1 or len(difference) != len(patients) or not len(difference):

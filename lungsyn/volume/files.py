@@ -246,7 +246,12 @@ def read_json(path: Path) -> dict:
 @dataclass(frozen=True, eq=False)
 class Case:
     """One case, real or synthetic: int16 HU ``[x y z]``, its label map on the same grid, and its ``about``. The label
-    map has at least the names that every case has (``labels.ALWAYS``)."""
+    map has at least the names that every case has (``labels.ALWAYS``).
+
+    >>> case = lungsyn.open_case("cases/one")
+    >>> case.labels.names, case.space.spacing_mm.tolist()
+    (('nodules', 'lungs', 'body'), [2.0, 2.0, 2.0])
+    """
 
     ct: np.ndarray
     labels: LabelMap
@@ -282,8 +287,13 @@ class Case:
         return replace(self, labels=self.labels.replaced(**layers))
 
 
-def write_case(folder: Path, case: Case) -> None:
-    """Write a case's folder; ``case.json`` last, so its presence says that the case is whole."""
+def write_case(folder: str | Path, case: Case) -> None:
+    """Write a case's folder; ``case.json`` last, so its presence says that the case is whole.
+
+    >>> lungsyn.write_case("copies/one", lungsyn.open_case("cases/one"))
+    >>> lungsyn.open_case("copies/one").digest == lungsyn.open_case("cases/one").digest
+    True
+    """
     folder, further = Path(folder), list(case.labels.further)
     if case.labels.shape != case.ct.shape:
         raise ValueError(f"{folder}: the labels have shape {case.labels.shape}, the CT {case.ct.shape}")
@@ -333,8 +343,13 @@ def written_digest(folder: Path, about: dict) -> str:
     return about["digest"]
 
 
-def open_case(folder: Path) -> Case:
-    """A case whose CT is a memory map and whose labels are `Blocks`: a patch costs its own voxels, not the whole."""
+def open_case(folder: str | Path) -> Case:
+    """A case whose CT is a memory map and whose labels are `Blocks`: a patch costs its own voxels, not the whole.
+    Raises InputError that names the folder.
+
+    >>> lungsyn.open_case("cases/one").ct.shape
+    (16, 16, 16)
+    """
     folder = Path(folder)
     with refused(folder, "not a case", f"it needs {', '.join(CASE_FILES)}, all whole"):
         about = read_json(folder / "case.json")

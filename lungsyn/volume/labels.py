@@ -46,6 +46,8 @@ class LabelMap:
             raise ValueError(f"the layers of a label map have one shape, not {shapes}")
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.layers:
+            raise KeyError(f"no label {name!r}, only {', '.join(self.layers)}")
         return self.layers[name]
 
     def __contains__(self, name: str) -> bool:
@@ -66,7 +68,7 @@ class LabelMap:
 
     def stack(self, names: Iterable[str]) -> np.ndarray:
         """The named layers as uint8 ``[n x y z]``. Raises KeyError for one that is not there."""
-        return np.stack([np.asarray(self.layers[name]) for name in names])
+        return np.stack([np.asarray(self[name]) for name in names])
 
     def replaced(self, **layers: np.ndarray) -> "LabelMap":
         """A label map with other, or further, layers.

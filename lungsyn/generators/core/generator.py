@@ -92,7 +92,6 @@ def load_generator(path: Path, compute: Compute, synthesis: Synthesis, settings_
     precision = choose_precision(compute, device, about.get("precision"))
     network = settings.learning().build()
     network.load_state_dict(weights)
-    print(f"synthesis on {describe(device, precision)}", flush=True)
     at_once = patches_at_once(compute, device, settings.patch_voxels)
     ready = compiled(network.to(device).eval(), compute, device)
     return PatchGenerator(ready, settings, device, precision, at_once, synthesis)
