@@ -19,9 +19,10 @@ run: env                 ## the study of config.yaml; ARGS="--configfile workflo
 test: env                ## the tests
 	$(BIN)/python -m pytest
 
-lint: env                ## formatters and linters
+lint: env                ## formatters, linters and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy                               # types of what others import: pyproject.toml has the list
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/python .ci/lint_workflow.py        # snakemake --lint, its waivers explained
 

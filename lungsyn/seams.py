@@ -243,7 +243,7 @@ class Reader(ABC):
 
     def expected_cases(self, settings: "Cohort") -> int:
         """How many cases there can be at most, without reading one."""
-        return len(os.listdir(settings.root)) if settings.root.is_dir() else 0
+        return len(os.listdir(settings.root)) if settings.root and settings.root.is_dir() else 0
 
     def watched(self, root: Path, settings: "Listing") -> list[Path]:
         """Files and folders that make the listing again when any file at or below them is new, gone or another one."""

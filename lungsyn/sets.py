@@ -56,7 +56,7 @@ def checked_attempts(
         return synthetic_case(generator, scene, row, steps, attempt)
 
     def examine(case: Case) -> dict[str, float]:
-        return measure(case, generator.grid, None if scene.known is None else scene.made == 1)
+        return measure(case, generator.grid, None if scene.made is None else scene.made == 1)
 
     for attempt in attempts(make, examine, reference, tries):
         attempt.case.about["cost"]["seconds"] = round(time.monotonic() - started, 2)  # of all attempts so far

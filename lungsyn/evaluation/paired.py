@@ -232,7 +232,7 @@ def by_patient(values, patients) -> tuple[np.ndarray, np.ndarray]:
     _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     cases = np.bincount(owner).astype(np.float64)
     sums = np.zeros((*np.shape(values)[:-1], len(cases)))
-    np.add.at(sums, (..., owner), values)
+    np.add.at(sums, (..., owner), values)  # type: ignore[arg-type]  # NumPy's types know no ellipsis here
     return sums / cases, cases
 
 

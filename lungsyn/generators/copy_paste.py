@@ -24,6 +24,8 @@ class Pasting(Generator):
         """The known CT with the scene's new nodules. Where its own are not all kept, since none fitted beside them, the
         case stays as it is: its nodules cannot be taken out."""
         known = scene.known
+        if known is None:
+            raise ValueError("copy_paste changes a CT that is known, and this scene has none: give it Scene(known=...)")
         if not (scene.labels["nodules"] > 0)[np.asarray(known.nodules) > 0].all():
             return Sampled(np.asarray(known.ct), known.labels)
         hu = np.array(known.ct, dtype=np.float32)

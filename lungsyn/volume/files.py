@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -36,7 +37,7 @@ from lungsyn.volume.space import Space, Volume
 # What damaged files make nibabel, gzip and json raise.
 OF_NIBABEL = (ImageFileError, ImageDataError, HeaderDataError, HeaderTypeError, WrapStructError)
 OF_PYTHON = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError)
-UNREADABLE = (*OF_PYTHON, *OF_NIBABEL, zlib.error, struct.error)
+UNREADABLE: tuple[type[Exception], ...] = (*OF_PYTHON, *OF_NIBABEL, zlib.error, struct.error)
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 VOLUMES = ("ct", *ALWAYS)
 FILE_OF = {"ct": "ct.nii"} | {name: f"{name}.nii.gz" for name in ALWAYS}
@@ -76,7 +77,7 @@ def refused(path: Path, what: str, way_out: str, *errors: type[Exception]):
     That the system opens no more files says nothing of this one: it is left to the command line."""
     try:
         yield
-    except (*UNREADABLE, *errors) as error:
+    except UNREADABLE + errors as error:
         if system_error(error) in TOO_MANY_FILES:
             raise
         reason = "more memory is needed than there is" if isinstance(error, MemoryError) else error
@@ -116,7 +117,7 @@ def map_volume(path: Path) -> Volume:
         if Path(path).suffix == ".gz":
             blocks = Blocks(path)
             return Volume(blocks, blocks.affine)
-        image = nib.load(path, mmap="r")
+        image: Any = nib.load(path, mmap="r")  # whose type says nothing of its data
         values = image.dataobj.get_unscaled()
         if Path(path).stat().st_size != image.dataobj.offset + values.nbytes:
             raise ValueError("it goes on after the voxels that its header tells of")
@@ -139,17 +140,18 @@ def voxels_digest(affine: np.ndarray, *volumes: np.ndarray) -> str:
     found = hashlib.sha256(np.array(volumes[0].shape, dtype="<i8").tobytes())
     found.update(np.asarray(affine, dtype="<f4").tobytes())
     for data in volumes:
-        found.update(np.asfortranarray(data).T)
+        found.update(np.asfortranarray(data).T.data)
     return found.hexdigest()[:12]
 
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write ``volume`` as NIfTI-1 in its own dtype (int16 or uint8), whole or not at all; in blocks of gzip (`Blocks`)
     where the name ends in ``.gz``."""
-    image = nib.Nifti1Image(np.asarray(volume.data), volume.affine)
+    data = np.asarray(volume.data)
+    image = nib.Nifti1Image(data, volume.affine)
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(1, 0)
-    image.header["descrip"] = VOXELS + voxels_digest(volume.affine, image.dataobj)
+    image.header["descrip"] = VOXELS + voxels_digest(volume.affine, data)
     with whole_file(path) as temporary:
         if temporary.suffix == ".gz":
             temporary.write_bytes(packed(image.to_bytes()))
@@ -183,7 +185,7 @@ def whole_file(path: Path):
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        reason = CANNOT_WRITE.get(system_error(error))
+        reason = CANNOT_WRITE.get(system_error(error) or 0)
         if not reason:
             raise
         raise InputError(f"{path} cannot be written, {reason}; then give the same command again") from error
@@ -219,7 +221,7 @@ def write_text(path: Path, text: str) -> None:
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write small named arrays as a compressed ``.npz``, whole or not at all."""
     with whole_file(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # an array may not be called allow_pickle
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

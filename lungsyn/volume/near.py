@@ -62,7 +62,7 @@ def _other_side(near: np.ndarray, aerated: np.ndarray, lungs: np.ndarray, body: 
         return np.zeros_like(near)
     across = np.bincount(np.nonzero(body)[0], minlength=len(body)).cumsum()
     middle = int(np.searchsorted(across, across[-1] / 2))
-    good = max(air, key=air.get)
+    good = max(air, key=lambda side: air[side])
     source = 2 * middle - np.arange(len(body))
     there = (source >= 0) & (source < len(body))
     mirrored = np.zeros_like(near)

@@ -97,7 +97,7 @@ def all_patches(per_axis: list[list[Span]]) -> list[Patch]:
     return [Patch(*map(tuple, zip(*spans, strict=True))) for spans in itertools.product(*per_axis)]
 
 
-def box(start, size) -> tuple[slice, slice, slice]:
+def box(start, size) -> tuple[slice, ...]:
     """The slices of the patch of ``size`` voxels (one int, or three) at ``start``."""
     sizes = (size,) * 3 if isinstance(size, int) else size
     return tuple(slice(a, a + n) for a, n in zip(start, sizes, strict=True))
@@ -139,7 +139,7 @@ def window(array: np.ndarray, start, size: int, fill) -> np.ndarray:
     return result
 
 
-def random_start(rng: np.random.Generator, shape, patch: int, near=None) -> tuple[int, int, int]:
+def random_start(rng: np.random.Generator, shape, patch: int, near=None) -> tuple[int, ...]:
     """A random start of a patch inside ``shape``: uniform, or so that the voxel ``near`` falls into its middle half.
 
     Along an axis shorter than the patch, ``shape`` lies anywhere in the patch: starts are negative."""

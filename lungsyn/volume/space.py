@@ -1,6 +1,7 @@
 """Space: a voxel grid in the patient, shape plus affine. A volume never travels without it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # of the patient: the axis a
 class Space:
     """A voxel grid: ``shape`` (three ints) and ``affine`` (4x4, voxel index to mm, RAS+)."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     affine: np.ndarray
 
     @property
@@ -64,8 +65,8 @@ class Volume:
 
     def crop(self, start, stop) -> "Volume":
         """The voxels ``start <= index < stop``, inside the volume."""
-        box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-        return Volume(self.data[(..., *box)], self.space.crop(start, stop).affine)
+        box: tuple[Any, ...] = (..., *(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)))
+        return Volume(self.data[box], self.space.crop(start, stop).affine)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,9 @@ generators:
   painted: {kind: mean_hu, noise_hu: 30}
 sets:
   untargeted: {generator: painted, conditions: {kind: spheres, spacing_mm: 5, diameter_mm: 30}}
-  targeted: {generator: painted}
+segmenters:
+  unet: {arms: [real, synthetic]}
+replicates: 1
 """
 
 

@@ -32,7 +32,7 @@ INPAINT_MARGIN_MM = 6.0  # around an inpainted nodule, made with it; as much aga
 class Placed(NamedTuple):
     """A varied nodule in its new place: its mask (bool), and HU (float32) of the same box ``RIM_VOXELS`` wider."""
 
-    start: tuple[int, int, int]
+    start: tuple[int, ...]
     mask: np.ndarray
     hu: np.ndarray
 
@@ -91,7 +91,7 @@ def _place_nodules(
 ) -> tuple[np.ndarray, list[Placed]]:
     """The body's masks ``[3 x y z]`` with the nodules ``present`` and as many of the donor's as fit, and those."""
     nodules, lungs, inside = present.copy(), np.array(body.lungs), np.array(body.body)
-    placed = []
+    placed: list[Placed] = []
     for fact in donor.about["nodules"]:
         if nodules.max() == MOST_NODULES:
             left = len(donor.about["nodules"]) - len(placed)
