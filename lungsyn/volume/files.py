@@ -115,7 +115,7 @@ def map_volume(path: Path) -> Volume:
     the name ends in ``.gz``. Raises InputError naming the file."""
     with refused(path, "not a whole volume", "delete it and give the command again that made it"):
         if Path(path).suffix == ".gz":
-            blocks = Blocks(path)
+            blocks: Any = Blocks(path)  # stands for an array
             return Volume(blocks, blocks.affine)
         image: Any = nib.load(path, mmap="r")  # whose type says nothing of its data
         values = image.dataobj.get_unscaled()

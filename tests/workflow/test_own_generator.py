@@ -61,7 +61,7 @@ def test_a_generator_and_a_source_of_masks_of_a_user_make_a_study(package, snake
     assert len(rows) == len(made) == 3
     for case in (open_case(path.parent) for path in made):
         assert case.ct.shape == (64, 44, 48) and case.space.spacing_mm == pytest.approx(5.0)
-        assert case.nodules.max() == 2 and len(case.about["nodules"]) == 2
+        assert np.max(case.nodules) == 2 and len(case.about["nodules"]) == 2
         assert case.ct[case.lungs > 0].mean() < -600 < -200 < case.ct[(case.body > 0) & (case.lungs == 0)].mean()
         assert np.std(case.ct[(case.lungs > 0) & (case.nodules == 0)]) == pytest.approx(30, abs=1)
         assert case.about["made"]["inputs"].keys() == {"model"}
