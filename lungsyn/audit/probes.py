@@ -14,6 +14,7 @@ import numpy as np
 
 from lungsyn.audit import disguises, memorisation, parts
 from lungsyn.audit.memorisation import TURNS, Nearest
+from lungsyn.audit.outlines import OUTLINE
 from lungsyn.audit.patches import (
     Cutter,
     Place,
@@ -45,14 +46,15 @@ Folders = Mapping[str, list[Path]]  # of cases, by group: "synthetic", "held-out
 
 
 def read_probes(path: Path, synthetic: Sequence[str]) -> list[dict[str, str]]:
-    """The table that `probe` and `probe_parts` made of these synthetic cases, in all kinds. Raises InputError for one
-    of other cases: a verdict on them would be one on these."""
+    """The table that `probe`, `probe_parts` and `outlines.probe_outlines` made of these synthetic cases, in all kinds.
+    Raises InputError for one of other cases: a verdict on them would be one on these."""
     rows = read_table(path, COLUMNS)
     probed = {
         kind: {row["case"] for row in rows if (row["kind"], row["group"]) == (kind, "synthetic")}
-        for kind in (*KINDS, PART)
+        for kind in (*KINDS, PART, OUTLINE)
     }
-    if not synthetic or not probed["nodule"] or not probed["volume"] == probed[PART] == set(synthetic):
+    whole = all(probed[kind] == set(synthetic) for kind in ("volume", PART, OUTLINE))
+    if not synthetic or not probed["nodule"] or not whole:
         raise InputError(
             f"{path} is not about the {len(synthetic)} synthetic cases given: run lungsyn audit memorisation on them"
         )

@@ -15,6 +15,10 @@ For nodules and whole volumes:
 - ``closer``: synthetic cubes as a whole are closer to train cubes than held-out ones are (Mann-Whitney), *and* prefer
   train patients to held-out ones. Both are needed: a blurred cube is closer to everything, but has no preference.
 
+For outlines of body and lungs (`outlines`): ``copies``, and ``closer``: the nearest train patient stands out more than
+among held-out ones. Planted copies must lead to their patients, each kind of ``outlines.REQUIRED``, or it is blind.
+Where a set says whose bodies it has, ``donors``: whether the outlines lead to these very patients.
+
 ``disguises``: what became of the copies that were planted. Those that leave a patient's voxels as they are must be
 found, or the check is blind; which others one could not have found is said in its sentence, and in ``not_found``.
 ``membership`` is about the generator: an attacker tells train cases from others by its loss.
@@ -27,7 +31,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy import stats
 
+from lungsyn.audit import outlines
 from lungsyn.audit.chance import (
     Beyond,
     as_correlation,
@@ -41,14 +47,16 @@ from lungsyn.audit.chance import (
     separation,
 )
 from lungsyn.audit.disguises import DISGUISES, EIGHT_MM, VERBATIM
+from lungsyn.audit.outlines import OUTLINE
 from lungsyn.audit.probes import KINDS, NOISY, PART
 from lungsyn.settings.audit import Thresholds
 
 PASS, FAIL, BLIND = "pass", "fail", "blind"
 LEAST_RECALL = 0.95  # of planted copies
 CONFIDENCE = 0.95
-CHECKS = 8  # that share alpha: three of copies, two of beyond, two of closer, membership
-ANSWERED_BY = {"nodule": NOISY, "volume": NOISY, PART: EIGHT_MM}  # the least a kind must find
+CHECKS = 11  # that share alpha: four of copies, two of beyond, three of closer, donors, membership
+# The least a kind must find.
+ANSWERED_BY = {"nodule": NOISY, "volume": NOISY, PART: EIGHT_MM, OUTLINE: outlines.AS_IT_IS}
 GROUPS = ("synthetic", "held-out", "planted", "train")
 
 
@@ -107,6 +115,7 @@ def verdict(neighbours: Sequence[Mapping], losses: Sequence[Mapping], settings: 
         seen += noticed(rows, control.copy_level)
     recalls = disguise_recalls(seen)
     checks.append(disguise_check(recalls))
+    recalls += outline_recalls([row for row in neighbours if row["kind"] == OUTLINE])
     if losses:
         checks.append(membership_check(losses, settings))
     checks = [asdict(check) for check in checks]
@@ -125,12 +134,15 @@ def neighbour_checks(
     no_number = sum(len(whole[name]) - len(groups[name]) for name in GROUPS)
     control = _control(kind, groups, no_number, settings, seed)
     values = {name: correlations(groups[name]) for name in ("synthetic", "held-out")}
-    names = ("copies", "beyond", "closer") if kind in KINDS else ("copies",)
+    names = {PART: ("copies",), OUTLINE: ("copies", "closer")}.get(kind, ("copies", "beyond", "closer"))
     if not all(map(len, groups.values())):
         empty = next(name for name in GROUPS if not groups[name])
         sentence = f"Blind: no {empty} {kind} has a number to compare."
         return control, [Check(f"{kind}: {name}", None, None, None, None, BLIND, sentence) for name in names]
     checks = [_copies(kind, values["synthetic"], control)]
+    if kind == OUTLINE:
+        checks.append(_outlines(groups, values, control, settings))
+        checks += _donors(groups, settings)
     if kind in KINDS:
         checks.append(_beyond(kind, groups, values, control, settings))
         checks.append(_closer(kind, groups, values, control, settings, seed))
@@ -211,6 +223,60 @@ def disguise_check(recalls: Sequence[Mapping]) -> Check:
     return Check("disguises", least, None, None, LEAST_RECALL, BLIND if blind else PASS, sentence)
 
 
+def outline_recalls(rows: Sequence[Mapping]) -> list[dict]:
+    """For every disguise of outlines the share of copies whose nearest outline is that of the right patient."""
+    owner = {row["place"]: row["patient"] for row in rows if row["group"] == "train"}
+    recalls = []
+    for name in outlines.DISGUISES:
+        right = [owner[row["nearest"]] == row["patient"] for row in rows if row.get("disguise") == name]
+        if right:
+            recalls.append({"disguise": name, "planted": len(right), "recall": float(np.mean(right))})
+    return recalls
+
+
+def _outlines(groups: Mapping, values: Mapping, control: Control, settings: Thresholds) -> Check:
+    """Whether outlines lead to train patients: how far the nearest stands out against the next one, by patients."""
+    strength = {name: by_patient(evidence(values[name]), [row["patient"] for row in groups[name]]) for name in values}
+    found, alpha = separation(strength["synthetic"], strength["held-out"], CONFIDENCE), settings.alpha / CHECKS
+    recalls = outline_recalls([row for rows in groups.values() for row in rows])
+    missed = [row for row in recalls if row["disguise"] in outlines.REQUIRED and row["recall"] < LEAST_RECALL]
+    few = found.smallest_p >= alpha
+    result = _result(found.p < alpha, few or bool(missed) or len(recalls) < len(outlines.DISGUISES))
+    patients = f"{len(strength['synthetic'])} patients' or made up outlines"
+    area = f"AUC {_interval(found.auc, found.low, found.high, 2)} against {len(strength['held-out'])} held-out patients"
+    sentence = (
+        f"The outlines of lungs and body {'lead' if found.p < alpha else 'lead no more than strangers do'} to train "
+        f"patients: the nearest of them stands out against the next by {area} (p {found.p:.2g}, limit {alpha:.2g}); "
+        f"{control.synthetic} cases with {patients}. Planted copies that lead to their patient: "
+        + "; ".join(f"{row['disguise']} {row['recall']:.0%}" for row in recalls)
+        + "."
+    )
+    told = "; ".join(row["disguise"] for row in missed)
+    blind = f"Blind: not found reliably: {told}. " if missed else "Blind: so few patients cannot show it. "
+    return Check("outline: closer", found.p, None, None, alpha, result, _told(result, blind, sentence))
+
+
+def _donors(groups: Mapping, settings: Thresholds) -> list[Check]:
+    """Whether outlines lead to the very patients that lent them: no check of a set that is nobody's."""
+    owner = {row["place"]: row["patient"] for row in groups["train"]}
+    patients = set(owner.values())
+    lent = [row for row in groups["synthetic"] if row["patient"] in patients]
+    if not lent:
+        return []
+    right = by_patient([owner[row["nearest"]] == row["patient"] for row in lent], [row["patient"] for row in lent])
+    count, alpha = int(right.sum() + 1e-9), settings.alpha / CHECKS
+    p = float(stats.binomtest(count, len(right), 1 / len(patients), "greater").pvalue)
+    cases = sum(owner[row["nearest"]] == row["patient"] for row in lent)
+    sentence = (
+        f"{cases} of {len(lent)} synthetic outlines are nearest to that of the patient whose body they have, of "
+        f"{len(patients)} patients (p {p:.2g}, limit {alpha:.2g})."
+    )
+    few = len(patients) ** -len(right) >= alpha
+    blind = "Blind: so few patients cannot show it. " if few else ""
+    result = _result(p < alpha, few)
+    return [Check("outline: donors", p, None, None, alpha, result, _told(result, blind, sentence))]
+
+
 def correlations(rows: Sequence[Mapping], key: str = "correlation") -> np.ndarray:
     return np.array([float(row[key]) for row in rows])
 
@@ -249,8 +315,9 @@ def _copies(kind: str, synthetic: np.ndarray, control: Control) -> Check:
     result = _result(bool(count), bool(_blindness(control)))
     cubes = "case" if kind == PART else kind
     of = "any part of a train case" if kind == PART else f"a train {kind}"
+    measure = "likeness" if kind == OUTLINE else "correlation"
     if level is None:
-        limit = f"with {control.held_out_patients} held-out patients no correlation of a single one would be a finding"
+        limit = f"with {control.held_out_patients} held-out patients no {measure} of a single one would be a finding"
     else:
         highest = f"the closest held-out {cubes} has {control.held_out_highest:.2f}"
         limit = f"from {level:.3g} on a single one is a finding, {highest}"
@@ -258,7 +325,7 @@ def _copies(kind: str, synthetic: np.ndarray, control: Control) -> Check:
         sentence = f"{count} of {len(synthetic)} synthetic {cubes}s are nearer to {of} than chance allows: {limit}."
     else:
         sentence = (
-            f"{_blindness(control)}The synthetic {cubes} that is closest to {of} has a correlation of "
+            f"{_blindness(control)}The synthetic {cubes} that is closest to {of} has a {measure} of "
             f"{synthetic.max():.2f}; {limit}."
         )
     return Check(f"{kind}: copies", count, None, None, 0, result, sentence)

@@ -15,14 +15,17 @@ def _probe_arguments(parser):
     add_section(parser, audit=Probing)
     add_numbers(parser, "seed")
     add(parser, "synthetic", "train", "held-out", nargs="+")
+    parser.add_argument("--donors", type=Path, nargs="*", default=[], help="cases beside --train that lent it masks")
     add_compute(parser)
     add(parser, "out")
 
 
 @verb("audit", "memorisation", _probe_arguments, recipe=2)
 def audit_memorisation(args) -> None:
-    """Find the nearest train cube of every synthetic, held-out and planted one: nodules, whole volumes and parts."""
+    """Find what of the train cases is nearest to every synthetic, held-out and planted one: nodules, whole volumes,
+    parts and outlines."""
     from lungsyn.audit import probes
+    from lungsyn.audit.outlines import probe_outlines
     from lungsyn.compute import choose_device, set_up
 
     device = choose_device(args.compute)
@@ -31,6 +34,9 @@ def audit_memorisation(args) -> None:
     folders = {group: whole(case_folders(given)) for group, given in paths.items()}
     rows = [row for kind in probes.KINDS for row in probes.probe(kind, folders, args.audit, args.seed, device)]
     rows += probes.probe_parts(folders, args.audit, args.seed, device)
+    known = [*folders["train"], *whole(case_folders(args.donors))]
+    outlines = probe_outlines(folders["synthetic"], known, folders["held-out"], args.seed)
+    rows += [dict.fromkeys(probes.COLUMNS) | row for row in outlines]
     print(f"{sum(row['compared'] or 0 for row in rows):.3g} pairs of cubes, shifts and turns compared")
     write_table(args.out, [args.of | row for row in rows], [*args.of, *probes.COLUMNS])
 
@@ -70,7 +76,7 @@ def _verdict_arguments(parser):
     parser.add_argument("--membership", type=Path, help="losses of the generator, if it has any")
 
 
-@verb("audit", "verdict", _verdict_arguments, recipe=1)
+@verb("audit", "verdict", _verdict_arguments, recipe=2)
 def audit_verdict(args) -> None:
     """Say whether a synthetic set can be shared: every check with its value, threshold and a sentence."""
     from lungsyn.audit.probes import read_probes

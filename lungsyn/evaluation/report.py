@@ -71,12 +71,11 @@ arms: where nothing differs, each has its own chance, up to
 {% if verdicts %}<h2>Can the synthetic sets be shared?</h2>
 <p class="quiet">Each set is compared with the train cases, less what the masks explain. The yardstick are real
 held-out cases, of patients whom the generator never saw; disguised copies of train cases are planted in every audit
-and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is. Not
-counted is what the masks show: the outlines of body and lungs, which are a patient's, and which who has that patient's
-CT can recognise.</p>
+and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is. Outlines
+of lungs and body are compared by themselves: a set that has a patient's leads who has that patient's CT to it.</p>
 {% for verdict in verdicts %}
 <h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients:
-{{ {"pass": "no sign that it gives patients away but by outlines", "fail": "do not share it",
+{{ {"pass": "no sign that it gives patients away", "fail": "do not share it",
 "blind": "cannot be told"}[verdict.result] }}{% if verdict.not_found %}; not looked for:
 {{ verdict.not_found|join("; ") }}{% endif %} <span class="quiet">({{ verdict.result }}; held-out:
 {{ verdict.held_out_splits|join(" and ") }} cases)</span></h3>

@@ -5,7 +5,9 @@ import pytest
 from scipy import stats
 
 from lungsyn import cli
+from lungsyn.audit import outlines
 from lungsyn.audit.disguises import DISGUISES, VERBATIM
+from lungsyn.audit.outlines import OUTLINE
 from lungsyn.audit.probes import COLUMNS, KINDS, NOISY, PART
 from lungsyn.audit.verdict import membership_check, overall, verdict
 from lungsyn.cohort.export import refuse_unless_passed
@@ -34,8 +36,8 @@ def neighbours(
     ]
     rows += [
         {"group": "planted", "source": f"t{i % train}", "nearest": f"t{i % train}" if right else "t99", "copy": i,
-         "correlation": 0.3 if name in hidden else r, "disguise": name}
-        for name in (NOISY, *DISGUISES)
+         "correlation": 0.3 if name in hidden else r, "disguise": name, "patient": f"t{i % train}"}
+        for name in (outlines.DISGUISES if kind == OUTLINE else (NOISY, *DISGUISES))
         for i, r in enumerate(planted)
     ]  # fmt: skip
     rows += [{"group": "train", "place": f"t{i}", "patient": f"t{i}"} for i in range(train)]
@@ -307,7 +309,7 @@ def judged(tmp_path):
     return command
 
 
-def of_case(name: str, kinds=(*KINDS, PART), also=()) -> list[dict]:
+def of_case(name: str, kinds=(*KINDS, PART, OUTLINE), also=()) -> list[dict]:
     """Rows of every kind in which all synthetic cubes are of this case."""
     rows = [
         row

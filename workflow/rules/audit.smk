@@ -10,6 +10,11 @@ def held_out_splits(wildcards):
     return ["test"] if source_of(STUDY.sets[wildcards.set]).split == "validation" else ["validation", "test"]
 
 
+def donors(wildcards):
+    """Cases beside the train ones from which a set has its masks: their outlines may be given away too."""
+    return cases("validation")(wildcards) if source_of(STUDY.sets[wildcards.set]).split == "validation" else []
+
+
 def attackable(generator):
     """Whether there is a model whose loss can be asked for."""
     return made_by(generator).attackable
@@ -22,11 +27,12 @@ def of_set(wildcards):
 
 
 rule memorisation:
-    """The nearest train case of every synthetic, held-out and planted one: nodules and whole volumes."""
+    """The nearest train case of every synthetic, held-out and planted one: nodules, volumes, parts and outlines."""
     input:
         synthetic=lambda w: batches(w.set, w.size),
         train=cases("train"),
         held_out=lambda w: cases(*held_out_splits(w))(w),
+        donors=donors,
     output:
         neighbours="results/audit/{set}/{size}/nearest.tsv",
         cost="results/audit/{set}/{size}/nearest.cost.json",
@@ -42,8 +48,8 @@ rule memorisation:
         seed=SEED,
     shell:
         "lungsyn audit memorisation {params.of} --audit {params.audit:q} --seed {params.seed}"
-        " --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out} {COMPUTE}"
-        " --cost {output.cost} --out {output.neighbours} > {log} 2>&1"
+        " --synthetic {input.synthetic} --train {input.train} --held-out {input.held_out}"
+        " --donors {input.donors} {COMPUTE} --cost {output.cost} --out {output.neighbours} > {log} 2>&1"
 
 
 rule membership:
