@@ -24,17 +24,15 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from lungsyn.anatomy.shapes import frame, frame_of, occupancy, reaches_border
 from lungsyn.audit.memorisation import TURNS
 from lungsyn.errors import InputError
 from lungsyn.random import stream
 from lungsyn.volume.files import Case, open_case
-from lungsyn.volume.resample import resample
-from lungsyn.volume.space import Space, Volume
 
 OUTLINE = "outline"
 EDGE = 36  # voxels of an outline as it is read, and bent
 FINE, COARSE = 18, 9  # and as it is compared
-AROUND = 3.2  # edge of the frame, in spreads of the lungs: the longest chests fit
 SMOOTH = 0.5  # fine voxels: standard deviation of the Gaussian
 REACH = 1  # fine voxels that a neighbourhood may lie beside
 PLACES = tuple(product(range(-REACH, REACH + 1), repeat=3))
@@ -45,39 +43,11 @@ COPIES = 20  # of each disguise
 BEND_LENGTH = 1 / 6  # of the frame: over which a bend is smooth
 
 
-def reaches_border(lungs: np.ndarray) -> bool:
-    """Whether the lungs ``[x y z]`` go on beyond three of the volume's six faces or more, as in a cut-out."""
-    faces = [np.take(lungs, side, axis) for axis in range(3) for side in (0, -1)]
-    return sum(bool(face.any()) for face in faces) >= 3
-
-
 def read_outline(case: Case, cut_out: bool) -> tuple[np.ndarray, float]:
     """The outline of a case, float32 ``[e e e]``, and the edge of its frame in mm. ``cut_out``: the frame is the field
     of view, not that of the lungs."""
-    lungs = np.asarray(case.lungs) > 0
-    spacing_mm = case.space.spacing_mm
-    if cut_out or not lungs.any():
-        centre, edge_mm = (np.array(lungs.shape) - 1) / 2, (lungs.shape * spacing_mm).max()
-    else:
-        centre, edge_mm = frame_of(lungs, spacing_mm)
-    step = edge_mm / EDGE / spacing_mm  # voxels of the case, per voxel of the outline
-    to_case = np.diag([*step, 1.0])
-    to_case[:3, 3] = centre - step * (EDGE - 1) / 2
-    frame = Space((EDGE,) * 3, case.affine @ to_case)
-    masks = (np.asarray(case.body) > 0, lungs)
-    return sum(resample(Volume(mask.astype(np.uint8), case.affine), frame, fill=0.0) for mask in masks), edge_mm
-
-
-def frame_of(lungs: np.ndarray, spacing_mm: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre (voxels ``[3]``) and edge (mm) of the cube around the lungs ``[x y z]``: their middle, ``AROUND`` times
-    their spread. Means move less than the ends of a box, when a mask is bent or cut into coarser voxels."""
-    centre, square_mm2 = np.empty(3), 0.0
-    for axis in range(3):
-        profile = lungs.sum(axis=tuple(k for k in range(3) if k != axis), dtype=float)
-        place = np.arange(len(profile))
-        centre[axis] = np.average(place, weights=profile)
-        square_mm2 += np.average((place - centre[axis]) ** 2, weights=profile) * spacing_mm[axis] ** 2
-    return centre, float(AROUND * np.sqrt(square_mm2))
+    space, edge_mm = frame(case, cut_out, EDGE)
+    return sum(occupancy(np.asarray(mask) > 0, case.affine, space) for mask in (case.body, case.lungs)), edge_mm
 
 
 def pooled(outlines: np.ndarray, edge: int) -> np.ndarray:

@@ -71,8 +71,9 @@ arms: where nothing differs, each has its own chance, up to
 {% if verdicts %}<h2>Can the synthetic sets be shared?</h2>
 <p class="quiet">Each set is compared with the train cases, less what the masks explain. The yardstick are real
 held-out cases, of patients whom the generator never saw; disguised copies of train cases are planted in every audit
-and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is. Outlines
-of lungs and body are compared by themselves: a set that has a patient's leads who has that patient's CT to it.</p>
+and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is.
+Outlines of lungs and body are compared by themselves: a set that has a patient's leads who has that patient's CT to it.
+</p>
 {% for verdict in verdicts %}
 <h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients:
 {{ {"pass": "no sign that it gives patients away", "fail": "do not share it",

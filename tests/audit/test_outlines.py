@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from lungsyn.anatomy.shapes import AROUND, frame_of
 from lungsyn.audit import outlines
-from lungsyn.audit.outlines import OUTLINE, disguise, find, frame_of, left_over, probe_outlines, read_outline
+from lungsyn.audit.outlines import OUTLINE, disguise, find, left_over, probe_outlines, read_outline
 from lungsyn.audit.verdict import neighbour_checks, outline_recalls
 from lungsyn.errors import InputError
 from lungsyn.random import stream
@@ -124,7 +125,7 @@ def test_the_frame_of_a_box_is_known():
     centre, edge_mm = frame_of(box, np.array([1.0, 2.0, 3.0]))
     assert centre == pytest.approx([8.5, 8.5, 8.5])
     spread = np.sqrt(sum((n**2 - 1) / 12 * mm**2 for n, mm in ((10, 1), (6, 2), (2, 3))))
-    assert edge_mm == pytest.approx(outlines.AROUND * spread)
+    assert edge_mm == pytest.approx(AROUND * spread)
 
 
 @pytest.mark.parametrize("name", ["an outline scaled by 1.1", "an outline shifted by a tenth"])
