@@ -1,8 +1,8 @@
 """Masks that are nobody's: mixed bodies and lungs, made up nodules; the kind ``made``.
 
 Body and lungs are mixed from the signed distances of a few train cases (`anatomy.shapes`). Cut-outs are turned and
-mirrored at random first, since they have no up and down. A mixture that is nearer to one of all train cases than
-train cases of different patients usually are is drawn again. Nodules are star-shaped bodies whose size, roughness and
+mirrored at random first, since they have no up and down. A mixture is drawn again if its nearest train case stands out
+against the next one more than a train case's nearest does. Nodules are star-shaped bodies whose size, roughness and
 distance to the wall are drawn from those of the train cases, or from the ranges of the settings.
 """
 
@@ -26,7 +26,7 @@ from lungsyn.volume.space import Space, bounding_box
 
 VOXELS = 48  # of a frame's edge
 LARGEST_WEIGHT = 0.6
-NEAREST_QUANTILE = 0.05  # of the distances of train cases to their nearest: no mixture is nearer than that to any
+NEAREST_QUANTILE = 0.05  # of how near the nearest of a train case is, as a share of the next: no mixture is below it
 DRAWS = 50
 DEEP_VOXELS = 1.0  # inside the lungs, in which the middle of a cut-out lies
 SIZES = (0.9, 1.1)  # random scaling of a train nodule's diameter
@@ -77,7 +77,7 @@ class Family(MaskSource):
                 "lower it, or take more patients"
             )
         fields = {name: fields_of(opened[name], cut_out)["lungs"] for name in names}
-        least = usual_distance(fields)
+        least = usual_share(fields, cut_out)
         known = [nodule for case in opened.values() for nodule in nodules_of(case)]
         if not known:
             raise InputError("no nodule in the train cases: their sizes are what made nodules are drawn from")
@@ -140,8 +140,9 @@ def turned(field: np.ndarray, turn: int) -> np.ndarray:
 def mixture(
     names: Sequence[str], fields: dict[str, np.ndarray], least: float, count: int, cut_out: bool, rng
 ) -> tuple[list[str], np.ndarray, list[int]]:
-    """Cases, weights and mirrorings of a body that is ``least`` or more from all ``fields``. Raises InputError if none
-    is found."""
+    """Cases, weights and mirrorings of a body whose nearest of ``fields`` has at ``least`` that share of the distance
+    to the next. Raises InputError if none is found."""
+    every = np.stack([compared(field) for field in fields.values()])
     for _ in range(DRAWS):
         chosen = [str(name) for name in rng.permutation(names)[:count]]
         weights = shapes.mixing_weights(count, LARGEST_WEIGHT, rng).round(4)
@@ -149,23 +150,29 @@ def mixture(
         field = shapes.mixed([turned(fields[name], turn) for name, turn in zip(chosen, turns, strict=True)], weights)
         if cut_out and field[(VOXELS // 2,) * 3] < DEEP_VOXELS:
             continue
-        turns_of = range(len(MIRRORS)) if cut_out else (0,)
-        near = min(distance(turned(field, turn), other) for other in fields.values() for turn in turns_of)
-        if near >= least:
+        if nearest_share(every, field, cut_out) >= least:
             return chosen, weights, turns
-    raise InputError(f"no mixture of {count} train cases is far enough from all of them: take more patients")
+    raise InputError(f"no mixture of {count} train cases is like none of them: take more patients")
 
 
-def distance(one: np.ndarray, other: np.ndarray) -> float:
-    """Root mean square difference of two fields, on every second voxel."""
-    return float(np.sqrt(np.mean((one[::3, ::3, ::3] - other[::3, ::3, ::3]) ** 2)))
+def compared(field: np.ndarray) -> np.ndarray:
+    """A field's voxels on a coarse grid: ``[n]``."""
+    return field[1::3, 1::3, 1::3].ravel()
 
 
-def usual_distance(fields: dict[str, np.ndarray]) -> float:
-    """What ``NEAREST_QUANTILE`` of the train cases have to their nearest one, or less."""
-    every = list(fields.values())
-    nearest = [min(distance(one, other) for other in every if other is not one) for one in every]
-    return float(np.quantile(nearest, NEAREST_QUANTILE))
+def nearest_share(every: np.ndarray, field: np.ndarray, cut_out: bool) -> float:
+    """Distance of the nearest of ``every`` ``[cases n]`` as a share of that of the next; mirrored if that is nearer."""
+    turns = range(len(MIRRORS)) if cut_out else (0,)
+    distances = [np.linalg.norm(every - compared(turned(field, turn)), axis=1) for turn in turns]
+    first, second = np.sort(np.min(distances, axis=0))[:2]
+    return float(first / second)
+
+
+def usual_share(fields: dict[str, np.ndarray], cut_out: bool) -> float:
+    """The ``NEAREST_QUANTILE`` of the train cases' own `nearest_share` among the others."""
+    every = np.stack([compared(field) for field in fields.values()])
+    shares = [nearest_share(np.delete(every, i, axis=0), field, cut_out) for i, field in enumerate(fields.values())]
+    return float(np.quantile(shares, NEAREST_QUANTILE))
 
 
 def nodules_of(case: Case) -> list[dict]:
