@@ -217,8 +217,8 @@ def probe_outlines(synthetic: list[Path], known: list[Path], held_out: list[Path
     for name in DISGUISES:
         for copy, i in enumerate(chosen):
             queries.append(disguise(name, *read["known"][i], cut_out, stream(seed, "outline", name, copy)))
-            rows.append({"group": "planted", "case": known[i].name, "place": known[i].name, "patient": patients[known[i].name],
-                         "source": known[i].name, "disguise": name, "copy": copy})  # fmt: skip
+            source = {"source": known[i].name, "disguise": name, "copy": copy}
+            rows += [row | source for row in _about("planted", [known[i]], [patients[known[i].name]])]
     owners = [patients[folder.name] for folder in known]
     matches = find(np.stack(queries), np.stack([outline for outline, _ in read["known"]]), owners)
     for row, match in zip(rows, matches, strict=True):
