@@ -11,7 +11,7 @@ sums with the mean and the covariance of the patients' fields, whatever these ar
 Arrays are ``[x y z]``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage, special
@@ -30,6 +30,11 @@ def reaches_border(lungs: np.ndarray) -> bool:
     """Whether the lungs go on beyond three of the volume's six faces or more, as in a cut-out."""
     faces = [np.take(lungs, side, axis) for axis in range(3) for side in (0, -1)]
     return sum(bool(face.any()) for face in faces) >= 3
+
+
+def are_cut_outs(cases: Iterable[Case]) -> bool:
+    """Whether most of these cases are no whole chests."""
+    return float(np.mean([reaches_border(np.asarray(case.lungs) > 0) for case in cases])) > 0.5
 
 
 def frame_of(lungs: np.ndarray, spacing_mm: np.ndarray) -> tuple[np.ndarray, float]:

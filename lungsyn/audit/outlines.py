@@ -24,7 +24,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from lungsyn.anatomy.shapes import frame, frame_of, occupancy, reaches_border
+from lungsyn.anatomy.shapes import are_cut_outs, frame, frame_of, occupancy
 from lungsyn.audit.memorisation import TURNS
 from lungsyn.errors import InputError
 from lungsyn.random import stream
@@ -188,9 +188,9 @@ REQUIRED = tuple(name for name in DISGUISES if name not in (TURNED_A_LITTLE, BEN
 
 
 def disguise(name: str, outline: np.ndarray, edge_mm: float, cut_out: bool, rng: np.random.Generator) -> np.ndarray:
-    """An outline ``[e e e]`` in this disguise; that of a whole chest is put into its own frame again."""
+    """An outline ``[e e e]`` in this disguise; that of a whole chest is put into its own frame again, if it left it."""
     make = DISGUISES[name]
-    if cut_out:
+    if cut_out or name == AS_IT_IS:
         return make(outline, edge_mm / EDGE, rng).astype(np.float32)
     made = make(np.pad(outline, EDGE // 4, mode="edge"), edge_mm / EDGE, rng)
     centre, edge = frame_of(np.clip(made - 1, 0, 1), np.ones(3))
@@ -206,7 +206,7 @@ def probe_outlines(synthetic: list[Path], known: list[Path], held_out: list[Path
     ``known``: the cases whose masks the set may have, the train cases and those that lent it masks."""
     groups = {"synthetic": synthetic, "held-out": held_out, "known": known}
     cases = {group: [open_case(folder) for folder in folders] for group, folders in groups.items()}
-    cut_out = np.mean([reaches_border(np.asarray(case.lungs) > 0) for case in cases["known"]]) > 0.5
+    cut_out = are_cut_outs(cases["known"])
     read = {group: [read_outline(case, cut_out) for case in found] for group, found in cases.items()}
     patients = {folder.name: case.about["patient"] for folder, case in zip(known, cases["known"], strict=True)}
     chosen = stream(seed, "planted outlines").permutation(len(known))

@@ -8,11 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lungsyn.audit.memorisation import TURNS, aligned
+from lungsyn.audit.outlines import OUTLINE, are_cut_outs, read_outline, turned
 from lungsyn.audit.patches import Cutter, Place, cut
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.pictures import draw_slice
 from lungsyn.settings.evaluation import Figures
+from lungsyn.volume.files import open_case
 
+OUTLINES = 4  # of each group
 PAIRS = {"nodule": 4, "volume": 2}  # of each group
 
 
@@ -61,6 +64,43 @@ def plot_nearest(
     save(11, 2.15 * n_rows + 1.2, settings.dpi, out, draw)
 
 
+def plot_outlines(
+    rows: Sequence[Mapping], folders: Mapping[str, Path], set_name: str, study_name: str, settings: Figures, out: Path
+) -> None:
+    """The synthetic outlines whose nearest train one stands out most, laid over it in three planes; beside them the
+    held-out ones for which that is chance. ``rows``: of `outlines.probe_outlines`; ``folders``: of all cases."""
+    groups = {group: _closest(rows, OUTLINE, group) for group in ("synthetic", "held-out")}
+    known = [folders[row["case"]] for row in rows if (row["kind"], row["group"]) == (OUTLINE, "train")]
+    cut_out = are_cut_outs(open_case(folder) for folder in known)
+
+    def draw(figure: Figure) -> None:
+        for half, (group, found), colour in zip(
+            figure.subfigures(1, 2, wspace=0.03), groups.items(), (COLOURS[4], COLOURS[5]), strict=True
+        ):
+            half.suptitle(f"{group} (colour) over nearest train (black)", fontsize=10.5, color=colour)
+            for line, row in zip(half.subplots(OUTLINES, 3, squeeze=False), found, strict=False):
+                _overlay(line, row, folders, cut_out, colour)
+        headline(figure, f"Nearest outlines of set “{set_name}”", study_name)
+
+    save(11, 2.0 * OUTLINES + 1.2, settings.dpi, out, draw)
+
+
+def _overlay(axes, row: Mapping, folders: Mapping[str, Path], cut_out: bool, colour: str) -> None:
+    """Body and lungs of a probe, turned as it fits, and of its nearest, in the middle of each plane."""
+    probe, nearest = (read_outline(open_case(folders[row[key]]), cut_out)[0] for key in ("case", "nearest"))
+    probe = turned(probe, _turn(row["order"], row["mirror"]))
+    for axis, across in zip(axes, (2, 1, 0), strict=True):
+        for outline, line in ((nearest, "black"), (probe, colour)):
+            axis.contour(np.take(outline, len(outline) // 2, across).T, (0.5, 1.5), colors=line, linewidths=1.0)
+        axis.set(aspect="equal", xticks=[], yticks=[])
+    axes[0].set_ylabel(f"likeness {float(row['correlation']):.2f}", fontsize=9)
+
+
+def _turn(order: str, mirror: str) -> int:
+    """The number of a turn from the names of its axes."""
+    return TURNS.index(tuple(tuple("xyz".index(letter) for letter in letters) for letters in (order, mirror)))
+
+
 def _closest(rows: Sequence[Mapping], kind: str, group: str) -> list[Mapping]:
     """The group's rows, the highest correlation first."""
     found = [row for row in rows if row["kind"] == kind and row["group"] == group]
@@ -78,7 +118,7 @@ def _pair(axes, row: Mapping, cubes: Cubes, window_hu) -> None:
     if row["held_out_correlation"]:
         words[2] = f"r = {float(row['held_out_correlation']):.2f}"
     for axis, cube, (shift, order, mirror), word in zip(axes, values, moves, words, strict=False):
-        turn = TURNS.index(tuple(tuple("xyz".index(letter) for letter in letters) for letters in (order, mirror)))
+        turn = _turn(order, mirror)
         core = aligned(cube, np.array(shift.split(), dtype=int), turn, cubes.max_shift)
         draw_slice(axis, core, 2, core.shape[2] // 2, (1.0, 1.0, 1.0), window_hu)
         axis.set_title(word, fontsize=9, pad=3)

@@ -243,12 +243,13 @@ def _curves(paths: Sequence[Path]) -> list[list[dict]]:
 def _plot_set_arguments(parser):
     add_of(parser, "set", "size")
     add(parser, "synthetic", "train", "held-out", nargs="+")
+    parser.add_argument("--donors", type=Path, nargs="*", default=[], help="cases beside --train that lent it masks")
     add(parser, "neighbours", "fidelity", "out", "pictures")
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
     add_section(parser, audit=Probing, study=Study, figures=Figures)
 
 
-@verb("evaluation", "plot-set", _plot_set_arguments, recipe=1)
+@verb("evaluation", "plot-set", _plot_set_arguments, recipe=2)
 def evaluation_plot_set(args) -> None:
     """Draw a synthetic set: random cases beside real ones, the closest to a train case, its measures and distances."""
     from lungsyn.audit.figures import plot_fidelity
@@ -259,13 +260,14 @@ def evaluation_plot_set(args) -> None:
     set_name, study = args.of["set"], args.study
     shown = {
         kind: gallery.entry(kind, set_name=set_name, size=args.of["size"])
-        for kind in ("contact_sheet", "fidelity", "quality", "nearest")
+        for kind in ("contact_sheet", "fidelity", "quality", "nearest", "outlines")
     }
     places = {kind: args.out / row["file"] for kind, row in shown.items()}
     real, made = ({f.name: open_case(f) for f in case_folders(paths)} for paths in (args.train, args.synthetic))
     plot_contact_sheet(real, made, study.seed, study.name, args.figures, places["contact_sheet"])
     plot_quality(_judged(args), set_name, study, args.figures, places["quality"])
     _plot_nearest(args, places["nearest"])
+    _plot_outlines(args, places["outlines"])
     plot_fidelity(read_json(args.fidelity), study.name, args.figures.dpi, places["fidelity"])
     judged = [row for kind, row in shown.items() if kind != "quality" or args.reference]  # else it shows nothing
     write_table(args.pictures, judged, gallery.COLUMNS)
@@ -297,6 +299,14 @@ def _plot_nearest(args, out: Path) -> None:
     cutters = {kind: probes.choose_cutter(kind, list(found.values()), args.audit) for kind, found in places.items()}
     cubes, rows = Cubes(places, cutters, args.audit.max_shift_voxels), read_table(args.neighbours)
     plot_nearest(rows, cubes, args.of["set"], args.study.name, args.figures, out)
+
+
+def _plot_outlines(args, out: Path) -> None:
+    """Outlines of the synthetic cases over those of the nearest train cases."""
+    from lungsyn.audit.pictures import plot_outlines
+
+    folders = {f.name: f for f in case_folders([*args.synthetic, *args.train, *args.held_out, *args.donors])}
+    plot_outlines(read_table(args.neighbours), folders, args.of["set"], args.study.name, args.figures, out)
 
 
 def _report_arguments(parser):

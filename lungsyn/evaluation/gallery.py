@@ -29,6 +29,8 @@ CAPTIONS = {
     "floor.",
     "nearest": "Set {}: the synthetic cases closest to a train case (r: correlation of what the masks do not explain), "
     "and the held-out cases closest to one, for which it is chance.",
+    "outlines": "Set {}: lungs and body of the synthetic cases whose nearest train patient stands out most, over that "
+    "patient's, and the same for held-out cases, for which it is chance.",
     "training": "Loss curves of everything that was trained.",
 }
 

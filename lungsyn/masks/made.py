@@ -66,7 +66,7 @@ class Family(MaskSource):
 
     def rows(self, cases, volumes, seed, settings, worst=()):
         opened = {folder.name: open_case(folder) for folder in cases}
-        cut_out = np.mean([shapes.reaches_border(np.asarray(case.lungs) > 0) for case in opened.values()]) > 0.5
+        cut_out = shapes.are_cut_outs(opened.values())
         of_patient: dict[str, str] = {}
         for name, case in opened.items():
             of_patient.setdefault(case.about["patient"], name)
@@ -84,7 +84,7 @@ class Family(MaskSource):
         place = usual_place(opened.values()) if cut_out else "anywhere"
         counts = [len(case.about["nodules"]) for case in opened.values()]
         seeds = [seed_of(seed, "volume", "made", i) for i in range(volumes)]
-        told = (names, fields, least, known, counts, bool(cut_out), place)
+        told = (names, fields, least, known, counts, cut_out, place)
         return [self._row(i, *told, own, settings) for i, own in enumerate(seeds)]
 
     def _row(self, i, names, fields, least, known, counts, cut_out, place, seed, settings) -> dict:

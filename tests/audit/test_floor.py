@@ -254,7 +254,7 @@ def test_the_command_line_measures_and_draws(folders, tmp_path, study, few_draws
                      f"--neighbours={nearest}", f"--fidelity={tmp_path / 'fidelity.json'}",
                      f"--study={as_json(study.study)}", f"--figures={as_json(study.figures)}",
                      f"--out={tmp_path / 'figures'}"]) == 0  # fmt: skip
-    for name in ("contact_sheet", "quality", "nearest", "fidelity"):
+    for name in ("contact_sheet", "quality", "nearest", "outlines", "fidelity"):
         picture = Image.open(tmp_path / f"figures/{name}-untargeted-100.png").convert("L")
         assert min(picture.size) > 100 and np.asarray(picture, dtype=float).std() > 5, name
 

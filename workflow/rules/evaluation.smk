@@ -138,6 +138,7 @@ rule plot_set:
         synthetic=lambda w: batches(w.set, w.size),
         train=cases("train"),
         held_out=lambda w: cases(*held_out_splits(w))(w),
+        donors=donors,
         reference=of_generator(RANGES, is_checked),
         neighbours="results/audit/{set}/{size}/nearest.tsv",
         fidelity="results/audit/{set}/{size}/fidelity.json",
@@ -152,6 +153,7 @@ rule plot_set:
         ),
         "results/figures/quality-{set}-{size}.png",
         "results/figures/nearest-{set}-{size}.png",
+        "results/figures/outlines-{set}-{size}.png",
         pictures="results/figures/set-{set}-{size}.tsv",
         cost="results/figures/set-{set}-{size}.cost.json",
     log:
@@ -164,8 +166,8 @@ rule plot_set:
         figures=settings(STUDY.figures),
     shell:
         "lungsyn evaluation plot-set --of set={wildcards.set} size={wildcards.size} --synthetic {input.synthetic}"
-        " --train {input.train} --held-out {input.held_out} --neighbours {input.neighbours} --fidelity {input.fidelity}"
-        " {params.reference}"
+        " --train {input.train} --held-out {input.held_out} --donors {input.donors} --neighbours {input.neighbours}"
+        " --fidelity {input.fidelity} {params.reference}"
         " --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
         " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"
 
