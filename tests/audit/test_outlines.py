@@ -12,6 +12,7 @@ from lungsyn.errors import InputError
 from lungsyn.random import stream
 from lungsyn.settings.audit import Thresholds
 from lungsyn.volume.files import Case, open_case, write_case
+from tests.conftest import labelled_case
 
 SETTINGS = Thresholds()
 
@@ -39,7 +40,7 @@ def case_of(lungs: np.ndarray, name: str, donor: str | None = None, spacing_mm: 
     nothing = np.zeros_like(lungs)
     hu = np.zeros(lungs.shape, np.int16)
     about = {"case": name, "patient": name, "nodules": []} | row
-    return Case(hu, nothing, lungs, np.ones_like(lungs), np.diag([spacing_mm] * 3 + [1.0]), about)
+    return labelled_case(hu, nothing, lungs, np.ones_like(lungs), np.diag([spacing_mm] * 3 + [1.0]), about)
 
 
 @pytest.fixture(scope="module")

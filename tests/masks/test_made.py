@@ -11,6 +11,7 @@ from lungsyn.volume.files import Case, open_case, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.space import Space
 from tests.audit.test_outlines import chest, wall
+from tests.conftest import labelled_case
 
 
 def with_nodule(lungs: np.ndarray, name: str, radius: float) -> Case:
@@ -23,7 +24,7 @@ def with_nodule(lungs: np.ndarray, name: str, radius: float) -> Case:
     lungs[(nodules > 0) & (lungs == 0)] = 1
     space = Space(lungs.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
     about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, lungs, space)}
-    return Case(np.zeros(lungs.shape, np.int16), nodules, lungs, np.ones_like(lungs), space.affine, about)
+    return labelled_case(np.zeros(lungs.shape, np.int16), nodules, lungs, np.ones_like(lungs), space.affine, about)
 
 
 @pytest.fixture(scope="module", params=[wall, chest], ids=["cut-outs", "chests"])
@@ -85,7 +86,7 @@ def test_no_train_patient_is_as_near_as_a_copy(folders, drawn):
     made_up = []
     for scene in drawn[1]:
         nodules, lungs, body = (np.asarray(scene.labels[name]) for name in ("nodules", "lungs", "body"))
-        case = Case(np.zeros(lungs.shape, np.int16), nodules, lungs, body, scene.affine, {})
+        case = labelled_case(np.zeros(lungs.shape, np.int16), nodules, lungs, body, scene.affine, {})
         made_up.append(read_outline(case, cut_out)[0])
     owners = [case.about["patient"] for case in cases]
     assert max(match.likeness for match in find(np.stack(made_up), known, owners)) < 0.97
