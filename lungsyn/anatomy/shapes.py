@@ -103,6 +103,14 @@ def mixed(fields: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
     return total
 
 
+def filled_like(mixture: np.ndarray, fields: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """A mixture whose surface is moved until its volume is the weighted geometric mean of its patients' (no less and
+    no more than any has): what is thin in each of them, at another place, is lost in their sum."""
+    volumes = np.array([max((field > 0).sum(), 1) for field in fields])
+    wanted = np.clip(np.exp(weights @ np.log(volumes)), volumes.min(), volumes.max())
+    return mixture - np.float32(np.quantile(mixture, 1 - wanted / mixture.size))
+
+
 def on_grid(field: np.ndarray, shape: Sequence[int], step: np.ndarray, first: np.ndarray) -> np.ndarray:
     """A field at the voxels of a finer grid, linear: voxel i lies at ``first + step * i`` of the frame."""
     return ndimage.affine_transform(field, np.asarray(step), np.asarray(first), tuple(shape), order=1, mode="nearest")

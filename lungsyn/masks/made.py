@@ -238,6 +238,8 @@ def chest_of(cases, weights, turns, rng) -> tuple[dict[str, np.ndarray], np.ndar
     edge_mm = float(np.exp(weights @ np.log(edges_mm)))
     step = spacing_mm * VOXELS / edge_mm
     fields = {name: shapes.mixed([fields[name] for fields in every], weights) for name in every[0]}
+    for side in ("right", "left"):
+        fields[side] = shapes.filled_like(fields[side], [fields[side] for fields in every], weights)
     low, high = bounding_box(np.maximum(fields["right"], fields["left"]) > 0)
     margin = MARGIN_MM * VOXELS / edge_mm
     first = low - margin

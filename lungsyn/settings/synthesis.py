@@ -60,7 +60,7 @@ class SyntheticSet(Section):
     generator: Name = Field(description="Which of generators makes it")
     conditions: AnyMasks = Field(
         description="Where its masks come from: a kind, or a section with the kind's own keys. untargeted: masks from "
-        "train cases; targeted: from the benchmark's worst validation cases; inpainted: train cases keep their CT, "
-        "only nodules are made (or pasted: generator kind copy_paste)"
+        "train cases; targeted: from the benchmark's worst validation cases; made: nobody's, mixed from train "
+        "cases; inpainted: train cases keep their CT, only nodules are made (or pasted: generator kind copy_paste)"
     )
     volumes: Count = Field(description="Number of synthetic cases")

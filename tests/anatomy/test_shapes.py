@@ -50,6 +50,18 @@ def test_a_mixture_of_concentric_balls_is_a_ball_of_the_mean_radius():
     assert made.sum() == pytest.approx(ball(32, 10.0).sum(), rel=0.08)
 
 
+def test_a_mixture_of_thin_shapes_keeps_their_volume():
+    """Two plates of three voxels beside each other: their sum has no inside, the mixture their volume."""
+    plates = np.zeros((2, 24, 24, 24), np.float32)
+    plates[0, 6:9], plates[1, 14:17] = 1, 1
+    fields, weights = [shapes.signed_distance(plate) for plate in plates], np.array([0.5, 0.5])
+    total = shapes.mixed(fields, weights)
+    assert not (total > 0).any()
+    assert (
+        shapes.filled_like(total + np.random.default_rng(0).normal(0, 1e-3, total.shape), fields, weights) > 0
+    ).sum() == (pytest.approx(plates[0].sum(), rel=0.02))
+
+
 def test_roughness_is_what_is_asked_for():
     """A wall in the middle: where the field is zero moves by a standard deviation of 1.5 voxels."""
     field = np.broadcast_to(20.5 - np.arange(40.0, dtype=np.float32)[:, None, None], (40, 40, 40))
