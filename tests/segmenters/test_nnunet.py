@@ -43,7 +43,7 @@ def whole(folders, tmp_path_factory):
 
 def test_its_length_is_what_the_settings_say(whole):
     batch = whole.facts["plans"]["configurations"]["3d_fullres"]["batch_size"]
-    assert whole.facts["steps"] == 3
+    assert whole.facts["steps"] == 3 and whole.facts["nnunet"][0] == "2"
     assert [record["images_seen"] for record in whole.records] == [batch, 2 * batch, 3 * batch]
     assert all(np.isfinite(record["loss"]) for record in whole.records)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,8 @@ def train(
     records = curve(state["logging"], settings.epoch_steps * batch)
     precision = torch.float16 if device.type == "cuda" else torch.float32
     facts = planned | {
-        "steps": settings.epochs * settings.epoch_steps, "ran_on": describe(device, precision),
+        "nnunet": version("nnunetv2"), "steps": settings.epochs * settings.epoch_steps,
+        "ran_on": describe(device, precision),
         "cost": {"seconds": records[-1]["seconds"], **peak_memory_mb(device)},
     }  # fmt: skip
     return Trained(state["network_weights"], facts, records)
