@@ -118,21 +118,22 @@ def comparison(folder: Path, cases: int) -> Work:
 
 def report(folder: Path, cases: int) -> Work:
     """The page, with the figure of each case's difference in it."""
-    from lungsyn.evaluation.figures import plot_dice_difference
-    from lungsyn.evaluation.report import build
+    from lungsyn.evaluation.figures import Frame, plot_dice_difference
+    from lungsyn.evaluation.report import Findings, build
     from lungsyn.settings.checking import check, read
     from lungsyn.settings.section import as_json
 
     compare, settings = comparison(folder, cases), as_json(check(read([ROOT / "config.yaml"])))
     rows, scores, figure = compare(), _scores(folder), folder / "dice_difference-unet-100.png"
+    shown = {"file": figure, "caption": ""}
     listed = [
         {"case": f"case-{k}", "patient": f"patient-{k}", "split": split, "n_nodules": "1", "status": "included",
          "reason": "", "warnings": f"odd in way {k % 50}"} for k, split in enumerate(_splits(cases))
     ]  # fmt: skip
 
     def work() -> str:
-        plot_dice_difference(scores, rows, [], ARMS[0], [], "growth", 60, figure)
-        return build("growth", settings, {"unet": rows}, {}, listed, [(figure, "")], {})
+        plot_dice_difference(scores, rows, [], Frame(ARMS[0], [], "growth", 60), figure)
+        return build("growth", settings, Findings({"unet": rows}, cohort=listed, pictures=[shown]))
 
     return work
 
