@@ -45,7 +45,8 @@ def measured(results: Path) -> dict[tuple[str, str], tuple[float, str]]:
     for path in results.glob("generator/**/model.safetensors"):
         facts = model_facts(path)
         of = "train_generator", _but_length(facts["generator"], "images")
-        found.setdefault(of, []).append((facts["cost"]["seconds"] / facts["images_seen"], facts.get("ran_on", "")))
+        units = facts.get("images_seen", 1)  # a family that counts none takes about as long each time
+        found.setdefault(of, []).append((facts["cost"]["seconds"] / units, facts.get("ran_on", "")))
     for path in results.glob("segmentation/**/model.safetensors"):
         facts = model_facts(path)
         kind = facts.get("kind", DEFAULT_KIND)
@@ -76,7 +77,7 @@ def job_seconds(rule: str, wildcards: dict, study: Config, rates: dict) -> tuple
     """Expected seconds of one job and what they were measured on; None where nothing like it was."""
     if rule == "train_generator":
         settings = study.generators[wildcards["generator"]].model_dump(mode="json")
-        of, units = (rule, _but_length(settings, "images")), settings["images"]
+        of, units = (rule, _but_length(settings, "images")), settings.get("images", 1)
     elif rule == "train_segmenter":
         trial = study.segmenters[wildcards["segmenter"]]
         of, units = _segmenter(trial.kind, settings_of(trial).model_dump(mode="json"))

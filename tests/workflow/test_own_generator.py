@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungsyn.planning import measured
 from lungsyn.provenance import model_facts
 from lungsyn.volume.files import open_case
 from lungsyn.volume.tables import read_table
@@ -66,5 +67,7 @@ def test_a_generator_and_a_source_of_masks_of_a_user_make_a_study(package, snake
         assert np.std(case.ct[(case.lungs > 0) & (case.nodules == 0)]) == pytest.approx(30, abs=1)
         assert case.about["made"]["inputs"].keys() == {"model"}
     assert (results / "report.html").exists()
+    rates = {of: seconds for (rule, of), (seconds, _) in measured(results).items() if rule == "train_generator"}
+    assert list(rates.values()) == [facts["cost"]["seconds"]]  # what `lungsyn plan` expects the next time
     again = snakemake(folder, "--configfile", "tests/workflow/tiny.yaml", str(overlay))
     assert "Nothing to be done" in again.stdout, again.stdout[-2000:]
