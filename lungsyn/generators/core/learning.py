@@ -17,6 +17,7 @@ from lungsyn.optimizer import Muon
 from lungsyn.processes import ALONE, Team
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.steps import Steps
+from lungsyn.volume.files import Case
 
 
 class Learning:
@@ -30,6 +31,8 @@ class Learning:
     what = "generator"  # is trained, in the log
     keeps_last = False  # whether the last weights are the best ones, not those of the least held-out loss
     alone = False  # whether it is trained by one process only
+    examples = None  # the data set that it learns from; None: `TrainingPatches`
+    condition_channels = 0  # of what ``seen`` and ``surroundings`` give, beside coordinates and coarse view
 
     def __init__(  # eight arguments, but by name: a family says those that it has
         self, settings: PatchSettings, *, schedule: str = "pure_noise", timesteps: int = 1,
@@ -53,6 +56,17 @@ class Learning:
     def build(self) -> nn.Module:
         """The network, with fresh weights from torch's random numbers."""
         raise NotImplementedError
+
+    def seen(self, case: Case, padded, start, rng) -> Tensor | None:
+        """What a training patch at ``start`` is given of its surroundings, in place of the coarse view: ``[c ...]``."""
+        return None
+
+    def surroundings(self, x: Tensor) -> Callable[[list], Tensor] | None:
+        """What patches of a noisy volume ``x`` are given of their surroundings: ``[b c ...]``; None: nothing."""
+        from lungsyn.generators.core.synthesis import coarse_view, crop_views
+
+        view = coarse_view(x, self)
+        return None if view is None else lambda patches: crop_views(view, patches, self)[:, None]
 
     def learner(self, network: nn.Module, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The module of all that learns (the ``network``, or it and others), and the optimiser of its weights."""

@@ -64,7 +64,7 @@ def with_halo(volume: Tensor, start, size) -> Tensor:
 def coarse_windows(
     learning: Learning, starts: Sequence, size: Sequence[int], shape, views: Tensor | None, device="cpu"
 ) -> Tensor:
-    """The half-resolution inputs of patches of ``size`` voxels: their coordinates, then the coarse views:
+    """The half-resolution inputs of patches of ``size`` voxels: their coordinates, then the ``views``:
     ``[b c X/2 Y/2 Z/2]``."""
     half = [n // 2 for n in size]
     parts = []
@@ -75,7 +75,7 @@ def coarse_windows(
             along = pairs.reshape(-1, 1, *(n if k == axis else 1 for k in range(3)))
             parts.append(along.expand(-1, 1, *half))
     if views is not None:
-        parts.append(views[:, None])
+        parts.append(views)
     return torch.cat(parts, dim=1) if parts else torch.zeros(len(starts), 0, *half, device=device)
 
 
@@ -137,8 +137,12 @@ class TrainingPatches(Dataset):
         x_t = with_halo(x_t[:, *in_padded], there, s.patch_voxels)
         masks = with_halo(masks[:, *in_padded], there, s.patch_voxels)
         x0, noise = inner(x0), inner(noise)
-        view = self._coarse_view(case, padded, start, noise, abar, rng) if learning.context_factor else None
-        coarse = coarse_windows(learning, [start], (s.patch_voxels,) * 3, case.ct.shape, view)[0]
+        view = learning.seen(case, padded, start, rng)
+        if learning.context_factor:
+            view = self._coarse_view(case, padded, start, noise, abar, rng)
+        coarse = coarse_windows(
+            learning, [start], (s.patch_voxels,) * 3, case.ct.shape, None if view is None else view[None]
+        )[0]
         target = None if tells_itself else training_target(learning.prediction, x0, noise, abar)[None]
         example = [x_t, target, masks, coarse]
         flips = s.flips and not self.stratified

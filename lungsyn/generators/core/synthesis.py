@@ -32,7 +32,7 @@ from lungsyn.random import seed_of, stream
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.patches import Patch, axis_starts, box, patch_stride, shifted_spans, spans_of
 
-# (x_t [b 1 X+2h Y+2h Z+2h] with its halo, patches, coarse views [b X/2 Y/2 Z/2] or None, t) -> x_0 [b X Y Z]
+# (x_t [b 1 X+2h Y+2h Z+2h] with its halo, patches, their surroundings [b c ...] or None, t) -> x_0 [b X Y Z]
 PatchDenoiser = Callable[[Tensor, list[Patch], Tensor | None, int], Tensor]
 
 
@@ -105,11 +105,11 @@ def blended(
 
     @torch.no_grad()
     def denoiser(x: Tensor, t: int) -> Tensor:
-        view = coarse_view(x, learning)
+        surroundings = learning.surroundings(x)
 
         def x0_of(patches: list[Patch]) -> Tensor:
             x_t = torch.stack([with_halo(x, *patch) for patch in patches])[:, None]
-            return denoise(x_t, patches, crop_views(view, patches, learning) if view is not None else None, t)
+            return denoise(x_t, patches, surroundings(patches) if surroundings else None, t)
 
         made.append(made.pop(0).zero_() if len(made) == 2 else torch.zeros_like(x))
         x0 = blend(made[-1], grid_at(t), patches_per_batch, x0_of, occupied)

@@ -62,7 +62,7 @@ def train(
     averages = {"average": average, "best": best}
 
     learned, held_out = hold_out(folders, settings, seed)
-    patches = TrainingPatches(learned, settings, seed)
+    patches = (learning.examples or TrainingPatches)(learned, settings, seed)
     watched = list(held_out_batches(held_out, settings, seed, team)) if held_out else []
     chosen, data = settings.model_dump(mode="json"), data_digests(folders)
     key, any_length = (checkpoint.digest(made_by, seed, data) for made_by in (chosen, chosen | {"images": None}))
@@ -175,7 +175,8 @@ def due(images_seen: int, batch: int, settings: PatchSettings) -> bool:
 
 def held_out_batches(folders: list[Path], settings: PatchSettings, seed: int, team: Team = ALONE) -> Iterator[dict]:
     """The same patches, noise and evenly spaced timesteps at every check; no flips, no dropout."""
-    patches = TrainingPatches(folders, settings, seed, stratified=settings.validation_patches)
+    examples = settings.learning().examples or TrainingPatches
+    patches = examples(folders, settings, seed, stratified=settings.validation_patches)
     for numbers in batches(team.share(range(settings.validation_patches)), settings.batch_patches):
         yield collate([patches[i] for i in numbers])
 

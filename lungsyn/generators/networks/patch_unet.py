@@ -97,7 +97,7 @@ class PatchUNet(nn.Module):
         usual = self.band_sd[:, None, None, None]
         c_in, _, c_out = precondition(abar, usual)  # [b 8 1 1 1] each
         with torch.autocast(x.device.type, enabled=False):
-            mean = expected_blocks(masks, self.means)
+            mean, coarse = self.expected(masks, coarse)
             rest = x - abar.sqrt() * mean
             parts = shares(rest)
             variance = inner(local_variance(parts, abar, usual.square()), HALO // 2)  # per block of two voxels
@@ -116,6 +116,10 @@ class PatchUNet(nn.Module):
             v = (skip * parts).sum(dim=1, keepdim=True) + from_bands(c_out * correction) - (1 - abar).sqrt() * mean
         return from_v(self.prediction, v, x, abar)
 
+    def expected(self, masks: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """What is said of x_0 before anything is learned, with its halo, and the inputs at half resolution."""
+        return expected_blocks(masks, self.means), coarse
+
     def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
         for block in level:
             if self.checkpointing and self.training:
@@ -131,7 +135,7 @@ def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
 
 def coarse_channels(learning: Learning) -> int:
     """Channels that enter at half resolution: three coordinates, one coarse view."""
-    return 3 * learning.position + (learning.context_factor > 0)
+    return 3 * learning.position + (learning.context_factor > 0) + learning.condition_channels
 
 
 class Embedding(nn.Module):
