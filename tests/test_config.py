@@ -77,7 +77,7 @@ BAD = [
     ("cohort.labels", ["Air way"], r"cohort\.labels: 'Air way' is no name of a label: use small letters"),
     ("sets.targeted.generator", "gan", r"sets\.targeted\.generator is 'gan'"),
     ("figures.case_arms", ["real", "unreal"], r"figures\.case_arms is 'unreal'"),
-    ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'copy_paste'"),
+    ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'cascade_ddpm'"),
     ("arms.real.synthetic_share", 0.5, r"arms\.real: synthetic_share 0\.5 divides .* only one kind: remove it"),
     ("segmenters.unet.channels", [4] * 5, r"segmenters\.unet: patch_voxels is 24; .* a multiple of 16: change"),
     (
