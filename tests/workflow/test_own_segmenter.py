@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lungsyn.provenance import model_facts
-from lungsyn.volume.files import open_case, read_volume
+from lungsyn.volume.files import Case, open_case, read_volume
+from lungsyn.volume.predictions import read_predictions
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT
 
@@ -41,6 +42,14 @@ def package(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+def predicted(results: Path, segmenter: str) -> list[tuple[Case, np.ndarray]]:
+    """Each case that the first training of the arm ``real`` has predicted, and the prediction."""
+    folder = results / f"predictions/{segmenter}/real/100"
+    rows = [row for row in read_predictions(folder) if row["replicate"] == "0"]
+    assert len(rows) == 3
+    return [(open_case(results / "cases" / row["case"]), read_volume(row["file"]).data) for row in rows]
+
+
 @pytest.mark.slow
 def test_segmenters_of_a_user_take_part_in_a_study(tiny_study, package, snakemake, tmp_path):
     """Beside the study's own, of which nothing runs again."""
@@ -60,11 +69,9 @@ def test_segmenters_of_a_user_take_part_in_a_study(tiny_study, package, snakemak
     scored = {row["case"] for row in read_table(results / "scores/dense/real/100.tsv")}
     assert scored == {row["case"] for row in read_table(results / "scores/unet/real/100.tsv")}
     assert (results / "comparison/dense.tsv").exists()
-    for path in (results / "predictions/dense/real/100/0").glob("*.nii"):
-        case, percent = open_case(results / "cases" / path.stem), read_volume(path).data
+    for case, percent in predicted(results, "dense"):
         assert set(np.unique(percent)) == {0, 80} and not percent[case.body == 0].any()
-    for path in (results / "predictions/copied/real/100/0").glob("*.nii"):
-        case = open_case(results / "cases" / path.stem)
-        assert np.array_equal(read_volume(path).data, np.where(case.ct > 0, 100, 0))
+    for case, percent in predicted(results, "copied"):
+        assert np.array_equal(percent, np.where(case.ct > 0, 100, 0))
     assert "Segmenter: dense" in (results / "report.html").read_text(encoding="utf-8")
     assert os.environ["PYTHONPATH"] == str(package)  # nothing was installed
