@@ -54,5 +54,5 @@ def own_view(patches: Tensor, learning: Learning) -> Tensor | None:
     """The coarse view of patches ``[b P P P]`` with nothing around them; None without context."""
     if not learning.context_factor:
         return None
-    pooled = F.avg_pool3d(patches[:, None], 2 * learning.context_factor)[:, 0]
+    pooled = F.avg_pool3d(patches[:, None], 2 * learning.context_factor)  # [b 1 ...]
     return F.pad(pooled, [coarse_margin(learning.settings.patch_voxels, learning)] * 6)
