@@ -31,7 +31,8 @@ class OfKind:
             return Section.model_validate(value)  # which says what a section is
         kind = value.get("kind", self.default) if isinstance(value, dict) else getattr(value, "kind", self.default)
         if not isinstance(kind, str) or kind not in kinds(self.seam):
-            told = PydanticCustomError(UNKNOWN, "it must be one of {kinds}", {"kinds": self.known})
+            unknown = PydanticCustomError(UNKNOWN, "it must be one of {kinds}", {"kinds": self.known})
+            told = unknown if kind is None or isinstance(kind, str) else "string_type"
             raise ValidationError.from_exception_data(
                 self.seam, [InitErrorDetails(type=told, loc=("kind",), input=kind)]
             )
