@@ -14,13 +14,14 @@ from lungsyn import checkpoint
 from lungsyn.generators import cascade_ddpm
 from lungsyn.generators.core import training
 from lungsyn.generators.core.bands import HALO, expected, inner, tissue_means
-from lungsyn.generators.core.canvas import Background, make_canvas
+from lungsyn.generators.core.canvas import Background, How, make_canvas
 from lungsyn.generators.core.patches import TrainingPatches, with_halo
 from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.generators.core.synthesis import denoised_volume, synthesise
 from lungsyn.generators.networks import cascade
 from lungsyn.live import watcher
 from lungsyn.masks.core.rows import untargeted
+from lungsyn.seams import Run
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import as_json, part
 from lungsyn.volume.files import open_case
@@ -185,12 +186,11 @@ def test_what_is_known_leads_the_patches_too(settings):
 def test_patches_are_led_by_the_whole_chest(network, settings, synthesis):
     """Another whole chest makes another volume of the same noise; the patches' network is given what it was made."""
     canvas = canvas_of((20, 20, 20), settings)
-    how = {"patches_per_batch": 4, "precision": FLOAT, "progress": lambda step: None, "grid": None}
 
     def led_by(value):
         coarse = torch.full([n // 4 for n in canvas.padded], value)
         condition = cascade.Condition(coarse, canvas.padded, 4, 0.0)
-        return denoised_volume(network, canvas, cascade.LearningDetail(settings, condition), synthesis, 1, **how)
+        return denoised_volume(network, canvas, cascade.LearningDetail(settings, condition), synthesis, 1, How(4))
 
     a, b = led_by(-0.5), led_by(0.5)
     assert (a - b).abs().mean() > 0.01
@@ -198,7 +198,7 @@ def test_patches_are_led_by_the_whole_chest(network, settings, synthesis):
 
 def test_the_batch_of_patches_changes_nothing(network, settings, synthesis):
     canvas = canvas_of((33, 34, 18), settings)
-    one, many = (synthesise(network, canvas, settings, synthesis, 5, n) for n in (1, 7))
+    one, many = (synthesise(network, canvas, settings, synthesis, 5, How(n)) for n in (1, 7))
     torch.testing.assert_close(one, many, atol=1e-5, rtol=0)
 
 
@@ -208,7 +208,7 @@ def test_inpainting_keeps_the_background(network, settings, synthesis):
     weight = np.zeros(shape, np.float32)
     weight[8:20, 8:20, 8:16] = 1
     canvas = canvas_of(shape, settings, Background(values, weight))
-    made = synthesise(network, canvas, settings, synthesis, 5, 4).numpy()
+    made = synthesise(network, canvas, settings, synthesis, 5, How(4)).numpy()
     kept = (weight == 0) | ~canvas.generated().numpy()[tuple(slice(n) for n in shape)]
     np.testing.assert_array_equal(made[kept], values[kept])
     assert np.abs(made - values)[~kept].mean() > 0.05
@@ -244,13 +244,13 @@ def test_a_watched_chest_is_the_case_itself(settings, case_folders):
 @pytest.mark.parametrize("where", ["WholeChests", "TrainingPatches"])
 def test_a_killed_training_ends_bit_equal(settings, case_folders, tmp_path, monkeypatch, where):
     short = settings.model_copy(update={"images": 12})
-    uninterrupted, facts, _ = training.train(case_folders, short, CPU, 7, tmp_path / "whole")
+    uninterrupted, facts, _ = training.train(case_folders, short, Run(7, CPU, tmp_path / "whole"))
     of = {"WholeChests": (cascade.LearningWhole, "examples"), "TrainingPatches": (training, where)}[where]
     with monkeypatch.context() as patched:
         patched.setattr(*of, killed_at(getattr(*of), 6, signal.SIGTERM))
         with pytest.raises(SystemExit):
-            training.train(case_folders, short, CPU, 7, tmp_path / "killed")
-    resumed, facts_again, _ = training.train(case_folders, short, CPU, 7, tmp_path / "killed")
+            training.train(case_folders, short, Run(7, CPU, tmp_path / "killed"))
+    resumed, facts_again, _ = training.train(case_folders, short, Run(7, CPU, tmp_path / "killed"))
     assert all(torch.equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
     assert facts["best_loss"] == facts_again["best_loss"]
     assert facts["cost"]["seconds"] >= facts["whole"]["cost"]["seconds"]
@@ -260,7 +260,7 @@ def test_a_killed_training_ends_bit_equal(settings, case_folders, tmp_path, monk
 def model(settings, case_folders, tmp_path_factory):
     root = tmp_path_factory.mktemp("cascade")
     weights, facts, _ = training.train(
-        case_folders, settings, CPU, 7, root / "checkpoints",
+        case_folders, settings, Run(7, CPU, root / "checkpoints"),
         watch=watcher(case_folders, settings, CPU, 7, root / "live.png", "test"),
     )  # fmt: skip
     checkpoint.save(root / "model.safetensors", weights, {"generator": json.loads(as_json(settings))} | facts)

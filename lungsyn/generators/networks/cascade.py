@@ -346,14 +346,14 @@ class LearningDetail(Learning):
     def surroundings(self, x: Tensor) -> Callable[[list], Tensor]:
         return self.condition.of_patches
 
-    def volume(self, network, canvas, synthesis, seed, **how) -> Tensor:
+    def volume(self, network, canvas, synthesis, seed, how) -> Tensor:
         s = self.settings
-        chest = whole_chest(network.coarse, canvas, s.whole_training.learning(), seed, how["precision"])
+        chest = whole_chest(network.coarse, canvas, s.whole_training.learning(), seed, how.precision)
         coarse = beyond_masks(chest, s.window_hu)
         add_noise = noise_adder(torch.Generator(coarse.device).manual_seed(seed_of(seed, "noise on the whole chest")))
         add_noise(coarse, s.whole.noise_sd)
         condition = Condition(coarse, canvas.padded, s.whole.factor, s.whole.noise_sd)
-        return denoised_volume(network, canvas, LearningDetail(s, condition), synthesis, seed, **how)
+        return denoised_volume(network, canvas, LearningDetail(s, condition), synthesis, seed, how)
 
 
 def on_grid(coarse: Tensor, padded, factor: int) -> Tensor:
