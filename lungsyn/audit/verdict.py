@@ -28,7 +28,7 @@ has its masks. All checks together raise a false alarm with probability ``alpha`
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 from scipy import stats
@@ -46,58 +46,30 @@ from lungsyn.audit.chance import (
     preference,
     separation,
 )
+from lungsyn.audit.checks import (
+    BLIND,
+    LEAST_RECALL,
+    PASS,
+    Check,
+    Control,
+    as_told,
+    blindness,
+    correlations,
+    interval_text,
+    overall,
+    result_of,
+    too_few,
+)
 from lungsyn.audit.disguises import DISGUISES, EIGHT_MM, VERBATIM
 from lungsyn.audit.outlines import OUTLINE
 from lungsyn.audit.probes import KINDS, NOISY, PART
 from lungsyn.settings.audit import Thresholds
 
-PASS, FAIL, BLIND = "pass", "fail", "blind"
-LEAST_RECALL = 0.95  # of planted copies
 CONFIDENCE = 0.95
 CHECKS = 11  # that share alpha: four of copies, two of beyond, three of closer, donors, membership
 # The least a kind must find.
 ANSWERED_BY = {"nodule": NOISY, "volume": NOISY, PART: EIGHT_MM, OUTLINE: outlines.AS_IT_IS}
 GROUPS = ("synthetic", "held-out", "planted", "train")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the verdict. ``value`` beyond ``threshold`` fails; ``low`` and ``high`` are a 95 % interval."""
-
-    check: str
-    value: float | None
-    low: float | None
-    high: float | None
-    threshold: float | None
-    result: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Control:
-    """What the audit of one kind can see: the share of planted copies ``recall``\\ ed, the correlation from which one
-    synthetic case is a finding (``copy_level``; None: none would be) and the highest of held-out cubes, and how often
-    held-out patients alone raise an alarm. ``patients_needed``: held-out ones, to find the copies; None: unknown.
-    ``no_number``: correlations that are none."""
-
-    kind: str
-    synthetic: int
-    held_out: int
-    train: int
-    planted: int
-    recall: float
-    copy_level: float | None
-    held_out_highest: float | None
-    false_alarms: float | None
-    held_out_patients: int
-    patients_needed: int | None
-    no_number: int
-
-
-def overall(checks: Sequence[Mapping]) -> str:
-    """Fail before blind before pass; no check at all is blind."""
-    results = {check["result"] for check in checks}
-    return next((result for result in (FAIL, BLIND) if result in results), PASS if results else BLIND)
 
 
 def verdict(neighbours: Sequence[Mapping], losses: Sequence[Mapping], settings: Thresholds, seed: int) -> dict:
@@ -241,9 +213,10 @@ def _outlines(groups: Mapping, values: Mapping, control: Control, settings: Thre
     recalls = outline_recalls([row for rows in groups.values() for row in rows])
     missed = [row for row in recalls if row["disguise"] in outlines.REQUIRED and row["recall"] < LEAST_RECALL]
     few = found.smallest_p >= alpha
-    result = _result(found.p < alpha, few or bool(missed) or len(recalls) < len(outlines.DISGUISES))
+    result = result_of(found.p < alpha, few or bool(missed) or len(recalls) < len(outlines.DISGUISES))
     patients = f"{len(strength['synthetic'])} patients' or made up outlines"
-    area = f"AUC {_interval(found.auc, found.low, found.high, 2)} against {len(strength['held-out'])} held-out patients"
+    area = f"AUC {interval_text(found.auc, found.low, found.high, 2)}"
+    area += f" against {len(strength['held-out'])} held-out patients"
     sentence = (
         f"The outlines of lungs and body {'lead' if found.p < alpha else 'lead no more than strangers do'} to train "
         f"patients: the nearest of them stands out against the next by {area} (p {found.p:.2g}, limit {alpha:.2g}); "
@@ -253,7 +226,7 @@ def _outlines(groups: Mapping, values: Mapping, control: Control, settings: Thre
     )
     told = "; ".join(row["disguise"] for row in missed)
     blind = f"Blind: not found reliably: {told}. " if missed else "Blind: so few patients cannot show it. "
-    return Check("outline: closer", found.p, None, None, alpha, result, _told(result, blind, sentence))
+    return Check("outline: closer", found.p, None, None, alpha, result, as_told(result, blind, sentence))
 
 
 def _donors(groups: Mapping, settings: Thresholds) -> list[Check]:
@@ -273,46 +246,15 @@ def _donors(groups: Mapping, settings: Thresholds) -> list[Check]:
     )
     few = len(patients) ** -len(right) >= alpha
     blind = "Blind: so few patients cannot show it. " if few else ""
-    result = _result(p < alpha, few)
-    return [Check("outline: donors", p, None, None, alpha, result, _told(result, blind, sentence))]
-
-
-def correlations(rows: Sequence[Mapping], key: str = "correlation") -> np.ndarray:
-    return np.array([float(row[key]) for row in rows])
-
-
-def _result(failed: bool, blind: bool) -> str:
-    """A finding is one even where the controls say that others may have been missed."""
-    return FAIL if failed else BLIND if blind else PASS
-
-
-def _told(result: str, blind: str, sentence: str) -> str:
-    """Why a check is blind stands before what it says, but not where it found something all the same."""
-    return blind + sentence if result == BLIND else sentence
-
-
-def _blindness(control: Control) -> str:
-    if control.no_number:
-        return f"Blind: {control.no_number} correlations are no numbers. "
-    if control.recall >= LEAST_RECALL:
-        return ""
-    found = f"of {control.planted} planted copies only {control.recall:.0%} were found"
-    if control.patients_needed:
-        return (
-            f"Blind: {found}; that takes about {control.patients_needed} held-out patients, not {_patients(control)}. "
-        )
-    return f"Blind: {found}, by {_patients(control)} held-out patients. "
-
-
-def _patients(control: Control) -> int:
-    return control.held_out_patients
+    result = result_of(p < alpha, few)
+    return [Check("outline: donors", p, None, None, alpha, result, as_told(result, blind, sentence))]
 
 
 def _copies(kind: str, synthetic: np.ndarray, control: Control) -> Check:
     """One synthetic case above what chance allows the highest of so many is a patient given away."""
     level = control.copy_level
     count = int((synthetic >= level).sum()) if level is not None else None
-    result = _result(bool(count), bool(_blindness(control)))
+    result = result_of(bool(count), bool(blindness(control)))
     cubes = "case" if kind == PART else kind
     of = "any part of a train case" if kind == PART else f"a train {kind}"
     measure = "likeness" if kind == OUTLINE else "correlation"
@@ -325,7 +267,7 @@ def _copies(kind: str, synthetic: np.ndarray, control: Control) -> Check:
         sentence = f"{count} of {len(synthetic)} synthetic {cubes}s are nearer to {of} than chance allows: {limit}."
     else:
         sentence = (
-            f"{_blindness(control)}The synthetic {cubes} that is closest to {of} has a {measure} of "
+            f"{blindness(control)}The synthetic {cubes} that is closest to {of} has a {measure} of "
             f"{synthetic.max():.2f}; {limit}."
         )
     return Check(f"{kind}: copies", count, None, None, 0, result, sentence)
@@ -343,15 +285,15 @@ def _beyond(kind: str, groups: Mapping, values: Mapping, control: Control, setti
     # The p of all of them: what so few patients could show at most.
     few = beyond(np.full(sources, np.inf), np.zeros(len(held_out)), CONFIDENCE).p >= alpha
     undecided = cubes.fraction > allowed and not failed
-    result = _result(failed, few or undecided or bool(_blindness(control)))
-    percent = _interval(100 * cubes.fraction, 100 * tail.low, 100 * tail.high, 1)
+    result = result_of(failed, few or undecided or bool(blindness(control)))
+    percent = interval_text(100 * cubes.fraction, 100 * tail.low, 100 * tail.high, 1)
     sentence = (
         f"{cubes.count} of {control.synthetic} synthetic {kind}s ({percent} %) are closer to a train {kind} than "
         f"{1 - tail.expected:.0%} of held-out patients' are; by chance {tail.expected:.1%} (p {tail.p:.2g}), allowed "
         f"{allowed:.1%}."
     )
-    blind = _blindness(control) or _too_few(few and not failed, undecided)
-    sentence = _told(result, blind, sentence)
+    blind = blindness(control) or too_few(few and not failed, undecided)
+    sentence = as_told(result, blind, sentence)
     return Check(f"{kind}: beyond", cubes.fraction, tail.low, tail.high, allowed, result, sentence)
 
 
@@ -368,16 +310,16 @@ def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, setti
     preferred = preference(nearest, is_train, seed)
     p, alpha = max(found.p, preferred.p), settings.alpha / CHECKS
     few = max(found.smallest_p, preferred.smallest_p) >= alpha
-    result = _result(p < alpha, few or bool(_blindness(control)))
+    result = result_of(p < alpha, few or bool(blindness(control)))
     told = "are closer to train ones than held-out ones are" if p < alpha else "show no pull to train ones"
-    area = _interval(found.auc, found.low, found.high, 2)
+    area = interval_text(found.auc, found.low, found.high, 2)
     sentence = (
         f"Synthetic {kind}s {told}: AUC {area} against held-out (p {found.p:.2g}); "
         f"{preferred.share:.0%} have a train patient as nearest, by chance {preferred.expected:.0%} "
         f"(p {preferred.p:.2g}). A pull needs both p below {alpha:.2g}."
     )
-    blind = _blindness(control) or ("Blind: so few patients cannot show it. " if few else "")
-    return Check(f"{kind}: closer", p, None, None, alpha, result, _told(result, blind, sentence))
+    blind = blindness(control) or ("Blind: so few patients cannot show it. " if few else "")
+    return Check(f"{kind}: closer", p, None, None, alpha, result, as_told(result, blind, sentence))
 
 
 def membership_check(losses: Sequence[Mapping], settings: Thresholds) -> Check:
@@ -398,25 +340,14 @@ def membership_check(losses: Sequence[Mapping], settings: Thresholds) -> Check:
     can = "An attacker can tell" if failed else f"An attacker {'may' if undecided else 'could not'} tell"
     sentence = (
         f"{can} {len(learned)} patients from whom the generator learned, by its loss, from {len(unseen)} whom it never "
-        f"saw: AUC {_interval(found.auc, found.low, found.high, 2)} (p {found.p:.2g}); 0.5 is chance, allowed "
+        f"saw: AUC {interval_text(found.auc, found.low, found.high, 2)} (p {found.p:.2g}); 0.5 is chance, allowed "
         f"{allowed:g}."
     )
-    result = _result(failed, bool(none) or few or undecided)
-    blind = unknown or _too_few(few, undecided)
-    return Check("membership", found.auc, found.low, found.high, allowed, result, _told(result, blind, sentence))
+    result = result_of(failed, bool(none) or few or undecided)
+    blind = unknown or too_few(few, undecided)
+    return Check("membership", found.auc, found.low, found.high, allowed, result, as_told(result, blind, sentence))
 
 
 def _mean_losses(rows: Sequence[Mapping]) -> np.ndarray:
     """One loss for each patient: ``[patients]``."""
     return by_patient(correlations(rows, "log_loss"), [row["patient"] for row in rows])
-
-
-def _too_few(nothing: bool, undecided: bool) -> str:
-    """Why there were too few patients: for any finding, or to tell this one from chance."""
-    if nothing:
-        return "Blind: so few patients cannot show it. "
-    return "Blind: more than is allowed, which so few patients may show by chance. " if undecided else ""
-
-
-def _interval(value: float, low: float, high: float, digits: int) -> str:
-    return f"{value:.{digits}f}, {low:.{digits}f} to {high:.{digits}f}"

@@ -7,6 +7,7 @@ distance to the wall are drawn from those of the train cases, or from the ranges
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,42 @@ class Settings(Section):
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Population:
+    """What of the train cases decides a row: one case of each patient and its lungs' field, how near the nearest may
+    be, all nodules and how many a case has, whether they are cut-outs, and where nodules lie."""
+
+    names: list[str]
+    fields: dict[str, np.ndarray]
+    least: float
+    nodules: list[dict]
+    counts: list[int]
+    cut_out: bool
+    place: str
+
+
+def row_of(i: int, seed: int, train: Population, settings: Settings) -> dict:
+    """Row ``i``: which cases are mixed and how, and which nodules lie in them."""
+    rng, known = stream(seed, "made"), train.nodules
+    mixed = mixture(train.names, train.fields, train.least, settings.patients, train.cut_out, rng)
+    chosen, weights, turns = mixed
+    powers = np.mean([nodule["powers"] for nodule in known if nodule["powers"] is not None] or [[0.02] * 3], axis=0)
+    few = settings.nodules
+    count = rng.integers(few[0], few[1] + 1) if few else rng.choice(train.counts)
+    drawn = [draw_nodule(known, settings, rng) for _ in range(max(int(count), 1))]
+    return {
+        "volume": f"{i:04d}",
+        "cases": " ".join(chosen),
+        "weights": " ".join(f"{weight:.4f}" for weight in weights),
+        "turns": " ".join(map(str, turns)),
+        "cut_out": int(train.cut_out),
+        "nodules": " ".join(f"{diameter:.2f}:{wall:.2f}" for diameter, wall in drawn),
+        "powers": " ".join(f"{power:.5f}" for power in powers),
+        "place": train.place,
+        "seed": seed,
+    }
+
+
 class Family(MaskSource):
     """Shapes of no patient; the row says which cases are mixed, and how."""
 
@@ -76,34 +113,14 @@ class Family(MaskSource):
                 f"{len(names)} train patients, but conditions.patients asks for {settings.patients} to be mixed: "
                 "lower it, or take more patients"
             )
-        fields = {name: fields_of(opened[name], cut_out)["lungs"] for name in names}
-        least = usual_share(fields, cut_out)
         known = [nodule for case in opened.values() for nodule in nodules_of(case)]
         if not known:
             raise InputError("no nodule in the train cases: their sizes are what made nodules are drawn from")
+        fields = {name: fields_of(opened[name], cut_out)["lungs"] for name in names}
         place = usual_place(opened.values()) if cut_out else "anywhere"
         counts = [len(case.about["nodules"]) for case in opened.values()]
-        seeds = [seed_of(seed, "volume", "made", i) for i in range(volumes)]
-        told = (names, fields, least, known, counts, cut_out, place)
-        return [self._row(i, *told, own, settings) for i, own in enumerate(seeds)]
-
-    def _row(self, i, names, fields, least, known, counts, cut_out, place, seed, settings) -> dict:
-        rng = stream(seed, "made")
-        chosen, weights, turns = mixture(names, fields, least, settings.patients, cut_out, rng)
-        powers = np.mean([nodule["powers"] for nodule in known if nodule["powers"] is not None] or [[0.02] * 3], axis=0)
-        count = rng.integers(settings.nodules[0], settings.nodules[1] + 1) if settings.nodules else rng.choice(counts)
-        drawn = [draw_nodule(known, settings, rng) for _ in range(max(int(count), 1))]
-        return {
-            "volume": f"{i:04d}",
-            "cases": " ".join(chosen),
-            "weights": " ".join(f"{weight:.4f}" for weight in weights),
-            "turns": " ".join(map(str, turns)),
-            "cut_out": int(cut_out),
-            "nodules": " ".join(f"{diameter:.2f}:{wall:.2f}" for diameter, wall in drawn),
-            "powers": " ".join(f"{power:.5f}" for power in powers),
-            "place": place,
-            "seed": seed,
-        }
+        train = Population(names, fields, usual_share(fields, cut_out), known, counts, cut_out, place)
+        return [row_of(i, seed_of(seed, "volume", "made", i), train, settings) for i in range(volumes)]
 
     def uses(self, row):
         return set(row["cases"].split())
@@ -116,7 +133,8 @@ class Family(MaskSource):
         turns = [int(turn) for turn in row["turns"].split()]
         layers, affine = (cut_out_of if cut_out else chest_of)(cases, weights, turns, rng)
         powers = np.array(row["powers"].split(), dtype=float)
-        wanted = [tuple(map(float, nodule.split(":"))) for nodule in row["nodules"].split()]
+        sizes = (nodule.split(":") for nodule in row["nodules"].split())
+        wanted = [(float(diameter), float(wall)) for diameter, wall in sizes]
         nodules = place_nodules(layers["lungs"], wanted, powers, affine, row["place"], rng)
         layers["lungs"] = np.where((nodules > 0) & (layers["lungs"] == 0), 1, layers["lungs"]).astype(np.uint8)
         layers["body"] = np.maximum(layers["body"], nodules > 0).astype(np.uint8)
@@ -218,9 +236,9 @@ def cut_out_of(cases, weights, turns, rng) -> tuple[dict[str, np.ndarray], np.nd
         {name: turned(f, turn) for name, f in fields_of(case, True).items()}
         for case, turn in zip(cases, turns, strict=True)
     ]
-    shape = np.array(cases[0].ct.shape)
-    step = VOXELS / shape.max()
-    first = (VOXELS - 1) / 2 - step * (shape - 1) / 2
+    shape = cases[0].ct.shape
+    step = VOXELS / max(shape)
+    first = (VOXELS - 1) / 2 - step * (np.array(shape) - 1) / 2
     layers = {}
     for name in ("lungs", "body"):
         field = ndimage.gaussian_filter(shapes.mixed([fields[name] for fields in every], weights), SMOOTH_CUT_OUT)

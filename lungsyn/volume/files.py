@@ -373,12 +373,12 @@ def whole_case(folder: Path) -> Case:
     folder, case = Path(folder), open_case(folder)
     written = written_digest(folder, case.about)
     state = json.dumps([written, *(_state(volume_file(folder, name)) for name in ("ct", *case.labels.names))])
-    if _noted(folder / FOUND_WHOLE) == state:
+    if (note := folder / FOUND_WHOLE).is_file() and note.read_text(encoding="utf-8") == state:
         return case
     if written != (found := case.digest):
         raise InputError(f"{folder}: not the voxels that case.json tells of ({found}, not {written}): {REMAKE}")
     with suppress(OSError, InputError):  # a folder that only can be read: the next one reads all again
-        write_text(folder / FOUND_WHOLE, state)
+        write_text(note, state)
     return case
 
 
@@ -386,10 +386,6 @@ def _state(path: Path) -> list[int]:
     """What differs when a file was changed or replaced, also by an older one: the system's own time cannot be set."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
-def _noted(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def whole(folders: Iterable[Path]) -> list[Path]:

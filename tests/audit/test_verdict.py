@@ -6,10 +6,11 @@ from scipy import stats
 
 from lungsyn import cli
 from lungsyn.audit import outlines
+from lungsyn.audit.checks import overall
 from lungsyn.audit.disguises import DISGUISES, VERBATIM
 from lungsyn.audit.outlines import OUTLINE
 from lungsyn.audit.probes import COLUMNS, KINDS, NOISY, PART
-from lungsyn.audit.verdict import membership_check, overall, verdict
+from lungsyn.audit.verdict import membership_check, verdict
 from lungsyn.cohort.export import refuse_unless_passed
 from lungsyn.errors import InputError
 from lungsyn.settings.audit import Thresholds
