@@ -111,7 +111,7 @@ def filled_like(mixture: np.ndarray, fields: Sequence[np.ndarray], weights: np.n
     return mixture - np.float32(np.quantile(mixture, 1 - wanted / mixture.size))
 
 
-def on_grid(field: np.ndarray, shape: Sequence[int], step: np.ndarray, first: np.ndarray) -> np.ndarray:
+def on_grid(field: np.ndarray, shape: Iterable[int], step: np.ndarray, first: np.ndarray) -> np.ndarray:
     """A field at the voxels of a finer grid, linear: voxel i lies at ``first + step * i`` of the frame."""
     return ndimage.affine_transform(field, np.asarray(step), np.asarray(first), tuple(shape), order=1, mode="nearest")
 

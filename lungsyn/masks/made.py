@@ -284,7 +284,7 @@ def lost_roughness(case: Case, edge_mm: float) -> float:
 
 
 def place_nodules(
-    lungs: np.ndarray, wanted: Sequence[tuple[float, float]], powers: np.ndarray, affine: np.ndarray, place: str, rng
+    lungs: np.ndarray, wanted: Sequence[Sequence[float]], powers: np.ndarray, affine: np.ndarray, place: str, rng
 ) -> np.ndarray:
     """Made up nodules in the lungs, as many as fit: uint8 ``[x y z]`` of their indices. ``wanted``: diameter and
     distance to the wall of each, mm."""
