@@ -179,10 +179,10 @@ def test_models_of_two_kinds_are_not_predicted_with_at_once(case_folders, tmp_pa
         checkpoint.save(tmp_path / f"{replicate}/model.safetensors", {"a": torch.zeros(1)}, about)
     models = [str(tmp_path / f"{replicate}/model.safetensors") for replicate in (0, 1)]
     told = ["--inference", "{}", "--cases", str(case_folders[0] / "case.json"), "--out", str(tmp_path / "out")]
-    assert cli.main(["segmentation", "predict", "--models", *models, *told]) == 2
+    assert cli.main(["segmentation", "predict", *OF_ARM, "1", "--models", *models, *told]) == 2
     said = capsys.readouterr().err
     assert "another" in said and "monai" in said and "name those of one segmenter" in said
-    assert cli.main(["segmentation", "predict", "--models", models[1], *told]) == 2
+    assert cli.main(["segmentation", "predict", *OF_ARM, "--models", models[1], *told]) == 2
     assert "segmenters: there is no kind 'another'; it must be one of" in capsys.readouterr().err
 
 
@@ -194,7 +194,7 @@ def test_what_a_segmenter_gives_is_whole_percent_of_each_voxel(case_folders, tmp
 
     monkeypatch.setattr("lungsyn.segmenters.core.prediction.load", lambda *_: Wrong())
     checkpoint.save(tmp_path / "0/model.safetensors", {"a": torch.zeros(1)}, {"segmenter": {}})
-    told = ["--models", tmp_path / "0/model.safetensors", "--inference", "{}", "--out", tmp_path / "out"]
+    told = [*OF_ARM, "--models", tmp_path / "0/model.safetensors", "--inference", "{}", "--out", tmp_path / "out"]
     told += ["--cases", case_folders[0] / "case.json"]
     assert cli.main(["segmentation", "predict", *map(str, told)]) == 2
     said = capsys.readouterr().err
