@@ -68,9 +68,10 @@ rule predict:
     resources:
         gpu=GPU,
     params:
+        replicates=REPLICATES,
         recipe=lambda w: recipe_of("segmentation", "predict", STUDY.segmenters[w.segmenter].kind),
         inference=lambda w: settings(inference_of(STUDY.segmenters[w.segmenter]))(w),
     shell:
         "lungsyn segmentation predict --of segmenter={wildcards.segmenter} arm={wildcards.arm} size={wildcards.size}"
-        " --inference {params.inference:q} --replicates {REPLICATES} --models {input.models} --cases {input.cases}"
+        " --inference {params.inference:q} --replicates {params.replicates} --models {input.models} --cases {input.cases}"
         " {COMPUTE} --cost {output.cost} --out {output.folder} > {log} 2>&1"
