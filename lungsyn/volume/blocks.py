@@ -92,6 +92,12 @@ class Blocks(np.lib.mixins.NDArrayOperatorsMixin):
         whole = self._planes(y, z)
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
+    def __getattr__(self, name: str):
+        """What else an array has, such as ``any`` and ``max``, is that of all of it."""
+        if name.startswith("_") or not hasattr(np.ndarray, name):
+            raise AttributeError(f"a mask in blocks has no {name!r}")
+        return getattr(np.asarray(self), name)
+
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         """Arithmetic and comparison, as of an array."""
         arrays = [np.asarray(one) if isinstance(one, Blocks) else one for one in inputs]

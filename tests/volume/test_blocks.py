@@ -72,6 +72,9 @@ def test_it_counts_as_an_array(mask, path):
     window = opened[:5, :5, :5]
     window[:] = 7  # a copy: nothing else changes
     assert np.array_equal(opened[:5, :5, :5], mask[:5, :5, :5])
+    assert opened.any() and opened.max() == mask.max() and np.array_equal(opened.sum(axis=0), mask.sum(axis=0))
+    with pytest.raises(AttributeError, match="has no 'median'"):
+        opened.median  # noqa: B018
 
 
 def test_a_window_unpacks_its_own_blocks_only(path, monkeypatch):
