@@ -213,6 +213,7 @@ def test_each_set_has_a_verdict(results):
         assert list(checks) == [
             *(f"{kind}: {check}" for kind in ("nodule", "volume") for check in ("copies", "beyond", "closer")),
             "part: copies",
+            *(f"outline: {check}" for check in ("copies", "closer", "donors")),
             "disguises",
             "membership",
         ]
