@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lungsyn.volume.labelled import read_labels
     from lungsyn.volume.labels import LabelMap
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Case", "Difference", "LabelMap", "Sampled", "Scene", "as_case", "dice", "load_generator", "open_case",
     "paired_difference", "read_labels", "write_case",
