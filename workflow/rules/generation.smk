@@ -5,7 +5,10 @@
 
 
 rule train_generator:
-    """Train the generator on patches of the train split. A stopped training goes on where it was."""
+    """Train the generator on patches of the train split. A stopped training goes on where it was.
+
+    ``exec``: at a time limit Slurm tells every process to end. A shell would do so at once, Snakemake after it, and the
+    training would be killed while it saves."""
     input:
         cases=cases("train"),
     output:
@@ -23,7 +26,7 @@ rule train_generator:
         generator=lambda w: settings(STUDY.generators[w.generator])(w),
         seed=SEED,
     shell:
-        "{TOGETHER}lungsyn generation train --of generator={wildcards.generator} size={wildcards.size}"
+        "exec {TOGETHER}lungsyn generation train --of generator={wildcards.generator} size={wildcards.size}"
         " --generator {params.generator:q} --seed {params.seed} --cases {input.cases}"
         " --checkpoints results/checkpoints {COMPUTE} --model {output.model} --curve {output.curve} --cost {output.cost}"
         " --live results/live/{wildcards.generator}-{wildcards.size}.png {TITLE} > {log} 2>&1"

@@ -44,7 +44,7 @@ rule train_segmenter:
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
         seed=SEED,
     shell:
-        "lungsyn segmentation train --of segmenter={wildcards.segmenter} arm={wildcards.arm} size={wildcards.size}"
+        "exec lungsyn segmentation train --of segmenter={wildcards.segmenter} arm={wildcards.arm} size={wildcards.size}"
         " replicate={wildcards.replicate} {params.kind} --segmenter {params.segmenter:q} --seed {params.seed}"
         " {params.reseeded} --cases {input.cases} --synthetic {input.synthetic} {params.share}"
         " --checkpoints results/checkpoints {COMPUTE}"
