@@ -50,8 +50,8 @@ def family(seam: str, kind: str) -> Any:
         raise InputError(f"{seam}: there is no kind {kind!r}; it must be one of {', '.join(kinds(seam))}")
     try:
         return import_module(module).Family()
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{seam}: {kind!r} cannot be loaded from {module} ({error})") from error
+    except Exception as error:  # whatever another package does when it is loaded
+        raise InputError(f"{seam}: {kind!r} cannot be loaded from {module} ({error!r})") from error
 
 
 def families(seam: str) -> dict[str, Any]:

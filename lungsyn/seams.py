@@ -186,7 +186,11 @@ class SegmenterFamily(ABC):
 
 
 class MaskSource(ABC):
-    """Where the masks of synthetic volumes come from. A row of its table holds all that decides a volume's masks."""
+    """Where the masks of synthetic volumes come from. A row of its table holds all that decides a volume's masks.
+
+    A source that takes masks from patients' cases says whose in the columns ``body_case`` and ``nodule_case``, which
+    the audit asks for. Numbers are written with six digits.
+    """
 
     Settings: ClassVar[type[Section]]
     recipe: ClassVar[int] = 1

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lungsyn.errors import InputError
 from lungsyn.progress import Progress
 from lungsyn.quality.attempts import Attempt, attempt_seed, attempts
 from lungsyn.quality.measures import measure
@@ -19,8 +20,24 @@ def synthetic_case(generator: Generator, scene: Scene, row: dict, steps: int, at
     started = time.monotonic()
     progress = Progress(f"volume {row['volume']}", steps, "steps")
     sampled = generator.sample(scene, attempt_seed(int(row["seed"]), attempt), progress.update)
+    check(sampled, scene)
     cost = {"seconds": round(time.monotonic() - started, 2), **generator.memory_mb()}
     return as_case(sampled, scene, cost)
+
+
+def check(sampled: Sampled, scene: Scene) -> None:
+    """Raises InputError where a generator gave no int16 HU of the scene's shape."""
+    hu, shape = sampled.hu, scene.labels.shape
+    if (hu.dtype, hu.shape) != (np.int16, shape):
+        raise InputError(f"the generator made {hu.dtype} of shape {hu.shape}: it must be int16 HU of {shape}")
+
+
+def check_kept(hu: np.ndarray, scene: Scene) -> None:
+    """Raises InputError where a generator changed what of a known CT was to be kept: ``scene.made`` is 0 there."""
+    if scene.known is not None and scene.made is not None:
+        kept = scene.made == 0
+        if (hu[kept] != np.asarray(scene.known.ct)[kept]).any():
+            raise InputError("the generator changed voxels of the known CT that are to be kept (Scene.made is 0 there)")
 
 
 def as_case(sampled: Sampled, scene: Scene, cost: dict | None = None) -> Case:
@@ -53,7 +70,10 @@ def checked_attempts(
     started = time.monotonic()
 
     def make(attempt: int) -> Case:
-        return synthetic_case(generator, scene, row, steps, attempt)
+        case = synthetic_case(generator, scene, row, steps, attempt)
+        if reference:
+            check_kept(case.ct, scene)
+        return case
 
     def examine(case: Case) -> dict[str, float]:
         return measure(case, generator.grid, None if scene.made is None else scene.made == 1)

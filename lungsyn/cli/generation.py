@@ -93,7 +93,18 @@ def generation_conditions(args) -> None:
             raise InputError("--predictions is missing: these masks come from the benchmark's worst cases")
         worst = worst_cases(_benchmark_dice(args.predictions[0], folders), args.worst_cases)
     rows = source.rows(folders, args.volumes, args.seed, args.conditions, worst)
+    _check_rows(rows, args.volumes, args.conditions.kind)
     write_table(args.out, [args.of | row for row in rows], [*args.of, *source.columns])
+
+
+def _check_rows(rows: list[dict], volumes: int, kind: str) -> None:
+    """Raises InputError where a source of masks gave too few rows, or two of one volume or seed."""
+    numbers, seeds = ([row.get(key) for row in rows] for key in ("volume", "seed"))
+    if len(rows) != volumes or None in numbers or min(len(set(numbers)), len(set(seeds))) < volumes:
+        raise InputError(
+            f"the source of masks {kind!r} gave {len(rows)} rows with {len(set(numbers))} volumes and "
+            f"{len(set(seeds))} seeds: it must give {volumes}, each with its own 'volume' and 'seed'"
+        )
 
 
 def _benchmark_dice(predictions: Path, validation: list[Path]) -> list[dict]:

@@ -167,7 +167,12 @@ def source_of(synthetic: SyntheticSet) -> MaskSource:
 
 
 def _check_pair(name: str, synthetic: SyntheticSet, generator: Section) -> None:
-    """A generator that only changes a CT needs a source that gives one. Raises ValueError."""
+    """Masks come from train or validation cases, the worst ones from the latter; a generator that only changes a CT
+    needs a source that gives one. Raises ValueError."""
+    source, kind = source_of(synthetic), synthetic.conditions.kind
+    if source.split not in ("train", "validation", None) or (source.needs_benchmark and source.split != "validation"):
+        allowed = "validation, whose worst cases it asks for" if source.needs_benchmark else "train, validation or None"
+        raise ValueError(f"sets.{name}.conditions is {kind!r}, whose split is {source.split!r}: it must be {allowed}")
     if family("generators", generator.kind).needs_known and not source_of(synthetic).gives_known:
         fitting = [kind for kind, source in families("masks").items() if source.gives_known]
         raise ValueError(

@@ -556,7 +556,8 @@ def test_one_number_puts_a_generator_on_several_gpus(finished):
         return next(job for job in to_run(finished, overlay, **limits) if job.rule.name == "train_generator")
 
     four = training(4)
-    assert four.shellcmd.startswith("exec torchrun --standalone --nproc-per-node 4 --no-python lungsyn generation train ")
+    told = "exec torchrun --standalone --nproc-per-node 4 --no-python lungsyn generation train "
+    assert four.shellcmd.startswith(told)
     assert four.resources["gpu"] == 4
     assert training(4, resources={"gpu": 1}).resources["gpu"] == 1
     assert training(1).shellcmd.startswith("exec lungsyn generation train ")

@@ -17,7 +17,7 @@ def donors(wildcards):
 
 def attackable(generator):
     """Whether there is a model whose loss can be asked for."""
-    return made_by(generator).attackable
+    return trained(generator) and made_by(generator).attackable
 
 
 def of_set(wildcards):
