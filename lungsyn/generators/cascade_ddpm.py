@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lungsyn.generators.core.family import DiffusionFamily
-from lungsyn.generators.core.settings import PatchSettings, check_levels
-from lungsyn.settings.section import Count, Fraction, Section
+from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings, check_levels
+from lungsyn.settings.section import Count, Section, part
 
 
 class Whole(Section):
@@ -49,22 +49,11 @@ class WholeChest(PatchSettings):
         return LearningWhole(self)
 
 
-class Settings(PatchSettings):
+class Settings(DiffusionSettings):
     """The model of patches, and the section of that of whole chests."""
 
     kind: Literal["cascade_ddpm"] = Field(default="cascade_ddpm", description="Family of the generator")
     activation_checkpointing: bool = Field(default=False, description="Trade time for memory in training")
-    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="Noise schedule")
-    timesteps: int = Field(default=1000, ge=10, le=4000, description="Noise levels of the schedule")
-    prediction: Literal["epsilon", "v", "sample"] = Field(
-        default="v", description="What the network of patches predicts"
-    )
-    nodule_dropout: Fraction = Field(
-        default=0.0, description="Fraction of patches that lose the nodule mask (for guidance)"
-    )
-    early_stop_checks: int = Field(
-        default=0, ge=0, description="Stop after so many checks without improvement; 0: never"
-    )
     whole: Whole = Whole()
 
     def learning(self):
@@ -75,9 +64,8 @@ class Settings(PatchSettings):
     @property
     def whole_training(self) -> WholeChest:
         """The settings of the model of whole chests."""
-        shared = {key: getattr(self, key) for key in PatchSettings.model_fields}
         led = {key: getattr(self, key) for key in ("schedule", "timesteps", "nodule_dropout")}
-        return WholeChest(**shared | led | self.whole.model_dump())
+        return WholeChest(**part(self, PatchSettings).model_dump() | led | self.whole.model_dump())
 
     @model_validator(mode="after")
     def _levels_fit(self):

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lungsyn.generators.core.family import DiffusionFamily
-from lungsyn.generators.core.settings import PatchSettings
-from lungsyn.settings.section import Count, Fraction, Section
+from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings
+from lungsyn.settings.section import Count, Fraction, Section, part
 
 
 class Compression(Section):
@@ -36,7 +36,7 @@ class Autoencoder(PatchSettings):
         return Compressing(self)
 
 
-class Settings(PatchSettings):
+class Settings(DiffusionSettings):
     """A diffusion model of latents, led by the masks through a ControlNet. The networks are MONAI's."""
 
     kind: Literal["latent_ddpm"] = Field(default="latent_ddpm", description="Family of the generator")
@@ -45,14 +45,8 @@ class Settings(PatchSettings):
         description="Channels per level, first at the spacing of the latents",
     )  # fmt: skip
     learning_rate: float = Field(default=0.001, gt=0, le=1, description="Of AdamW; Muon's steps are as long")
-    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="Noise schedule")
-    timesteps: int = Field(default=1000, ge=10, le=4000, description="Noise levels of the schedule")
-    prediction: Literal["epsilon", "v", "sample"] = Field(default="v", description="What the network predicts")
     nodule_dropout: Fraction = Field(
         default=0.1, description="Fraction of patches that lose the nodule mask (for guidance)"
-    )
-    early_stop_checks: int = Field(
-        default=0, ge=0, description="Stop after so many checks without improvement; 0: never"
     )
     autoencoder: Compression = Compression()
 
@@ -72,8 +66,7 @@ class Settings(PatchSettings):
 
     @property
     def autoencoder_training(self) -> Autoencoder:
-        shared = {key: getattr(self, key) for key in PatchSettings.model_fields}
-        return Autoencoder(**shared | self.autoencoder.model_dump())
+        return Autoencoder(**part(self, PatchSettings).model_dump() | self.autoencoder.model_dump())
 
     @model_validator(mode="after")
     def _latents_fit(self):

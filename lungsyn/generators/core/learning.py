@@ -12,7 +12,7 @@ from lungsyn.errors import InputError
 from lungsyn.generators.core.bands import inner
 from lungsyn.generators.core.canvas import Canvas, How
 from lungsyn.generators.core.schedule import SCHEDULES
-from lungsyn.generators.core.settings import PatchSettings
+from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings
 from lungsyn.optimizer import Muon
 from lungsyn.processes import ALONE, Team
 from lungsyn.settings.synthesis import Synthesis
@@ -143,6 +143,15 @@ class Learning:
                 f"a batch of {smallest} patches is too small for {team.size} processes: lower compute.gpus to "
                 f"{smallest}, or change generators.*.batch_patches ({s.batch_patches}) or images ({s.images})"
             )
+
+
+class DiffusionLearning(Learning):
+    """What a diffusion model learns: noise levels, prediction and dropout are its settings'; ``others``: keywords of
+    `Learning`, also in their place."""
+
+    def __init__(self, settings: DiffusionSettings, **others):
+        keys = ("schedule", "timesteps", "prediction", "nodule_dropout", "early_stop_checks")
+        super().__init__(settings, **{key: getattr(settings, key) for key in keys} | others)
 
 
 def predict(network: Callable, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:

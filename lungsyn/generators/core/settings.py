@@ -92,6 +92,20 @@ class ContextSettings(PatchSettings):
         return self
 
 
+class DiffusionSettings(PatchSettings):
+    """What a diffusion model has in common with no other generator."""
+
+    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="Noise schedule")
+    timesteps: int = Field(default=1000, ge=10, le=4000, description="Noise levels of the schedule")
+    prediction: Literal["epsilon", "v", "sample"] = Field(default="v", description="What the network predicts")
+    nodule_dropout: Fraction = Field(
+        default=0.0, description="Fraction of patches that lose the nodule mask (for guidance)"
+    )
+    early_stop_checks: int = Field(
+        default=0, ge=0, description="Stop after so many checks without improvement; 0: never"
+    )
+
+
 def check_levels(patch_voxels: int, channels: list[int], key: str = "channels", of: str = "") -> None:
     """Raises ValueError unless a patch can be halved once for each level."""
     deepest = 2 ** len(channels)

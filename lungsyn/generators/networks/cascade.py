@@ -27,7 +27,7 @@ from lungsyn.errors import InputError
 from lungsyn.generators.cascade_ddpm import Settings, WholeChest
 from lungsyn.generators.core.bands import HALO, expected_blocks, from_bands, inner, tissue_means, to_bands, to_half
 from lungsyn.generators.core.canvas import Canvas, to_generate
-from lungsyn.generators.core.learning import Learning
+from lungsyn.generators.core.learning import DiffusionLearning, Learning
 from lungsyn.generators.core.patches import Example
 from lungsyn.generators.core.prediction import diffuse, precondition, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
@@ -309,18 +309,14 @@ class LearningWhole(Learning):
         return torch.maximum(masks[:, 2:3], masks[:, :1]) + self.more(masks[:, :1])
 
 
-class LearningDetail(Learning):
+class LearningDetail(DiffusionLearning):
     """The training of the denoiser of patches once the coarse model has learned, and how both make volumes."""
 
     condition_channels = 2
 
     def __init__(self, settings: Settings, condition: Condition | None = None):
         """``condition``: of the volume that is being made."""
-        s = settings
-        super().__init__(
-            s, schedule=s.schedule, timesteps=s.timesteps, prediction=s.prediction, nodule_dropout=s.nodule_dropout,
-            early_stop_checks=s.early_stop_checks,
-        )  # fmt: skip
+        super().__init__(settings)
         self.condition = condition
         self.whole: dict[str, Tensor] | None = None  # weights of the coarse model, once it has learned
         self.coarse: dict[int, Tensor] = {}  # CT of the train cases

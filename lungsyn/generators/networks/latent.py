@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from lungsyn.generators.core.bands import band_sd, from_bands, inner, to_bands, to_half
 from lungsyn.generators.core.canvas import Canvas, How, blend, set_known
-from lungsyn.generators.core.learning import Learning
+from lungsyn.generators.core.learning import DiffusionLearning, Learning
 from lungsyn.generators.core.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
 from lungsyn.generators.core.schedule import sampling_timesteps
@@ -190,15 +190,11 @@ class Compressing(Learning):
         return F.avg_pool3d(super().weight(masks), 2)
 
 
-class DenoisingLatents(Learning):
+class DenoisingLatents(DiffusionLearning):
     """The diffusion model's training, once that of its autoencoder has ended, and how it makes volumes."""
 
     def __init__(self, settings: Settings):
-        s = settings
-        super().__init__(
-            s, schedule=s.schedule, timesteps=s.timesteps, prediction=None, nodule_dropout=s.nodule_dropout,
-            early_stop_checks=s.early_stop_checks,
-        )  # fmt: skip
+        super().__init__(settings, prediction=None)
         self.autoencoder: dict[str, Tensor] | None = None
 
     def first(self, train):

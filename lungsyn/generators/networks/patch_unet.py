@@ -34,9 +34,9 @@ from lungsyn.generators.core.bands import (
     to_bands,
     to_half,
 )
-from lungsyn.generators.core.learning import Learning
+from lungsyn.generators.core.learning import DiffusionLearning, Learning
 from lungsyn.generators.core.prediction import from_v, precondition, skip_of_variance
-from lungsyn.generators.patch_ddpm import Diffusion
+from lungsyn.generators.patch_ddpm import Settings
 
 
 class Block(nn.Module):
@@ -152,15 +152,11 @@ class Embedding(nn.Module):
         return self.layers(torch.cat([phase.sin(), phase.cos(), spacing_mm[:, None].float().log()], dim=1))
 
 
-class Denoising(Learning):
+class Denoising(DiffusionLearning):
     """The patch U-Net as a denoiser."""
 
-    def __init__(self, settings: Diffusion):
-        s = settings
-        super().__init__(
-            s, schedule=s.schedule, timesteps=s.timesteps, prediction=s.prediction, nodule_dropout=s.nodule_dropout,
-            context_factor=s.context_factor, position=s.position, early_stop_checks=s.early_stop_checks,
-        )  # fmt: skip
+    def __init__(self, settings: Settings):
+        super().__init__(settings, context_factor=settings.context_factor, position=settings.position)
 
     def build(self) -> nn.Module:
         return PatchUNet(self).to(memory_format=torch.channels_last_3d)
