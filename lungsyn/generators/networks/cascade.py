@@ -12,7 +12,6 @@ than the first, so both get noise, and the network is told how much (conditionin
 A coarse model sees few chests and could learn them by heart: so each is turned, stretched, bent and shifted at random.
 """
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from lungsyn.generators.core.prediction import diffuse, precondition, to_x0, tra
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
 from lungsyn.generators.core.schedule import sampling_timesteps
 from lungsyn.generators.core.synthesis import denoised_volume
-from lungsyn.generators.networks.patch_unet import Block, Embedding, PatchUNet, channel_norm
+from lungsyn.generators.networks.patch_unet import PatchUNet, UNet
 from lungsyn.random import seed_of, stream
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
@@ -212,26 +211,13 @@ def expected_mean(masks: Tensor, means: Tensor) -> Tensor:
     return air + (tissue - air) * rest + (lungs - air) * lung + (nodules - air) * nodule
 
 
-class CoarseUNet(nn.Module):
+class CoarseUNet(UNet):
     """(x_t, shares of the masks, t, spacing) -> v of a coarse chest: the patch U-Net without what is for patches."""
 
     def __init__(self, learning: Learning):
-        super().__init__()
-        settings = learning.settings
-        channels, embedding = settings.channels, 4 * settings.channels[0]
-        self.embed = Embedding(embedding, learning.timesteps)
-        self.stem = nn.Conv3d(8 * (1 + len(settings.labels)), channels[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
-        self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in itertools.pairwise(channels))
-        self.encode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels)
-        self.decode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels[:-1])
-        self.head = nn.Conv3d(channels[0], 8, 3, padding=1)
+        super().__init__(learning, 0, 8)
         band_sd = torch.tensor([COARSE_SD[i.bit_count()] for i in range(8)])
-        self.register_buffer("abar", learning.abar.float(), persistent=False)
         self.register_buffer("band_sd", band_sd, persistent=False)
-        self.register_buffer("means", tissue_means(settings.window_hu), persistent=False)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
         """v ``[b 1 x y z]`` of ``x`` ``[b 1 x y z]`` and ``masks`` ``[b 3 x y z]``; ``t`` and spacing ``[b]``."""
@@ -241,27 +227,9 @@ class CoarseUNet(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             mean = expected_mean(masks, self.means)
             bands = to_bands(x - abar.sqrt() * mean)
-            h = torch.cat([c_in * bands, to_half(masks)], dim=1).contiguous(memory_format=torch.channels_last_3d)
-        h = self.stem(h)
-        skips = []
-        for i, level in enumerate(self.encode):
-            h = _through(level, self.down[i - 1](h) if i else h, embedding)
-            skips.append(h)
-        for i in reversed(range(len(self.decode))):
-            h = _through(self.decode[i], self.up[i](h) + skips[i], embedding)
-        correction = self.head(F.silu(channel_norm(h))).float()
+        correction = self.outputs(torch.cat([c_in * bands, to_half(masks)], dim=1), embedding)
         with torch.autocast(x.device.type, enabled=False):
             return from_bands(c_skip * bands + c_out * correction) - (1 - abar).sqrt() * mean
-
-
-def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
-    return nn.ModuleList(Block(channels, embedding) for _ in range(blocks))
-
-
-def _through(level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
-    for block in level:
-        h = block(h, embedding)
-    return h
 
 
 class LedUNet(PatchUNet):
