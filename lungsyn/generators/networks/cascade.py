@@ -52,15 +52,20 @@ MOST_NOISE = 0.15  # on the condition in training, model range: 105 HU
 # ------------------------------------------------------------------------------------------------------ the coarse grid
 
 
+def filled_up(values: Tensor, shape, fill: float = 0.0) -> Tensor:
+    """``values`` ``[... x y z]`` with ``fill`` at their far ends, so that they have this ``shape``."""
+    x, y, z = (n - m for n, m in zip(shape, values.shape[-3:], strict=True))
+    return F.pad(values, [0, z, 0, y, 0, x], value=fill)
+
+
 def pooled(values: Tensor, edge: int, fill: float) -> Tensor:
     """Means of cubes of ``edge`` voxels of ``[x y z]``, float32; ``fill`` completes those at the far ends.
 
     A slab at a time: no second volume of float is ever held."""
     slabs = []
     for slab in values.split(edge):
-        far = [(-n) % edge for n in slab.shape]
-        padded = F.pad(slab.float(), [0, far[2], 0, far[1], 0, far[0]], value=fill)
-        slabs.append(F.avg_pool3d(padded[None], edge)[0])
+        whole = filled_up(slab.float(), padded_shape(slab.shape, 1, edge), fill)
+        slabs.append(F.avg_pool3d(whole[None], edge)[0])
     return torch.cat(slabs)
 
 
@@ -175,9 +180,9 @@ class WholeChests(Dataset):
         if self.stratified:
             t = 1 + (2 * (i % self.stratified) + 1) * learning.timesteps // (2 * self.stratified)
             chest = self.chest(number)
-            far = [2 * n - m for n, m in zip(self.shape, chest.shape[1:], strict=True)]
-            air = F.pad(chest[:1], [0, far[2], 0, far[1], 0, far[0]], value=self.air)
-            chest = F.avg_pool3d(torch.cat([air, F.pad(chest[1:], [0, far[2], 0, far[1], 0, far[0]])]), 2)
+            box = [2 * n for n in self.shape]
+            chest = torch.cat([filled_up(chest[:1], box, self.air), filled_up(chest[1:], box)])
+            chest = F.avg_pool3d(chest, 2)
         else:
             chest = varied(self.chest(number), self.air, self.shape, spacing_mm / 2, rng)
             flipped = [1 + axis for axis in range(3) if s.flips and rng.random() < 0.5]
@@ -322,8 +327,7 @@ class LearningDetail(DiffusionLearning):
 
 def on_grid(coarse: Tensor, padded, factor: int) -> Tensor:
     """``coarse`` ``[x y z]`` of a case on the coarse grid of its ``padded`` volume: beyond the case nothing is said."""
-    far = [-(-n // factor) - m for n, m in zip(padded, coarse.shape, strict=True)]
-    return F.pad(coarse, [0, far[2], 0, far[1], 0, far[0]])
+    return filled_up(coarse, [-(-n // factor) for n in padded])
 
 
 @torch.no_grad()
@@ -334,18 +338,13 @@ def whole_chest(
     the masks' shares."""
     s, device = learning.settings, canvas.masks.device
     masks = torch.stack([pooled(mask, s.factor, 0.0) for mask in canvas.masks])
-    known = weight = None
+    shape, box = masks.shape[1:], coarse_shape(canvas.padded, s.factor, s.channels)
+    masks = filled_up(masks, box)
+    background, share = torch.full(box, canvas.air, device=device), torch.ones(box, device=device)
     if canvas.background is not None:
-        known, weight = pooled(canvas.background, s.factor, canvas.air), pooled(canvas.weight, s.factor, 0.0)
-    shape = masks.shape[1:]
-    far = [b - a for a, b in zip(shape, padded_shape(shape, 1, 2 ** len(s.channels)), strict=True)]
-    far = [0, far[2], 0, far[1], 0, far[0]]
-    masks = F.pad(masks, far)
-    made = to_generate(masks, None if weight is None else F.pad(weight, far))
-    background = torch.full(masks.shape[1:], canvas.air, device=device)
-    if known is not None:
-        background[tuple(slice(n) for n in shape)] = known
-    share = torch.ones_like(background) if weight is None else F.pad(weight, far)
+        background = filled_up(pooled(canvas.background, s.factor, canvas.air), box, canvas.air)
+        share = filled_up(pooled(canvas.weight, s.factor, 0.0), box)
+    made = to_generate(masks, share)
     spacing = torch.full((1,), canvas.spacing_mm * s.factor, device=device)
 
     def denoiser(x: Tensor, t: int) -> Tensor:
@@ -357,7 +356,7 @@ def whole_chest(
 
     timesteps = sampling_timesteps(learning.timesteps, min(s.steps, learning.timesteps))
     add_noise = noise_adder(torch.Generator(device).manual_seed(seed_of(seed, "noise of the whole chest")))
-    x = torch.zeros(masks.shape[1:], device=device)
+    x = torch.zeros(box, device=device)
     add_noise(x, 1.0)
     x = sample(denoiser, x, timesteps, plan("dpmpp_2m", learning.abar, timesteps), add_noise)
     return torch.cat([x[None], masks])[(slice(None), *[slice(n) for n in shape])]
