@@ -40,7 +40,7 @@ class Background:
 class Canvas:
     """The conditions of one volume, padded; tensors ``[x y z]`` but for the masks."""
 
-    masks: Tensor  # uint8 0/1 [3 x y z]: nodules, lungs, body
+    masks: Tensor  # uint8 0/1 [labels x y z]: nodules, lungs, body, then others
     occupied: np.ndarray  # bool: cubes with voxels that need the network, on the grid on which patches begin and end
     shape: tuple[int, int, int]  # of the case itself
     spacing_mm: float
@@ -58,7 +58,7 @@ class Canvas:
 
 
 def to_generate(masks: Tensor, weight: Tensor | None) -> Tensor:
-    """Voxels of the ``masks`` ``[3 x y z]`` of which some ``weight`` is replaced, without one all (bool)."""
+    """Voxels of the ``masks`` ``[labels x y z]`` of which some ``weight`` is replaced, without one all (bool)."""
     needed = masks.amax(dim=0) > 0
     return needed if weight is None else needed & (weight > 0)
 
@@ -70,7 +70,7 @@ def make_canvas(
     device: torch.device,
     background: Background | None = None,
 ) -> Canvas:
-    """Pad ``masks`` ``[3 x y z]`` at their far ends to a shape that holds whole patches on the coarse grid."""
+    """Pad ``masks`` ``[labels x y z]`` at their far ends to a shape that holds whole patches on the coarse grid."""
     shape = masks.shape[1:]
     padded = padded_shape(shape, settings.patch_voxels, settings.grid_multiple)
     pads = [(0, b - a) for a, b in zip(shape, padded, strict=True)]
@@ -119,7 +119,7 @@ def blend(
     ``evaluate`` makes those of the ``grid`` that it is given, all of one size: ``[b ... X Y Z]``; those that are not
     ``wanted`` are not made and count as zero."""
     for group in groups([patch for patch in all_patches(grid) if wanted(patch)], patches_per_batch):
-        importance = importance_map(group[0].size).to(into.device)
+        importance = importance_map(group[0].size, into.device)
         for patch, made in zip(group, evaluate(group) * importance, strict=True):
             into[(..., *box(*patch))].add_(made)
     for axis, (length, spans) in enumerate(zip(into.shape[-3:], grid, strict=True)):
@@ -129,7 +129,7 @@ def blend(
 
 
 def groups(patches: list[Patch], patches_per_batch: int) -> Iterator[list[Patch]]:
-    """Batches of patches of one size, the most frequent order kept within a size."""
+    """Batches of patches of one size, in their order."""
     by_size: dict[tuple, list[Patch]] = {}
     for patch in patches:
         by_size.setdefault(patch.size, []).append(patch)
@@ -138,7 +138,7 @@ def groups(patches: list[Patch], patches_per_batch: int) -> Iterator[list[Patch]
 
 
 @cache
-def importance_map(size: tuple[int, int, int]) -> Tensor:
+def importance_map(size: tuple[int, int, int], device: torch.device) -> Tensor:
     """The weights of a patch's voxels: ``[X Y Z]``, the product of a triangle along each axis."""
     x, y, z = (torch.from_numpy(importance_vector(n)) for n in size)
-    return x[:, None, None] * y[:, None] * z
+    return (x[:, None, None] * y[:, None] * z).to(device)

@@ -26,12 +26,13 @@ from lungsyn.errors import InputError
 from lungsyn.generators.core.bands import HALO, inner
 from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.prediction import diffuse, training_target
+from lungsyn.generators.core.schedule import middle_of_part
 from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.random import stream
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.labels import ALWAYS
-from lungsyn.volume.patches import coordinates, padded_shape, random_start, window
+from lungsyn.volume.patches import box, coordinates, padded_shape, random_start, window
 
 
 def masks_window(case: Case, start, size: int, labels: Sequence[str] = ALWAYS) -> np.ndarray:
@@ -51,9 +52,8 @@ def with_halo(volume: Tensor, start, size) -> Tensor:
     ``HALO`` voxels on each side.
 
     Beyond the volume its outermost voxels are repeated."""
-    sizes = (size,) * 3 if isinstance(size, int) else size
-    for axis, (first, n, length) in enumerate(zip(start, sizes, volume.shape[-3:], strict=True), volume.ndim - 3):
-        low, high = first - HALO, first + n + HALO
+    for axis, (inside, length) in enumerate(zip(box(start, size), volume.shape[-3:], strict=True), volume.ndim - 3):
+        low, high = inside.start - HALO, inside.stop + HALO
         if low < 0 or high > length:
             volume = volume.index_select(axis, torch.arange(low, high, device=volume.device).clamp_(0, length - 1))
         else:
@@ -85,7 +85,7 @@ class Example:
 
     x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO; [2 ...] where there is no target: x_0 and noise
     target: Tensor | None  # [1 P P P]; None where the network alone can tell it
-    masks: Tensor  # [3 P+2h P+2h P+2h] uint8
+    masks: Tensor  # [labels P+2h P+2h P+2h] uint8
     coarse: Tensor  # [c P/2 P/2 P/2]
     t: Tensor  # []
     spacing_mm: Tensor  # []
@@ -121,7 +121,7 @@ class TrainingPatches(Dataset):
         start = random_start(rng, padded, s.patch_voxels, centre)
         t = 1 + rng.integers(learning.timesteps)
         if self.stratified:
-            t = 1 + (2 * (i % self.stratified) + 1) * learning.timesteps // (2 * self.stratified)
+            t = middle_of_part(i, self.stratified, learning.timesteps)
         abar = learning.abar[t].float()
 
         corner, size = [a - HALO for a in start], s.patch_voxels + 2 * HALO

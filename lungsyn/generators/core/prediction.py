@@ -68,7 +68,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
 
 
 def guided(x0_of: Callable[[Tensor], Tensor], masks: Tensor, scale: float) -> Tensor:
-    """x_0 of ``masks`` ``[b 3 x y z]``; at a ``scale`` other than 1 led away from that of the same without nodules."""
+    """x_0 of ``masks`` ``[b labels x y z]``; at a ``scale`` other than 1 led away from that without their nodules."""
     x0 = x0_of(masks)
     if scale == 1 or not masks[:, 0].any():  # the same would come out
         return x0

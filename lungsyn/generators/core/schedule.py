@@ -42,6 +42,11 @@ def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
     return [round(timesteps * (steps - i) / steps) for i in range(steps + 1)]
 
 
+def middle_of_part(i: int, parts: int, timesteps: int) -> int:
+    """The timestep in the middle of the i-th of so many equal ``parts`` of 1 ... T, over and over again."""
+    return 1 + (2 * (i % parts) + 1) * timesteps // (2 * parts)
+
+
 def log_snr(abar: Tensor) -> Tensor:
     """log(signal / noise) = log abar - log(1 - abar)."""
     return torch.log(abar) - torch.log1p(-abar)

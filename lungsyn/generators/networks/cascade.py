@@ -30,7 +30,7 @@ from lungsyn.generators.core.learning import DiffusionLearning, Learning
 from lungsyn.generators.core.patches import Example
 from lungsyn.generators.core.prediction import diffuse, precondition, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
-from lungsyn.generators.core.schedule import sampling_timesteps
+from lungsyn.generators.core.schedule import middle_of_part, sampling_timesteps
 from lungsyn.generators.core.synthesis import denoised_volume
 from lungsyn.generators.networks.patch_unet import PatchUNet, UNet
 from lungsyn.random import seed_of, stream
@@ -178,7 +178,7 @@ class WholeChests(Dataset):
         spacing_mm = float(self.cases[number].space.spacing_mm.mean()) * s.factor
         t = 1 + int(rng.integers(learning.timesteps))
         if self.stratified:
-            t = 1 + (2 * (i % self.stratified) + 1) * learning.timesteps // (2 * self.stratified)
+            t = middle_of_part(i, self.stratified, learning.timesteps)
             chest = self.chest(number)
             box = [2 * n for n in self.shape]
             chest = torch.cat([filled_up(chest[:1], box, self.air), filled_up(chest[1:], box)])
@@ -225,7 +225,7 @@ class CoarseUNet(UNet):
         self.register_buffer("band_sd", band_sd, persistent=False)
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """v ``[b 1 x y z]`` of ``x`` ``[b 1 x y z]`` and ``masks`` ``[b 3 x y z]``; ``t`` and spacing ``[b]``."""
+        """v ``[b 1 x y z]`` of ``x`` ``[b 1 x y z]`` and ``masks`` ``[b labels x y z]``; ``t`` and spacing ``[b]``."""
         embedding = self.embed(t, spacing_mm)
         abar = self.abar[t][:, None, None, None, None]
         c_in, c_skip, c_out = precondition(abar, self.band_sd[:, None, None, None])

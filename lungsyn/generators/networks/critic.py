@@ -46,7 +46,7 @@ class Critic(nn.Module):
         return bands / self.band_sd[:, None, None, None]
 
     def forward(self, bands: Tensor, masks: Tensor) -> Tensor:
-        """``bands`` as above, ``masks`` ``[b 3 x y z]`` -> ``[b 1 x/d y/d z/d]``, d = 2^levels."""
+        """``bands`` as above, ``masks`` ``[b labels x y z]`` -> ``[b 1 x/d y/d z/d]``, d = 2^levels."""
         h = torch.cat([bands, to_half(masks.to(bands.dtype))], dim=1)
         h = self.first(h.contiguous(memory_format=torch.channels_last_3d))
         for i, same in enumerate(self.same):

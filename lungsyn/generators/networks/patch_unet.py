@@ -123,8 +123,8 @@ class PatchUNet(UNet):
         self.register_buffer("band_sd", band_sd(), persistent=False)
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """``[b 1 x y z]`` of ``x`` ``[b 1 ...]`` and ``masks`` ``[b 3 ...]``, both with their halo, ``coarse`` at half
-        resolution without, the rest ``[b]``."""
+        """``[b 1 x y z]`` of ``x`` ``[b 1 ...]`` and ``masks`` ``[b labels ...]``, both with their halo, ``coarse``
+        at half resolution without, the rest ``[b]``."""
         embedding = self.embed(t, spacing_mm)
         abar = self.abar[t][:, None, None, None, None]
         usual = self.band_sd[:, None, None, None]
