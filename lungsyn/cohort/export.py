@@ -27,9 +27,9 @@ from pydicom.uid import generate_uid
 
 from lungsyn import __version__
 from lungsyn.cohort.dicom_writing import slice_names, write_ct
-from lungsyn.cohort.preprocess import reoriented
 from lungsyn.errors import InputError
 from lungsyn.volume.files import Case, whole_file, write_json, write_volume
+from lungsyn.volume.resample import reoriented
 from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import write_table
 

@@ -8,7 +8,6 @@ table and clothes that a generator would otherwise have to learn, and the volume
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import nibabel as nib
 import numpy as np
 
 from lungsyn.cohort import lungs, recognised
@@ -19,7 +18,7 @@ from lungsyn.volume.intensity import AIR_HU
 from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.near import told_of_predictions
 from lungsyn.volume.nodules import fullest
-from lungsyn.volume.resample import empty, resample, resample_mask, slabs
+from lungsyn.volume.resample import empty, reoriented, resample, resample_mask, slabs
 from lungsyn.volume.space import Space, Volume
 
 HU_RANGE = (-1024, 3071)  # 12 bits, what scanners store; metal beyond it is clipped
@@ -94,14 +93,6 @@ def _is_aligned(affine: np.ndarray) -> bool:
     """Whether every voxel axis runs along one of the patient's."""
     directions = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     return bool(np.allclose(directions, directions.round(), atol=1e-4))
-
-
-def reoriented(volume: Volume, axes: str) -> Volume:
-    """The same voxels with axes reordered and flipped to run as nearly as they can as ``axes`` says: ``RAS`` is to the
-    patient's right, front and top, ``LPS`` (DICOM's) to the left, back and top."""
-    turn = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axes))
-    data = nib.apply_orientation(volume.data, turn)
-    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape))
 
 
 def nodule_index(masks: list[Volume], space: Space) -> np.ndarray:

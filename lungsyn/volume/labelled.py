@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from lungsyn.errors import InputError
 from lungsyn.volume.files import read_volume
 from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.nodules import fullest
-from lungsyn.volume.resample import resample, resample_mask
+from lungsyn.volume.resample import reoriented, resample, resample_mask
 from lungsyn.volume.space import Space, Volume
 
 Values = int | Iterable[int] | Mapping[int, int]
@@ -32,7 +31,7 @@ def read_labels(
     (('lungs', 'nodules', 'body'), (8, 8, 8))
     >>> scene = lungsyn.Scene(labels, affine)
     """
-    values = _as_ras(_whole_numbers(Path(path)))
+    values = reoriented(_whole_numbers(Path(path)), "RAS")
     space = values.space if spacing_mm is None else values.space.isotropic(spacing_mm)
     return LabelMap({name: _layer(values, _numbers(of), space, name) for name, of in names.items()}), space.affine
 
@@ -43,11 +42,6 @@ def _whole_numbers(path: Path) -> Volume:
     if volume.data.ndim != 3 or not np.array_equal(whole, volume.data):
         raise InputError(f"{path}: not a label map: give one with three axes, and a whole number in each voxel")
     return Volume(whole, volume.affine)
-
-
-def _as_ras(volume: Volume) -> Volume:
-    image = nib.as_closest_canonical(nib.Nifti1Image(volume.data, volume.affine))
-    return Volume(np.asarray(image.dataobj), np.asarray(image.affine))
 
 
 def _numbers(values: Values) -> Mapping[int, int]:

@@ -11,6 +11,7 @@ interpolation, and without a copy of the source in float. Oblique grids take sci
 
 from collections.abc import Iterator
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage, sparse
 
@@ -125,3 +126,11 @@ def outside_of(source: Space, target: Space) -> np.ndarray:
         position = sum(row[k] * index[k] for k in range(3) if row[k]) + row[3]  # a line, where axes are parallel
         outside |= (position < -0.5 - 1e-6) | (position > length - 0.5 + 1e-6)
     return outside
+
+
+def reoriented(volume: Volume, axes: str) -> Volume:
+    """The same voxels with axes reordered and flipped to run as nearly as they can as ``axes`` says: ``RAS`` is to the
+    patient's right, front and top, ``LPS`` (DICOM's) to the left, back and top."""
+    turn = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.orientations.axcodes2ornt(axes))
+    data = nib.apply_orientation(volume.data, turn)
+    return Volume(data, volume.affine @ nib.orientations.inv_ornt_aff(turn, volume.data.shape))

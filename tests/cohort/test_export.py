@@ -11,9 +11,9 @@ from lungsyn.cohort import nifti
 from lungsyn.cohort.dicom import find_series, read_ct
 from lungsyn.cohort.dicom_writing import slice_names
 from lungsyn.cohort.export import refuse_unless_passed, write_dicom
-from lungsyn.cohort.preprocess import reoriented
 from lungsyn.errors import InputError
 from lungsyn.volume.files import FILE_OF, Case, data_digests, open_case, read_volume, write_case, write_volume
+from lungsyn.volume.resample import reoriented
 from lungsyn.volume.space import Volume
 from tests.cohort.test_nifti import settings
 from tests.conftest import labelled_case, make_case
