@@ -54,14 +54,12 @@ def _membership_arguments(parser):
 def audit_membership(args) -> None:
     """Measure the generator's loss on each case that it learned from and on each that it never saw."""
     from lungsyn.audit import membership
+    from lungsyn.models import load_generator
     from lungsyn.provenance import model_facts
-    from lungsyn.registry import family
-    from lungsyn.settings.synthesis import Synthesis
 
-    facts = model_facts(args.model)
-    generator = family("generators", facts["generator"]["kind"]).load(args.model, None, args.compute, Synthesis())
+    generator = load_generator(args.model, args.compute)
     folders = [whole(case_folders(paths)) for paths in (args.train, args.unseen)]
-    groups = membership.case_groups(generator, facts, *folders)
+    groups = membership.case_groups(generator, model_facts(args.model), *folders)
     rows = [args.of | row for row in membership.attack(generator, groups, args.seed)]
     write_table(args.out, rows, [*args.of, *membership.COLUMNS])
 
