@@ -1,10 +1,12 @@
 """What the verbs are made of: their register, the kinds of arguments, and the folders that arguments name."""
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lungsyn.errors import InputError
+from lungsyn.memory import peak_host_mb
 from lungsyn.recipes import OF_VERBS, Recipe, recipe_of
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.compute import Compute
@@ -61,6 +63,11 @@ def case_folders(paths: list[Path]) -> list[Path]:
 def attempts(batches: list[Path]) -> list[dict]:
     """The records of every volume that was made for a set, kept or not, from the folders of its batches."""
     return [record for folder in batches for record in read_json(folder / "attempts.json")["attempts"]]
+
+
+def cost_since(started: float) -> dict:
+    """What this process took since ``started`` (`time.monotonic`): the cost of a training that does not say its own."""
+    return {"seconds": round(time.monotonic() - started, 1), "host_mb": peak_host_mb()}
 
 
 def known_cost(facts: Mapping) -> dict:

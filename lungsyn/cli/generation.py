@@ -12,13 +12,13 @@ from lungsyn.cli.arguments import (
     add_section,
     case_folders,
     checkpoints_of,
+    cost_since,
     known_cost,
     rejected_picture,
     section,
     verb,
 )
 from lungsyn.errors import InputError
-from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import file_digest, note
 from lungsyn.registry import family
 from lungsyn.seams import Run
@@ -65,7 +65,7 @@ def generation_train(args) -> dict | None:
         (*args.rule, kind), of=args.of, generator=args.generator, seed=args.seed,
         cases=[folder.name for folder in folders],
         inputs=dict(data_digests(folders)),
-        cost={"seconds": round(time.monotonic() - started, 1), "host_mb": peak_host_mb()},
+        cost=cost_since(started),
     ) | trained.facts  # fmt: skip
     checkpoint.save(args.model, trained.tensors, made)
     write_json_lines(args.curve, [args.of | record for record in trained.records])

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from lungsyn.cli.arguments import add, add_compute, add_numbers, add_of, case_folders, checkpoints_of, known_cost, verb
+from lungsyn.cli.arguments import (
+    add,
+    add_compute,
+    add_numbers,
+    add_of,
+    case_folders,
+    checkpoints_of,
+    cost_since,
+    known_cost,
+    verb,
+)
 from lungsyn.errors import InputError
-from lungsyn.memory import peak_host_mb
 from lungsyn.provenance import model_facts, note
 from lungsyn.random import seed_of
 from lungsyn.registry import family
@@ -51,7 +60,7 @@ def segmentation_train(args) -> dict:
         synthetic_share=args.synthetic_share,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
         inputs=dict(data_digests([*real, *synthetic])),
-        cost={"seconds": round(time.monotonic() - started, 1), "host_mb": peak_host_mb()},
+        cost=cost_since(started),
     ) | trained.facts  # fmt: skip
     checkpoint.save(args.model, trained.tensors, made)
     write_json_lines(args.curve, [args.of | record for record in trained.records])
