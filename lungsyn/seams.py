@@ -21,7 +21,7 @@ from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import Case, whole_case
 from lungsyn.volume.labels import LabelMap
-from lungsyn.volume.space import Volume
+from lungsyn.volume.space import Space, Volume
 
 if TYPE_CHECKING:
     from lungsyn.settings.cohort import Cohort, Listing, Preparation, Simulation
@@ -53,7 +53,7 @@ class Scene:
     @property
     def spacing_mm(self) -> np.ndarray:
         """Voxel spacing along x, y and z: ``[3]``."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        return Space(self.labels.shape, self.affine).spacing_mm
 
 
 @dataclass(frozen=True, eq=False)

@@ -192,7 +192,7 @@ class NnUnet(Segmenter):
 
     def predict(self, case: Case) -> np.ndarray:
         image = np.asarray(case.ct, dtype=np.float32).transpose(2, 1, 0)[None]  # [1 z y x], as its reader gives it
-        spacing_mm = np.linalg.norm(case.affine[:3, :3], axis=0)[::-1].tolist()
+        spacing_mm = case.space.spacing_mm[::-1].tolist()
         _, probability = self.predictor.predict_single_npy_array(
             image, {"spacing": spacing_mm}, save_or_return_probabilities=True
         )
