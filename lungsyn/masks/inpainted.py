@@ -19,5 +19,4 @@ class Family(Arranged):
 
     Settings = Settings
     recipe = 1
-    kind = "inpainted"
     gives_known = True

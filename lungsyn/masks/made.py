@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from lungsyn.anatomy import shapes
 from lungsyn.errors import InputError
-from lungsyn.masks.core.rows import OWN, usual_place
+from lungsyn.masks.core.rows import ANYWHERE, OWN, usual_place
 from lungsyn.random import seed_of, stream
 from lungsyn.seams import MaskSource, Scene
 from lungsyn.settings.section import Section
@@ -75,8 +75,7 @@ class Population:
 def row_of(i: int, seed: int, train: Population, settings: Settings) -> dict:
     """Row ``i``: which cases are mixed and how, and which nodules lie in them."""
     rng, known = stream(seed, "made"), train.nodules
-    mixed = mixture(train.names, train.fields, train.least, settings.patients, train.cut_out, rng)
-    chosen, weights, turns = mixed
+    chosen, weights, turns = mixture(train.names, train.fields, train.least, settings.patients, train.cut_out, rng)
     powers = np.mean([nodule["powers"] for nodule in known if nodule["powers"] is not None] or [[0.02] * 3], axis=0)
     few = settings.nodules
     count = rng.integers(few[0], few[1] + 1) if few else rng.choice(train.counts)
@@ -117,7 +116,7 @@ class Family(MaskSource):
         if not known:
             raise InputError("no nodule in the train cases: their sizes are what made nodules are drawn from")
         fields = {name: fields_of(opened[name], cut_out)["lungs"] for name in names}
-        place = usual_place(opened.values()) if cut_out else "anywhere"
+        place = usual_place(opened.values()) if cut_out else ANYWHERE
         counts = [len(case.about["nodules"]) for case in opened.values()]
         train = Population(names, fields, usual_share(fields, cut_out), known, counts, cut_out, place)
         return [row_of(i, seed_of(seed, "volume", "made", i), train, settings) for i in range(volumes)]
@@ -288,7 +287,7 @@ def place_nodules(
 ) -> np.ndarray:
     """Made up nodules in the lungs, as many as fit: uint8 ``[x y z]`` of their indices. ``wanted``: diameter and
     distance to the wall of each, mm."""
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing_mm = Space(lungs.shape, affine).spacing_mm
     depth_mm = ndimage.distance_transform_edt(np.pad(lungs > 0, 1, mode="edge"), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
     nodules = np.zeros(lungs.shape, np.uint8)
     for number, (diameter, wall) in enumerate(wanted, start=1):

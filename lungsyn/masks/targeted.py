@@ -20,7 +20,6 @@ class Family(Arranged):
 
     Settings = Settings
     recipe = 1
-    kind = "targeted"
     split = "validation"
     needs_benchmark = True
 

@@ -19,4 +19,3 @@ class Family(Arranged):
 
     Settings = Settings
     recipe = 1
-    kind = "untargeted"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from lungsyn.masks.core.placing import arranged_scene
 from lungsyn.masks.core.rows import COLUMNS, smallest_diameter_mm, untargeted, usual_place
@@ -18,13 +17,12 @@ def abouts(cases: Sequence[Path]) -> Iterator[dict]:
 class Arranged(MaskSource):
     """Nodules of one case, varied, in the body of another."""
 
-    kind: ClassVar[str]
     columns = COLUMNS
 
     def rows(self, cases, volumes, seed, settings, worst=()):
         names, smallest_mm = [folder.name for folder in cases], smallest_diameter_mm(abouts(cases))
         place = usual_place(open_case(folder) for folder in cases)
-        return untargeted(names, volumes, seed, smallest_mm, place, self.kind)
+        return untargeted(names, volumes, seed, smallest_mm, place, settings.kind)
 
     def uses(self, row):
         return {row["body_case"], row["nodule_case"]}
