@@ -72,22 +72,25 @@ def scaled(by: float) -> Disguise:
 
 def rotated(degrees: float) -> Disguise:
     """About a random axis through the middle."""
-
-    def make(train: Window, host: Window, spacing_mm: float, rng) -> Window:
-        axis = rng.normal(size=3)
-        return _deformed(train, Rotation.from_rotvec(np.deg2rad(degrees) * axis / np.linalg.norm(axis)).as_matrix())
-
-    return make
+    return lambda train, host, spacing_mm, rng: _deformed(train, rotation(degrees, rng))
 
 
 def _deformed(window: Window, matrix: np.ndarray) -> Window:
     hu, masks = window
-    middle = (np.array(hu.shape) - 1) / 2
-    moved = [
-        ndimage.affine_transform(channel, matrix, middle - matrix @ middle, order=1, mode="nearest")
-        for channel in (hu, *masks)
-    ]
+    moved = [mapped(channel, matrix) for channel in (hu, *masks)]
     return moved[0], np.rint(moved[1:])
+
+
+def rotation(degrees: float, rng: np.random.Generator) -> np.ndarray:
+    """About a random axis: ``[3 3]``."""
+    axis = rng.normal(size=3)
+    return Rotation.from_rotvec(np.deg2rad(degrees) * axis / np.linalg.norm(axis)).as_matrix()
+
+
+def mapped(cube: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A cube whose voxels are taken from where ``matrix`` leads from its middle."""
+    middle = (np.array(cube.shape) - 1) / 2
+    return ndimage.affine_transform(cube, matrix, middle - matrix @ middle, order=1, mode="nearest")
 
 
 EIGHT_MM = "a nodule with 8 mm around it in another body"

@@ -81,8 +81,24 @@ def aligned(reference: np.ndarray, shift, turn: int, max_shift: int) -> np.ndarr
     """The window of a reference ``[e e e]`` that a query's core was found to match, turned like it: ``[c c c]``."""
     edge = reference.shape[-1] - 2 * max_shift
     box = tuple(slice(max_shift + int(s), max_shift + int(s) + edge) for s in shift)
+    return turned(reference[box], turn)
+
+
+def turned(cube: np.ndarray, turn: int) -> np.ndarray:
+    """A cube in this turn (index into TURNS)."""
     order, axes = TURNS[turn]
-    return np.flip(reference[box].transpose(order), axes)
+    return np.flip(cube.transpose(order), axes)
+
+
+def names_of(turn: int) -> dict[str, str]:
+    """A turn as tables have it: the ``order`` of its axes, and those that it mirrors."""
+    order, axes = TURNS[turn]
+    return {"order": "".join("xyz"[axis] for axis in order), "mirror": "".join("xyz"[axis] for axis in axes)}
+
+
+def turn_of(order: str, mirror: str) -> int:
+    """The turn that has these names."""
+    return TURNS.index(tuple(tuple("xyz".index(letter) for letter in letters) for letters in (order, mirror)))
 
 
 def planted_count(queries: int) -> int:

@@ -15,17 +15,17 @@ the largest of many follows Gumbel's, as `chance.critical_value` asks. The table
 `chance.evidence` is log(d2 / d1).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
 from lungsyn.anatomy.shapes import are_cut_outs, frame, frame_of, occupancy
-from lungsyn.audit.memorisation import TURNS
+from lungsyn.audit.disguises import mapped, rotation
+from lungsyn.audit.memorisation import TURNS, names_of, turned
 from lungsyn.errors import InputError
 from lungsyn.random import stream
 from lungsyn.volume.files import Case, open_case
@@ -54,11 +54,6 @@ def pooled(outlines: np.ndarray, edge: int) -> np.ndarray:
     """Means of blocks of ``[n e e e]``: ``[n edge edge edge]``."""
     n, factor = len(outlines), outlines.shape[-1] // edge
     return outlines.reshape(n, *(edge, factor) * 3).mean(axis=(2, 4, 6))
-
-
-def turned(outline: np.ndarray, turn: int) -> np.ndarray:
-    order, axes = TURNS[turn]
-    return np.flip(outline.transpose(order), axes)
 
 
 @dataclass(frozen=True)
@@ -145,17 +140,12 @@ def bent(by_mm: float) -> Disguise:
 
 
 def scaled(by: float) -> Disguise:
-    return lambda outline, voxel_mm, rng: _mapped(outline, np.eye(3) / by)
+    return lambda outline, voxel_mm, rng: mapped(outline, np.eye(3) / by)
 
 
 def rotated(degrees: float) -> Disguise:
     """About a random axis through the middle."""
-
-    def make(outline: np.ndarray, voxel_mm: float, rng: np.random.Generator) -> np.ndarray:
-        axis = rng.normal(size=3)
-        return _mapped(outline, Rotation.from_rotvec(np.deg2rad(degrees) * axis / np.linalg.norm(axis)).as_matrix())
-
-    return make
+    return lambda outline, voxel_mm, rng: mapped(outline, rotation(degrees, rng))
 
 
 def shifted(share: float) -> Disguise:
@@ -166,11 +156,6 @@ def shifted(share: float) -> Disguise:
         return ndimage.shift(outline, share * EDGE * move / np.linalg.norm(move), order=1, mode="nearest")
 
     return make
-
-
-def _mapped(outline: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    middle = (np.array(outline.shape) - 1) / 2
-    return ndimage.affine_transform(outline, matrix, middle - matrix @ middle, order=1, mode="nearest")
 
 
 AS_IT_IS = "an outline as it is, turned or mirrored"
@@ -211,7 +196,7 @@ def probe_outlines(synthetic: list[Path], known: list[Path], held_out: list[Path
     patients = {folder.name: case.about["patient"] for folder, case in zip(known, cases["known"], strict=True)}
     chosen = stream(seed, "planted outlines").permutation(len(known))
     chosen = [int(chosen[i % len(known)]) for i in range(COPIES)]
-    rows = _about("synthetic", synthetic, [_donor(case, patients) for case in cases["synthetic"]])
+    rows = _about("synthetic", synthetic, [donor(case.about, "body_case", patients) for case in cases["synthetic"]])
     rows += _about("held-out", held_out, [case.about["patient"] for case in cases["held-out"]])
     queries = [outline for group in ("synthetic", "held-out") for outline, _ in read[group]]
     for name in DISGUISES:
@@ -222,11 +207,8 @@ def probe_outlines(synthetic: list[Path], known: list[Path], held_out: list[Path
     owners = [patients[folder.name] for folder in known]
     matches = find(np.stack(queries), np.stack([outline for outline, _ in read["known"]]), owners)
     for row, match in zip(rows, matches, strict=True):
-        order, axes = TURNS[match.turn]
-        row |= {
-            "correlation": match.likeness, "nearest": known[match.index].name, "compared": len(known) * len(TURNS),
-            "order": "".join("xyz"[axis] for axis in order), "mirror": "".join("xyz"[axis] for axis in axes),
-        }  # fmt: skip
+        found = {"correlation": match.likeness, "nearest": known[match.index].name}
+        row |= found | {"compared": len(known) * len(TURNS)} | names_of(match.turn)
     return [row | {"kind": OUTLINE} for row in [*rows, *_about("train", known, owners)]]
 
 
@@ -237,7 +219,8 @@ def _about(group: str, folders: list[Path], patients: Sequence[str | None]) -> l
     ]
 
 
-def _donor(case: Case, patients: dict[str, str]) -> str | None:
-    """The patient whose body a synthetic case has, by its own account; None: nobody's."""
-    name = case.about.get("made", {}).get("row", {}).get("body_case")
+def donor(about: Mapping, key: str, patients: Mapping[str, str]) -> str | None:
+    """Whose body (``key``: ``body_case``) or nodules (``nodule_case``) a synthetic case has, by its own account; None:
+    nobody's. ``patients``: of cases, by name."""
+    name = about.get("made", {}).get("row", {}).get(key)
     return patients.get(name, name)

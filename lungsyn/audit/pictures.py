@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from lungsyn.audit.memorisation import TURNS, aligned
-from lungsyn.audit.outlines import OUTLINE, are_cut_outs, read_outline, turned
+from lungsyn.anatomy.shapes import are_cut_outs
+from lungsyn.audit.memorisation import aligned, turn_of, turned
+from lungsyn.audit.outlines import OUTLINE, read_outline
 from lungsyn.audit.patches import Cutter, Place, cut
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.pictures import draw_slice
@@ -88,17 +89,12 @@ def plot_outlines(
 def _overlay(axes, row: Mapping, folders: Mapping[str, Path], cut_out: bool, colour: str) -> None:
     """Body and lungs of a probe, turned as it fits, and of its nearest, in the middle of each plane."""
     probe, nearest = (read_outline(open_case(folders[row[key]]), cut_out)[0] for key in ("case", "nearest"))
-    probe = turned(probe, _turn(row["order"], row["mirror"]))
+    probe = turned(probe, turn_of(row["order"], row["mirror"]))
     for axis, across in zip(axes, (2, 1, 0), strict=True):
         for outline, line in ((nearest, "black"), (probe, colour)):
             axis.contour(np.take(outline, len(outline) // 2, across).T, (0.5, 1.5), colors=line, linewidths=1.0)
         axis.set(aspect="equal", xticks=[], yticks=[])
     axes[0].set_ylabel(f"likeness {float(row['correlation']):.2f}", fontsize=9)
-
-
-def _turn(order: str, mirror: str) -> int:
-    """The number of a turn from the names of its axes."""
-    return TURNS.index(tuple(tuple("xyz".index(letter) for letter in letters) for letters in (order, mirror)))
 
 
 def _closest(rows: Sequence[Mapping], kind: str, group: str) -> list[Mapping]:
@@ -118,7 +114,6 @@ def _pair(axes, row: Mapping, cubes: Cubes, window_hu) -> None:
     if row["held_out_correlation"]:
         words[2] = f"r = {float(row['held_out_correlation']):.2f}"
     for axis, cube, (shift, order, mirror), word in zip(axes, values, moves, words, strict=False):
-        turn = _turn(order, mirror)
-        core = aligned(cube, np.array(shift.split(), dtype=int), turn, cubes.max_shift)
+        core = aligned(cube, np.array(shift.split(), dtype=int), turn_of(order, mirror), cubes.max_shift)
         draw_slice(axis, core, 2, core.shape[2] // 2, (1.0, 1.0, 1.0), window_hu)
         axis.set_title(word, fontsize=9, pad=3)

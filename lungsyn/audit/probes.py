@@ -14,7 +14,7 @@ import numpy as np
 
 from lungsyn.audit import disguises, memorisation, parts
 from lungsyn.audit.memorisation import TURNS, Nearest
-from lungsyn.audit.outlines import OUTLINE
+from lungsyn.audit.outlines import OUTLINE, donor
 from lungsyn.audit.patches import (
     Cutter,
     Place,
@@ -131,11 +131,9 @@ def _about_probes(kind: str, folders: Folders, places: dict[str, list[Place]]) -
         folder.name: read_json(folder / "case.json")["patient"] for folder in [*folders["train"], *folders["held-out"]]
     }
     key = "nodule_case" if kind == "nodule" else "body_case"
-    donor = {
-        folder: read_json(folder / "case.json").get("made", {}).get("row", {}).get(key)
-        for folder in folders["synthetic"]
+    owner = {
+        folder: donor(read_json(folder / "case.json"), key, patients) or folder.name for folder in folders["synthetic"]
     }
-    owner = {folder: patients.get(name, name) or folder.name for folder, name in donor.items()}
     return [
         _about(group, place) | {"patient": owner.get(place.folder, place.patient)}
         for group in ("synthetic", "held-out")
@@ -215,12 +213,10 @@ def _coarse(train: list[Place], held_out: list[Place], cutter: Cutter, seed: int
 
 
 def _found(nearest: Nearest, i: int, places: Sequence[Place], prefix: str) -> dict:
-    order, axes = TURNS[nearest.turn[i]]
     found = {
         "correlation": float(nearest.correlation[i]),
         "nearest": places[nearest.index[i]].name,
         "shift": " ".join(str(n) for n in nearest.shift[i]),
-        "order": "".join("xyz"[axis] for axis in order),
-        "mirror": "".join("xyz"[axis] for axis in axes),
+        **memorisation.names_of(nearest.turn[i]),
     }
     return {prefix + key: value for key, value in found.items()}
