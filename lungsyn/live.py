@@ -100,11 +100,11 @@ def draw(
         for key, label, colour in (("loss", "train", COLOURS[0]), ("validation", "held-out, averaged weights", INK)):
             points = [(record["images_seen"], record[key]) for record in records if record[key] is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1.2, label=label)
+                axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1.2, label=label, clip_on=False)
         loss_against_patches(axis)
         axis.set_xlim(0, settings.images)
         axis.xaxis.set_major_locator(MaxNLocator(3))  # beside one patch there is not room for more
-        axis.legend(frameon=False, fontsize=9, loc="upper right")
+        axis.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1))  # nowhere within is always free
         axes = right.subplots(2, len(pairs), squeeze=False) if pairs else []
         for column, (name, (real, made, nodule)) in enumerate(pairs.items()):
             index = widest_slices(nodule)[2]

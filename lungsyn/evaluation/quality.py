@@ -77,13 +77,17 @@ def _measure_panel(panel, name: str, reference: Mapping, records: Sequence[Mappi
     low, high = (reference["measures"][name][end] for end in ("low", "high"))
     if low is not None:
         panel.axvspan(low, high, color="#e9e9e4", lw=0)
-    for place, (values, colour) in enumerate(zip(rows, ROW_COLOURS, strict=True)):
-        panel.scatter(np.sort(values), -place + jitter(len(values), 0.6), s=11, color=colour, alpha=0.6, lw=0)
-    # One volume far out must not squeeze all others into a line: the view is three times the range.
-    every = np.concatenate(rows)
+    # One volume far out must not squeeze all others into a line: the view is three times the range, and what lies
+    # beyond is an arrow at its end.
+    every, left, right = np.concatenate(rows), -np.inf, np.inf
     if low is not None and high > low and len(every):
         left, right = max(every.min(), low - (high - low)), min(every.max(), high + (high - low))
         panel.set_xlim(left - 0.04 * (right - left), right + 0.04 * (right - left))
+    for place, (row, colour) in enumerate(zip(rows, ROW_COLOURS, strict=True)):
+        values, heights = np.sort(np.array(row, float)), -place + jitter(len(row), 0.6)
+        for marker, there in (("<", values < left), (">", values > right), ("o", (left <= values) & (values <= right))):
+            shown = values[there].clip(left, right)
+            panel.scatter(shown, heights[there], s=11, marker=marker, color=colour, alpha=0.6, lw=0)
     panel.set_yticks([-k for k in range(len(ROWS))], [f"{r} ({len(v)})" for r, v in zip(ROWS, rows, strict=True)])
     panel.tick_params(labelsize=8)
     panel.set_ylim(-2.6, 0.6)
