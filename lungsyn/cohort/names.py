@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+APOSTROPHES, MINUS = "'\u2018\u2019\u02bc`\u00b4", "\u2212"
 LONGEST_FOLDER = 150  # bytes; a file's name may have 255, and the workflow puts some words around a case's
 
 
@@ -18,22 +19,28 @@ def readable(name: str) -> str:
 
 
 def spelling_key(name: str) -> str:
-    """Equal for names that differ in spelling only: form and case of letters, blanks, dashes, zeros in front.
+    """Equal for names that differ in spelling only: form and case of letters, blanks, punctuation, zeros in front.
 
-    ``PAT-01`` is ``pat 1``; ``7.0``, as a spreadsheet writes 7, is ``007``; ``Muller`` is not ``Müller``.
+    ``PAT-01`` is ``pat 1`` and ``PAT01``; ``7.0``, as a spreadsheet writes 7, is ``007``; ``Muller`` is not ``Müller``.
+    Empty for a name of punctuation alone.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", readable(name)).casefold())
     text = "".join(_plain(letter) for letter in text)
+    text = re.sub(r"(?<!\d)\.|\.(?!\d)", " ", text)  # any other is a decimal point
+    text = re.sub(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])", " ", text)
     text = re.sub(r"(?<![\d.])0+(?=\d)", "", " ".join(text.split()))
     return re.sub(r"(\d+)\.0+", r"\1", text) if re.fullmatch(r"\d+\.0+", text) else text
 
 
 def _plain(letter: str) -> str:
-    """A blank for blanks and dashes of all kinds, nothing for what is not seen, one apostrophe for all."""
+    """A blank for blanks and punctuation of all kinds, nothing for apostrophes and what is not seen, any script's digit
+    as 0 to 9."""
     kind = unicodedata.category(letter)
-    if kind in ("Zs", "Zl", "Zp", "Cc", "Pd", "Pc"):
-        return " "
-    return "" if kind == "Cf" else "'" if letter in "\u2018\u2019`\u00b4" else letter
+    if kind == "Cf" or letter in APOSTROPHES or "\ufe00" <= letter <= "\ufe0f":
+        return ""
+    if kind == "Nd":
+        return str(unicodedata.decimal(letter))
+    return " " if letter == MINUS or (kind[0] in "ZP" and letter != ".") or kind == "Cc" else letter
 
 
 def alike(names: Iterable[str]) -> tuple[str, str] | None:
