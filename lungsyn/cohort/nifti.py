@@ -24,7 +24,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from lungsyn.cohort import plausible, raw
+from lungsyn.cohort import overlap, plausible, raw
 from lungsyn.cohort.names import as_folder, readable
 from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.workers import mapping
@@ -49,7 +49,7 @@ def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """One row per case: see ``cohort.table``. Reads every voxel once. Raises InputError if no layout fits.
 
     Besides: ``warnings`` (list of sentences), ``detail`` (names the file) and, of included rows, two digests:
-    ``voxels``, and ``raw`` of the files' bytes. Patients that share an image are one.
+    ``voxels``, and ``raw`` of the files' bytes. Patients that share an image, or a part of one, are one.
     """
     if 0 in settings.lesion_labels:
         raise InputError("cohort.lesion_labels holds 0, which is background: name the values that are nodule")
@@ -204,6 +204,7 @@ def _row_of(job: tuple[dict, Path, Listing]) -> dict:
         "spacing_mm": "x".join(f"{value:.4g}" for value in ct.space.spacing_mm),
         "warnings": row["warnings"] + warnings,
         "voxels": plausible.voxel_digest(ct.data),
+        "parts": overlap.sketch(ct),
         "raw": raw.digest(root, *files),
         "typical_hu": plausible.typical_hu(ct.data),
     }

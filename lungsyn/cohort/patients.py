@@ -4,11 +4,14 @@
 can be trained on and tested on, which no result would show. So what looks like a list and is not read ends the run.
 """
 
+import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
-from lungsyn.cohort.names import alike, readable
+from lungsyn.cohort.names import alike, readable, spelling_key
+from lungsyn.cohort.overlap import overlapping
 from lungsyn.errors import InputError
 from lungsyn.volume.tables import read_table
 
@@ -16,21 +19,27 @@ LIST = "cases.tsv"
 NO_LIST = "no list of patients (cases.tsv) was found: this case counts as a patient of its own"
 SAME_PATIENT = "has the same voxels as another case of its patient"
 SAME_VOXELS = "has the same voxels as a case of another patient: both count as one patient"
-# cases.csv, Cases.tsv, cases.tsv.txt, case.tsv, patients.xlsx, "cases (1).tsv", participants.tsv (BIDS)
+SAME_PART = "has a part of its image in common with a case of another patient: both count as one patient"
+ONE_PATIENT = {SAME_VOXELS, SAME_PART}
+# cases.csv, Cases.tsv, cases.tsv.txt, cases.tsv.dvc, case.tsv, patients.xlsx, "cases (1).tsv", participants.tsv (BIDS)
 LIKE_A_LIST = re.compile(
-    r"(?s)[^.~].*\.(tsv|csv|tab|txt|xlsx?|xlsm|ods|numbers)(\.txt)?|(cases|patients)", re.IGNORECASE
+    r"(?s)[^.~].*\.(tsv|csv|tab|txt|xlsx?|xlsm|ods|numbers|json|parquet)([^a-z0-9].*)?|(cases|patients)", re.IGNORECASE
 )
 LIST_WORDS = re.compile(
-    r"(?<![a-z])(case|patient|participant|subject|pat)(s|lists?|s?[ _-]?ids?)?(?![a-z])", re.IGNORECASE
+    r"(?<![a-z])(case|patient|paciente|participant|subject|pat)(s|en|lists?|s?[ _-]?ids?)?(?![a-z])", re.IGNORECASE
 )
+NOBODY = {"", "na", "n a", "nan", "nil", "none", "null", "unknown", "unbekannt"}  # by spelling, with the empty name
 
 
 def read_list(root: Path, folders: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """The rows of ``cases.tsv`` by case; empty if there is no list. Raises InputError for one that is not to be read:
-    of another name or in one of the ``folders``, without a column, a case or a patient, or with a case twice."""
-    if not (root / LIST).exists():
+    of another name or in one of the ``folders``, no file, without a column, a case or a patient, or with a case twice.
+    """
+    if not os.path.lexists(root / LIST):
         _refuse_other_lists(root, folders)
         return {}
+    if not (root / LIST).is_file():
+        raise InputError(f"{LIST} is no file, or a link to one that is gone: put the list itself there")
     rows = _rows(root / LIST)
     listed = {row["case"]: row for row in rows}
     if len(listed) < len(rows):
@@ -44,7 +53,7 @@ def _refuse_other_lists(root: Path, folders: tuple[str, ...]) -> None:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if folder != root and path.name == LIST:
                 raise InputError(f"{LIST} belongs beside the folders of images and labels: move it there", str(path))
-            if LIKE_A_LIST.fullmatch(path.name) and LIST_WORDS.search(path.stem) and path.is_file():
+            if LIKE_A_LIST.fullmatch(path.name) and LIST_WORDS.search(path.stem) and not path.is_dir():
                 raise InputError(
                     f"a file looks like a list of patients, but only {LIST} is read, beside the folders of images and "
                     "labels: rename it (columns case and patient, parted by tabs), or move it away if it is none",
@@ -65,9 +74,14 @@ def _rows(path: Path) -> list[dict[str, str]]:
                 detail=f"its columns are {', '.join(rows[0])}",
             )
     for row in rows:
-        if not row["case"] or not row["patient"]:
-            what, so = ("case", "name one") if not row["case"] else ("patient", "it would count as one of its own")
-            raise InputError(f"{LIST}: a row has no {what}: {so}", detail=f"case {row['case'] or row['patient']}")
+        if not row["case"]:
+            raise InputError(f"{LIST}: a row has no case: name one", detail=f"patient {row['patient']}")
+        if spelling_key(row["patient"]) in NOBODY:
+            raise InputError(
+                f"{LIST}: a row has no patient: name one, or leave the case out; it would count as one of its own, or "
+                "all such as one",
+                detail=f"case {row['case']}, patient {row['patient']!a}",
+            )
     return [row | {"case": readable(row["case"])} for row in rows]
 
 
@@ -90,23 +104,27 @@ def refuse_alike(patients: list[str], listed: bool) -> None:
     if pair := alike(patients):
         where = f"in {LIST}" if listed else f"in a {LIST}"
         raise InputError(
-            "two patients' names differ only in spelling (letters, blanks, dashes, zeros in front), and would count as "
-            f"two patients: spell one patient in one way {where}, or give two patients names that differ in more",
+            "two patients' names differ only in spelling (letters, blanks, punctuation, zeros in front), and would count "
+            f"as two patients: spell one patient in one way {where}, or give two patients names that differ in more",
             detail=f"{pair[0]!a} and {pair[1]!a}",
         )
 
 
 def same_image(rows: list[dict]) -> list[dict]:
-    """``rows`` with those patients made one (by the first of their names) whose cases have the same ``voxels``.
+    """``rows`` with those patients made one (by the first of their names) whose cases have the same ``voxels``, or some
+    (``parts``, see ``overlap``).
 
-    Both cases get a warning. Rows without ``voxels`` share nothing.
+    Both cases get a warning. Rows without ``voxels`` and ``parts`` share nothing.
     """
     shared = [group for group in _by(rows, "voxels").values() if len(group) > 1]
-    one = _joined([{row["patient"] for row in group} for group in shared])
-    warning = {}
-    for group in shared:
-        several = len({row["patient"] for row in group}) > 1
-        warning |= {id(row): SAME_VOXELS if several else SAME_PATIENT for row in group}
+    pairs = [(rows[one], rows[other]) for one, other in overlapping([row.get("parts", ()) for row in rows])]
+    one = _joined([{row["patient"] for row in group} for group in [*shared, *pairs]])
+    kinds = [  # the last that holds is told
+        (SAME_PATIENT, [group for group in shared if not _several(group)]),
+        (SAME_PART, filter(_several, pairs)),
+        (SAME_VOXELS, filter(_several, shared)),
+    ]
+    warning = {id(row): text for text, groups in kinds for group in groups for row in group}
     return [
         row
         | {"patient": one.get(row["patient"], row["patient"])}
@@ -115,9 +133,13 @@ def same_image(rows: list[dict]) -> list[dict]:
     ]
 
 
+def _several(rows: Iterable[dict]) -> bool:
+    return len({row["patient"] for row in rows}) > 1
+
+
 def _warned(warnings: list[str], another: str | None) -> list[str]:
     """``warnings`` and another; one that counts as a patient with another no longer counts as one of its own."""
-    kept = [text for text in warnings if another != SAME_VOXELS or text != NO_LIST]
+    kept = [text for text in warnings if another not in ONE_PATIENT or text != NO_LIST]
     return [*kept, another] if another else kept
 
 
@@ -143,9 +165,9 @@ def refuse_two_splits(rows: list[dict]) -> None:
     ``rows`` are those that are used."""
     for group in _by(rows, "patient_name").values():
         given = {row["split"]: row["name"] for row in group if row.get("split")}
-        if len(given) > 1 and any(SAME_VOXELS in row["warnings"] for row in group):
+        if len(given) > 1 and any(ONE_PATIENT & {*row["warnings"]} for row in group):
             raise InputError(
-                f"the same image stands in two splits ({', '.join(sorted(given))}), under two patients: {LIST} must "
+                f"the same image, or a part of it, stands in two splits ({', '.join(sorted(given))}), under two patients: {LIST} must "
                 "give both the same split, or leave one out with cohort.exclude",
                 detail="cases " + ", ".join(given[name] for name in sorted(given)),
             )

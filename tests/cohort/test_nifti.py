@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lungsyn.cohort import nifti, plausible, private, table
-from lungsyn.cohort.patients import NO_LIST, SAME_VOXELS
+from lungsyn.cohort.patients import NO_LIST, SAME_PART, SAME_VOXELS
 from lungsyn.errors import InputError
 from lungsyn.settings.cohort import Cohort
 from lungsyn.volume.files import write_case
@@ -299,7 +299,7 @@ def test_a_case_that_is_left_out_gives_no_split_to_those_that_stay(tmp_path):
     for part in ("images", "labels"):
         (tmp_path / part / "b.nii.gz").write_bytes((tmp_path / part / "c.nii.gz").read_bytes())
     (tmp_path / "cases.tsv").write_text("case\tpatient\tsplit\n" + "\n".join(lines).replace("b\tp", "b\tt") + "\n")
-    with pytest.raises(InputError, match="same image stands in two splits"):
+    with pytest.raises(InputError, match="same image, or a part of it, stands in two splits"):
         table.index(settings(tmp_path), tmp_path, seed=1)
     again = table.index(settings(tmp_path, exclude={"b": "twice"}), tmp_path, seed=1)
     assert [row["split"] for row in again] == [row["split"] for row in rows]
@@ -407,10 +407,11 @@ def test_a_folder_of_no_known_layout_is_refused(tmp_path):
 def test_names_become_folders(tmp_path):
     write_cases(tmp_path, ["scan 1.a"])
     assert list(rows_of(tmp_path)) == ["scan-1-a"]
-    write_cases(tmp_path, ["scan.1-a"])
+    write_cases(tmp_path, ["scan.1>a", "scan.1<a"])
     with pytest.raises(InputError, match="two files"):
         nifti.index(tmp_path, settings(tmp_path))
-    assert [pair["case"] for pair in nifti.find_pairs(tmp_path, public_names=False)] == ["scan 1.a", "scan.1-a"]
+    names = [pair["case"] for pair in nifti.find_pairs(tmp_path, public_names=False)]
+    assert names == ["scan 1.a", "scan.1<a", "scan.1>a"]
 
 
 ODD_NAMES = [
@@ -470,6 +471,18 @@ def test_one_scan_under_two_patients_is_on_one_side_of_the_split(tmp_path):
     for seed in range(8):
         split = {row["case"]: row["split"] for row in table.index(settings(tmp_path), tmp_path, seed)}
         assert split["b"] == split["z"] != ""
+
+
+def test_a_trimmed_scan_under_another_patient_is_on_the_same_side_of_the_split(tmp_path):
+    write_cases(tmp_path, ["a", "b", "c", "d"])
+    cut = np.s_[2:, :20, 3:]
+    write(tmp_path / "images/z.nii.gz", image(name_seed("b"))[cut])
+    write(tmp_path / "labels/z.nii.gz", label()[cut])
+    rows = rows_of(tmp_path)
+    assert (rows["z"]["patient"], rows["b"]["patient"]) == ("b", "b")
+    assert {case: row["warnings"] for case, row in rows.items()} == {
+        case: [SAME_PART if case in "bz" else NO_LIST] for case in "abcdz"
+    }
 
 
 def test_every_file_has_a_row_or_is_counted(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from lungsyn.cohort.patients import (
     NO_LIST,
+    SAME_PART,
     SAME_PATIENT,
     SAME_VOXELS,
     read_list,
@@ -21,6 +22,8 @@ MEANT = [
     "cases.xlsx", "patients.tsv", "participants.tsv", "subjects.csv", "patient_ids.csv",
     "patientlist.xlsx", "cases (1).tsv",
     "Copy of cases.tsv", "cases - Kopie.csv", "my_cases_final.ods", "CaseList.csv",
+    "cases.tsv.gz", "cases.tsv.dvc", "cases.tsv~", "cases.tsv (1)", "cases.csv.part", "cases.json", "patients.parquet",
+    "Patienten.csv",
 ]  # fmt: skip
 OTHERS = [
     "README.txt", "lowercase.txt", "showcases_of.md", ".cases.tsv", "~$cases.xlsx", "cases.pdf", "dataset.json",
@@ -42,6 +45,22 @@ def test_a_list_of_another_name_is_not_passed_over(root, name, folder):
     with pytest.raises(InputError, match=r"only cases.tsv is read, beside the folders") as told:
         read_list(root, FOLDERS)
     assert told.value.detail.endswith(name)
+
+
+@pytest.mark.parametrize(("name", "message"), [("cases.tsv", "link to one that is gone"), ("cases.csv", "only cases.tsv")])
+def test_a_list_that_is_a_link_to_nothing_is_not_passed_over(root, name, message):
+    """As annexed data are before they were got."""
+    (root / name).symlink_to("gone")
+    with pytest.raises(InputError, match=message):
+        read_list(root, FOLDERS)
+
+
+@pytest.mark.parametrize("patient", ["", "NA", "n/a", "#N/A", "NaN", "None", "null", "unknown", "?", "-", ".", "\u200b"])
+def test_a_patient_that_nobody_knows_is_no_patient(root, patient):
+    """All of them would be one, or one of those that are named."""
+    (root / "cases.tsv").write_text(f"case\tpatient\na\tp\nb\t{patient}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="a row has no patient"):
+        read_list(root, FOLDERS)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -115,11 +134,21 @@ def test_one_patient_s_image_under_two_names_is_told():
     assert [row["patient"] for row in merged] == ["p", "p", "q", "r"]
 
 
+def test_patients_who_share_a_part_of_an_image_are_one():
+    rows = [row("a", "p", "1"), row("b", "q", "2"), row("c", "q", "3"), row("d", "r", "1"), row("e", "s", None)]
+    for one, parts in zip(rows, ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6], [2, 3, 4, 5, 7], [1, 2, 3, 4, 5], [9]), strict=True):
+        one["parts"] = parts
+    merged = same_image(rows)
+    assert [row["patient"] for row in merged] == ["p", "p", "p", "p", "s"]
+    assert [row["warnings"] for row in merged] == [[SAME_VOXELS], [SAME_PART], [SAME_PART], [SAME_VOXELS], []]
+    assert [row["warnings"] for row in same_image(rows[1:3])] == [[], []]  # of one patient, as other cut-outs of a scan
+
+
 def test_given_splits_must_not_part_an_image():
     rows = [row("a", "p", "1", "train"), row("b", "q", "1"), row("c", "q", "2"), row("d", "r", "2", "test")]
     merged = [row | {"name": row["case"], "patient_name": row["patient"]} for row in same_image(rows)]
     assert {row["patient"] for row in merged} == {"p"}
-    with pytest.raises(InputError, match=r"same image stands in two splits \(test, train\)") as told:
+    with pytest.raises(InputError, match=r"same image, or a part of it, stands in two splits \(test, train\)") as told:
         refuse_two_splits(merged)
     assert told.value.detail == "cases d, a"
     refuse_two_splits(merged[:3])
