@@ -86,7 +86,9 @@ def refused(path: Path, what: str, way_out: str, *errors: type[Exception]):
 
 @contextmanager
 def opened(path: Path):
-    """A file's content as a stream, unpacked if it begins as gzip does."""
+    """A file's content as a stream, unpacked if it begins as gzip does; a pipe is refused: it would be waited for."""
+    if not Path(path).is_file():
+        raise FileNotFoundError("it is no file, or a link to nothing")
     with open(path, "rb") as file:
         packed = file.read(len(GZIP)) == GZIP
         file.seek(0)

@@ -202,10 +202,23 @@ def test_a_file_that_is_not_exactly_one_volume_is_refused(packed, tmp_path, dama
         files.read_volume(tmp_path / name)
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match="it is no file"):
+        files.read_volume(tmp_path / "a.nii.gz")
+
+
 @pytest.mark.parametrize("name", ["a.nii.gz", "A.NII.GZ", "a.Nii.Gz"])
 def test_a_suffix_is_a_suffix_however_it_is_spelt(packed, tmp_path, name):
     shutil.copy(packed[0], tmp_path / name)
     assert np.array_equal(files.read_volume(tmp_path / name).data, packed[1])
+
+
+def test_gzip_in_several_members_or_padded_with_zeros_is_one_volume(packed, tmp_path):
+    whole = gzip.decompress(packed[0].read_bytes())
+    for content in (gzip.compress(whole[:5000]) + gzip.compress(whole[5000:]), packed[0].read_bytes() + bytes(512)):
+        (tmp_path / "a.nii.gz").write_bytes(content)
+        assert np.array_equal(files.read_volume(tmp_path / "a.nii.gz").data, packed[1])
 
 
 def test_nifti_2_is_read_too(packed, tmp_path):
