@@ -42,6 +42,12 @@ IMAGE_FILE = re.compile(
     r"\.(gz|bz2|xz|zst|zip|7z|tar|tgz))",
     re.IGNORECASE | re.DOTALL,
 )
+ANY_FILE = re.compile(r"(.+?)(\.nii.*|\.[^.]*)?", re.IGNORECASE | re.DOTALL)  # half a download, or a format unknown here
+NO_IMAGE = re.compile(
+    r".*\.(json|txt|md|csv|tsv|xlsx?|ods|docx?|pdf|xml|html?|ya?ml|toml|ini|db|log|png|jpe?g|gif|svg|py|ipynb|m|r|sh|"
+    r"bval|bvec|ctbl|label|md5|sha\d+)|readme|licen[sc]e|changes|changelog|manifest|makefile",
+    re.IGNORECASE | re.DOTALL,
+)
 UNITS = {1: "metres", 3: "micrometres"}  # of xyzt_units; 2 is mm, and 0, not said, is read as mm by everyone
 
 
@@ -95,14 +101,20 @@ def _layout(root: Path) -> tuple[str, str]:
 
 
 def _files(root: Path, folder: str) -> dict[str, list[str]]:
-    """Images and folders in a folder: name without suffix -> paths relative to the root; those of folders end in /."""
+    """Files and folders in a folder, without texts, tables and the like: name without suffix -> paths relative to the
+    root; those of folders end in /."""
     found = defaultdict(list)
     for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else ():
-        match = IMAGE_FILE.fullmatch(path.name)
-        if not path.name.startswith(".") and (match or path.is_dir()):
-            name = readable(match[1] if match else path.name)
-            found[name].append(str(path.relative_to(root)) + "/" * path.is_dir())
+        is_folder = path.is_dir()
+        if not path.name.startswith(".") and (is_folder or not NO_IMAGE.fullmatch(path.name)):
+            found[_name_of(path.name, is_folder)].append(str(path.relative_to(root)) + "/" * is_folder)
     return dict(found)
+
+
+def _name_of(file: str, is_folder: bool = False) -> str:
+    """A file's name without its suffix."""
+    match = IMAGE_FILE.fullmatch(file) or (None if is_folder else ANY_FILE.fullmatch(file))
+    return readable(match[1] if match else file)
 
 
 def _is_nifti(path: str) -> bool:
@@ -228,23 +240,24 @@ def read_case(root: Path, image: str, label: str, settings: Reading) -> RawCase:
 def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple[RawCase, list[str]]:
     """The same and what is odd about it, as warnings."""
     ct, header = _read(root, image, "image")
-    mask, _ = _read(root, label, "label")
+    mask, label_header = _read(root, label, "label")
     try:
         _check_grids(ct, mask, header, settings)
         plausible.check_hu(ct.data)
         nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
     except InputError as error:
         raise InputError(str(error), detail=f"{image}, {label}") from error
-    further = {
-        name: _read_further(root, path, name, ct) for name, path in further_files(root, label, settings.labels).items()
-    }
-    return RawCase(ct, nodules, labels=further), plausible.geometry_doubts(ct.space, header) + warnings
+    doubts, further = plausible.geometry_doubts(ct.space, header, label_header), {}
+    for name, path in further_files(root, label, settings.labels).items():
+        further[name], more = _read_further(root, path, name, ct)
+        warnings += more
+    return RawCase(ct, nodules, labels=further), doubts + warnings
 
 
 def further_files(root: Path, label: str, names: Sequence[str]) -> dict[str, str]:
     """Where the further labels ``names`` of a case lie whose nodules' is ``label``: {name: path}, both below the root.
     Raises InputError where one is missing."""
-    folder, case = Path(label).parent.name, readable(IMAGE_FILE.fullmatch(Path(label).name)[1])
+    folder, case = Path(label).parent.name, _name_of(Path(label).name)
     found = {}
     for name in names:
         found[name], missing = _one_file(_files(root, f"{folder}_{name}").get(case, []), f"label {name}")
@@ -253,11 +266,24 @@ def further_files(root: Path, label: str, names: Sequence[str]) -> dict[str, str
     return found
 
 
-def _read_further(root: Path, path: str, name: str, ct: Volume) -> Volume:
-    """A further label's mask (bool), on the CT's grid."""
+def _read_further(root: Path, path: str, name: str, ct: Volume) -> tuple[Volume, list[str]]:
+    """A further label's mask (bool), on the CT's grid, and warnings."""
     mask, _ = _read(root, path, f"label {name}")
     _check_same(ct, mask, f"label {name}", path)
-    return Volume(mask.data != 0, ct.affine)
+    values, warnings = _whole_numbers(mask.data, f"label {name}", path)
+    if values.min() < 0:
+        raise InputError(f"values below 0 in the label {name}: write 0 for background, and other whole numbers", path)
+    return Volume(values != 0, ct.affine), warnings + plausible.label_doubts(values != 0, name)
+
+
+def _whole_numbers(values: np.ndarray, what: str, path: str = "") -> tuple[np.ndarray, list[str]]:
+    """A label's values, rounded where they are fractions, which is a warning. Raises InputError if one is none."""
+    if values.dtype.kind != "f":
+        return values, []
+    whole = np.rint(values)
+    if not np.isfinite(whole).all():
+        raise InputError(f"non-finite values in the {what}: write whole numbers, 0 for background", path)
+    return whole, [plausible.FRACTIONS] if np.abs(whole - values).max() > 0.01 else []
 
 
 def _check_grids(ct: Volume, mask: Volume, header, settings: Reading) -> None:
@@ -295,14 +321,7 @@ def _nodules(
 
 def _lesion(values: np.ndarray, lesion_labels: list[int], names: dict[int, str]) -> tuple[np.ndarray, list[str]]:
     """Which voxels of a label are lesion (bool), and warnings on its other values. Raises InputError if none is."""
-    warnings = []
-    if values.dtype.kind == "f":
-        whole = np.rint(values)
-        if not np.isfinite(whole).all():
-            raise InputError("non-finite values in the label: write whole numbers, 0 for background")
-        if np.abs(whole - values).max() > 0.01:
-            warnings.append(plausible.FRACTIONS)
-        values = whole
+    values, warnings = _whole_numbers(values, "label")
     lesion = np.isin(values, lesion_labels)
     others = sorted({int(value) for value in np.unique(values[values != 0])} - set(lesion_labels))
     told = ", ".join(str(value) + (f" ({names[value]})" if value in names else "") for value in others[:5])

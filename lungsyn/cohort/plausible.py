@@ -37,7 +37,9 @@ WIDE_MM = 700
 MOST_VOXELS = 2**31  # 4 GiB as int16; a chest at 0.5 mm has some 3e8
 
 NO_POSITION = "its header has neither sform nor qform: left and right are not known for sure"
-TWO_POSITIONS = "its header has two different positions or voxel sizes (sform, qform, pixdim): the first is used"
+TWO_POSITIONS = (
+    "its header, or its label's, has two different positions or voxel sizes (sform, qform, pixdim): the first is used"
+)
 SHEARED = "its voxel axes are not at right angles, as of a tilted gantry: it is resampled along them"
 WIDE = "its image is wider than 700 mm, more than scanners see: are the voxel sizes right?"
 LARGE = "a nodule is larger than 80 mm: look at its label"
@@ -130,20 +132,31 @@ def check_grid(space: Space, spacing_mm: float) -> None:
         )
 
 
-def geometry_doubts(space: Space, header) -> list[str]:
-    """Warnings on a grid and the NIfTI header that told of it."""
+def geometry_doubts(space: Space, *headers) -> list[str]:
+    """Warnings on a grid and the NIfTI headers that told of it, the image's and its label's."""
     axes = space.affine[:3, :3] / space.spacing_mm
-    sform, s_code = header.get_sform(coded=True)
-    qform, q_code = header.get_qform(coded=True)
-    two = s_code and q_code and not Space(space.shape, sform).same_as(Space(space.shape, qform), 1.0)
-    two = two or not np.allclose(header.get_zooms()[:3], space.spacing_mm, rtol=0.01)
     found = {
-        NO_POSITION: not s_code and not q_code,
-        TWO_POSITIONS: bool(two),
+        NO_POSITION: any(not header["sform_code"] and not header["qform_code"] for header in headers),
+        TWO_POSITIONS: any(_two_positions(space, header) for header in headers),
         SHEARED: np.abs(axes.T @ axes - np.eye(3)).max() > 0.01,
         WIDE: np.sort(space.spacing_mm * space.shape)[1] > WIDE_MM,
     }
     return [text for text, holds in found.items() if holds]
+
+
+def _two_positions(space: Space, header) -> bool:
+    sform, s_code = header.get_sform(coded=True)
+    qform, q_code = header.get_qform(coded=True)
+    two = s_code and q_code and not Space(space.shape, sform).same_as(Space(space.shape, qform), 1.0)
+    return bool(two) or not np.allclose(header.get_zooms()[:3], space.spacing_mm, rtol=0.01)
+
+
+def label_doubts(mask: np.ndarray, name: str) -> list[str]:
+    """Warnings on the mask (bool) of a further label."""
+    share = mask.mean()
+    if share > MOST_OF_IMAGE:
+        return [f"its label {name} covers more than half of the image: are background and label exchanged?"]
+    return [] if share else [f"its label {name} is empty"]
 
 
 def check_lesion(lesion: np.ndarray, label_name: str) -> None:

@@ -494,7 +494,7 @@ def test_every_file_has_a_row_or_is_counted(tmp_path):
     (tmp_path / "imagesTr/d_0000.nrrd").touch()
     (tmp_path / "imagesTr/patient 7").mkdir()
     (tmp_path / "imagesTr/c_0000.mha").touch()
-    for junk in ("Thumbs.db", ".DS_Store", "._a_0000.nii.gz", "a_0000.json"):
+    for junk in ("Thumbs.db", ".DS_Store", "._a_0000.nii.gz", "a_0000.json", "README", "list.txt", "a_0000.nii.gz.md5"):
         (tmp_path / "imagesTr" / junk).touch()
     rows = rows_of(tmp_path)
     assert {case: row["reason"].split(":")[0] for case, row in rows.items()} == {
@@ -506,6 +506,80 @@ def test_every_file_has_a_row_or_is_counted(tmp_path):
         ["1 image of other channels than the first: ignored"],
         ["beside its .nii or .nii.gz lies another file of its name: ignored"],
     ]
+
+
+SUFFIXES = [
+    ".nii.gz.part", ".nii.gz.dvc", ".nii.gz (1)", ".nii.gz~", ".nii.gz.1", ".nii.Z", ".nii_gz", ".niigz", ".mnc", ".par",
+    ".zarr", ".pt", ".NRRD.GZ", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_any_suffix_has_its_row(tmp_path, suffix):
+    """Half a download, a pointer to data elsewhere, a copy, a format that nobody thought of."""
+    write_cases(tmp_path, ["a", "b", "c"])
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "b.nii.gz").rename(tmp_path / folder / f"b{suffix}")
+    (tmp_path / "labels/c.nii.gz").rename(tmp_path / f"labels/c{suffix}")
+    rows = rows_of(tmp_path)
+    assert {case: row["reason"] for case, row in rows.items()} == {
+        "a": "", "b": "not NIfTI: convert the image to .nii.gz", "c": "not NIfTI: convert the label to .nii.gz",
+    }  # fmt: skip
+
+
+def with_further(root: Path, data) -> dict:
+    """Row ``b`` of two cases with a further label, that of b being ``data``."""
+    write_cases(root, ["a", "b"])
+    write(root / "labels_airway/a.nii.gz", label())
+    write(root / "labels_airway/b.nii.gz", data)
+    rows = rows_of(root, settings(root, labels=["airway"]))
+    assert rows["a"]["status"] == "included" and rows["a"]["warnings"] == [NO_LIST]
+    return rows["b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (np.where(label() > 0, 1, np.nan), "non-finite values in the label airway"),
+        (np.where(label() > 0, np.inf, 0), "non-finite values in the label airway"),
+        (label().astype(np.int16) * 2 - 1, "values below 0 in the label airway"),
+        (image(), "values below 0 in the label airway"),
+    ],
+)
+def test_a_further_label_that_is_none_is_refused(tmp_path, data, reason):
+    row = with_further(tmp_path, data.astype(np.float32))
+    assert reason in row["reason"] and row["detail"] == "labels_airway/b.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("data", "warnings", "voxels"),
+    [
+        (255 * label(), [], 221),
+        (np.where(label() > 0, 0.97, 0.02), [plausible.FRACTIONS], 221),
+        (label() * 0.3, [plausible.FRACTIONS, "its label airway is empty"], 0),
+        (
+            1 - label(),
+            ["its label airway covers more than half of the image: are background and label exchanged?"],
+            10339,
+        ),
+        (0 * label(), ["its label airway is empty"], 0),
+    ],
+)
+def test_a_further_label_that_is_odd_is_told(tmp_path, data, warnings, voxels):
+    row = with_further(tmp_path, data.astype(np.float32))
+    assert row["warnings"] == [NO_LIST, *warnings]
+    case = table.prepare_case(row, settings(tmp_path, labels=["airway"]), tmp_path)
+    assert np.count_nonzero(case.labels["airway"]) == voxels
+
+
+def test_two_positions_of_a_label_are_told(tmp_path):
+    """Its editor may have gone by the other one."""
+    write_cases(tmp_path, ["a", "b"])
+    mask = nib.Nifti1Image(label(), np.eye(4))
+    mask.set_sform(np.eye(4), 1)
+    mask.set_qform(np.diag([-1.0, -1, 1, 1]), 1)
+    nib.save(mask, tmp_path / "labels/b.nii.gz")
+    assert [row["warnings"] for row in rows_of(tmp_path).values()] == [[NO_LIST], [NO_LIST, plausible.TWO_POSITIONS]]
 
 
 def test_upper_case_suffixes_are_read(tmp_path):
