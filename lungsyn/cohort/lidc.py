@@ -25,6 +25,7 @@ from lungsyn.cohort.dicom import (
     read_slice,
     step_flaw,
 )
+from lungsyn.cohort.stack import slice_doubts
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
 from lungsyn.seams import RawCase
@@ -242,6 +243,7 @@ def read_case(
     check_series(headers, scan)
     ct = read_ct(Path(folder), headers)
     check_hu(ct.data[::4, ::4])
+    slice_doubts(ct)
     corner = np.eye(4)  # the plane's outer corner and directions, RAS+
     corner[:3, :2] = ct.affine[:3, :2] / ct.space.spacing_mm[:2] * (-1, -1)  # identity for columns along -x
     corner[:2, 3] = (ct.affine @ (-0.5, -0.5, 0, 1))[:2]

@@ -27,6 +27,7 @@ from scipy import ndimage
 from lungsyn.cohort import overlap, plausible, raw
 from lungsyn.cohort.names import as_folder, readable
 from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
+from lungsyn.cohort.stack import slice_doubts
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
 from lungsyn.seams import RawCase
@@ -244,10 +245,11 @@ def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple
     try:
         _check_grids(ct, mask, header, settings)
         plausible.check_hu(ct.data)
+        doubts = slice_doubts(ct)
         nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
     except InputError as error:
         raise InputError(str(error), detail=f"{image}, {label}") from error
-    doubts, further = plausible.geometry_doubts(ct.space, header, label_header), {}
+    doubts, further = plausible.geometry_doubts(ct.space, header, label_header) + doubts, {}
     for name, path in further_files(root, label, settings.labels).items():
         further[name], more = _read_further(root, path, name, ct)
         warnings += more

@@ -588,6 +588,26 @@ def test_files_damaged_after_the_index_are_named(root):
         lidc.read_case(folder, "1.2.3", settings(root).nodules)
 
 
+def without_rescale(data, _):
+    if data.InstanceNumber == 40:
+        data.RescaleIntercept = 0
+
+
+def blank(data, pixels):
+    return 0 * pixels if data.InstanceNumber == 40 else pixels
+
+
+@pytest.mark.parametrize("change", [without_rescale, blank])
+def test_a_slice_of_another_scale_is_noticed_when_all_are_read(root, change):
+    """The index reads some slices only."""
+    folder = root / BROKEN / "study" / "series"
+    each(folder, change)
+    row = rows_of(root)[BROKEN]
+    assert row["status"] == "included"
+    with pytest.raises(InputError, match="slices do not follow each other"):
+        lidc.raw_case(root, row, settings(root).nodules)
+
+
 @pytest.mark.parametrize("gone", ["040.dcm", "001.dcm"])
 def test_a_slice_that_is_gone_since_the_index_moves_no_mask(root, gone):
     row = rows_of(root)[WHOLE]
