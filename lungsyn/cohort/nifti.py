@@ -220,15 +220,18 @@ def _row_of(job: tuple[dict, Path, Listing]) -> dict:
         "parts": overlap.sketch(ct),
         "raw": raw.digest(root, *files),
         "typical_hu": plausible.typical_hu(ct.data),
+        "shifts": [plausible.best_shift(ct, mask) for mask in found.nodules],
     }
 
 
 def _if_shifted(rows: list[dict]) -> list[dict]:
-    """``rows``, the included ones with a warning if the values of most of them seem to be shifted."""
+    """``rows``, the included ones with a warning if the values, or the labels, of most of them seem to be shifted."""
     included = [row for row in rows if row["status"] == "included"]
-    if plausible.shifted([row["typical_hu"] for row in included]):
-        for row in included:
-            row["warnings"].append(plausible.SHIFTED)
+    told = [plausible.SHIFTED] if plausible.shifted([row["typical_hu"] for row in included]) else []
+    if plausible.misplaced([shift for row in included for shift in row["shifts"]]):
+        told.append(plausible.MISPLACED)
+    for row in included:
+        row["warnings"] += told
     return rows
 
 

@@ -29,6 +29,10 @@ AIR_HU = -900  # medians of real nodules: at least -800
 LEAST_CONTRAST_HU = 40  # nodules below LUNG_HU: at least 71 above their surroundings; balls in lung: 98.6 % below 40
 JUDGED_MM = 3  # smaller ones blur away
 AROUND_MM = (1.5, 5)  # surroundings: from and to this distance of a nodule; real: at least 0.1 of them is lung
+# How many voxels along an axis a nodule is tried. Of 305 real ones 58 to 84 % lie best where they are marked, at most 20 %
+# best at any other place; if all are shifted, 58 % and more at that one.
+SHIFTS, MOST_SHIFTED, LEAST_NODULES = 3, 0.5, 20
+NODULE_RANGE_HU = (-1000, 200)
 
 VOXEL_MM = (0.05, 20)
 LEAST_SIDE_MM = 10  # of the longest side
@@ -46,6 +50,7 @@ LARGE = "a nodule is larger than 80 mm: look at its label"
 NO_DENSER = "a nodule is no denser than the lung or air around it: look at its label"
 NO_LUNG = "a nodule has no lung within 5 mm: look at its label"
 FRACTIONS = "its label holds fractions, as after interpolation: they were rounded"
+MISPLACED = "most nodules would fit the image better a voxel or more to one side: were the labels shifted?"
 SHIFTED = "in most cases lung is not near -850 HU or tissue not near 0: was something added to the values?"
 
 
@@ -196,6 +201,39 @@ def check_nodules(ct: Volume, nodules: list[Volume], label_name: str) -> list[st
     return [text for text, holds in found.items() if holds]
 
 
+def best_shift(ct: Volume, mask: Volume) -> tuple[int | None, int | None, int | None]:
+    """By how many voxels to the patient's right, front and head a nodule's mask (bool, in a box on the CT's grid) lies
+    on the densest tissue, each axis alone; None where the image ends too near."""
+    corner = _corner(ct, mask)
+    best: list[int | None] = [None] * 3
+    for axis in range(3):
+        reach = [corner[axis] - SHIFTS, corner[axis] + mask.data.shape[axis] + SHIFTS]
+        if reach[0] < 0 or reach[1] > ct.data.shape[axis]:
+            continue
+        hu = {}
+        for by in sorted(range(-SHIFTS, SHIFTS + 1), key=abs):  # of equal ones the nearest
+            start = corner + by * (np.arange(3) == axis)
+            box = ct.data[tuple(slice(a, a + n) for a, n in zip(start, mask.data.shape, strict=True))]
+            hu[by] = float(box[mask.data].clip(*NODULE_RANGE_HU).mean(dtype=float))
+        towards = int(np.abs(ct.affine[:3, axis]).argmax())
+        best[towards] = int(np.sign(ct.affine[towards, axis])) * max(hu, key=lambda by: hu[by])
+    return tuple(best)
+
+
+def misplaced(shifts: list[tuple[int | None, ...]]) -> bool:
+    """Whether most nodules lie best at one and the same other place along an axis (``best_shift`` of each)."""
+    for along in zip(*shifts, strict=True):
+        known = [by for by in along if by is not None]
+        if len(known) >= LEAST_NODULES and any(known.count(by) > MOST_SHIFTED * len(known) for by in {*known} - {0}):
+            return True
+    return False
+
+
+def _corner(ct: Volume, mask: Volume) -> np.ndarray:
+    """The first voxel of a box on the CT's grid."""
+    return np.rint(np.linalg.solve(ct.affine, mask.affine[:, 3])[:3]).astype(int)
+
+
 def _no_denser(inside_hu: float, around_hu: float) -> bool:
     return inside_hu < LUNG_HU and inside_hu - around_hu < LEAST_CONTRAST_HU
 
@@ -206,7 +244,7 @@ def _surrounded(ct: Volume, mask: Volume) -> tuple[float, float, float]:
     What lies outside the image is not there; without surroundings the last two are nan.
     """
     spacing = ct.space.spacing_mm
-    corner = np.rint(np.linalg.solve(ct.affine, mask.affine[:, 3])[:3]).astype(int)
+    corner = _corner(ct, mask)
     reach = np.ceil(AROUND_MM[1] / spacing).astype(int)
     start = np.maximum(corner - reach, 0)
     stop = np.minimum(corner + mask.data.shape + reach, ct.data.shape)

@@ -701,6 +701,19 @@ def test_no_real_image_or_label_is_refused_or_odd(tmp_path, name, usable):
 
 
 @pytest.mark.skipif(not CUBES.is_dir(), reason="the LIDC-IDRI cut-outs are not on this machine")
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_real_labels_that_are_all_one_voxel_beside_are_told(tmp_path, axis):
+    """One slice too high, as if slices were counted from 1: no single case shows it."""
+    for name in sorted(path.name for path in (CUBES / "labels").iterdir())[:40]:
+        nodule = nib.load(CUBES / "labels" / name)
+        write(tmp_path / "labels" / name, np.roll(np.asanyarray(nodule.dataobj), 1, axis), nodule.affine)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).symlink_to(CUBES / "images" / name)
+    rows = nifti.index(tmp_path, settings(tmp_path))
+    assert all(plausible.MISPLACED in row["warnings"] for row in rows if row["status"] == "included")
+
+
+@pytest.mark.skipif(not CUBES.is_dir(), reason="the LIDC-IDRI cut-outs are not on this machine")
 def test_real_cut_outs_with_another_label_are_refused(tmp_path):
     """Lung as label 1, or background and nodule exchanged: 20 of 20 each."""
     cases = sorted(path.name for path in (CUBES / "images").iterdir())[:20]

@@ -203,6 +203,35 @@ def test_odd_headers_are_warned_of():
         assert plausible.geometry_doubts(Space(SHAPE, affine), header_of(affine, *codes)) == expected
 
 
+def ball_in_lung(by=(0, 0, 0), affine=None) -> tuple[int | None, ...]:
+    """Where a ball of 7 voxels lies best whose mask is shifted ``by`` voxels of its array."""
+    at = np.indices((31, 31, 31)) - 15
+    ball = (at**2).sum(axis=0) <= 12
+    hu = np.where(ball, 30, -850) + np.random.default_rng(0).normal(0, 30, ball.shape)
+    mask = np.roll(ball, by, (0, 1, 2))
+    start, stop = np.argwhere(mask).min(axis=0), np.argwhere(mask).max(axis=0) + 1
+    affine = np.eye(4) if affine is None else affine
+    return plausible.best_shift(Volume(hu, affine), Volume(mask, affine).crop(start, stop))
+
+
+def test_a_shifted_label_is_measured_along_the_patients_axes():
+    assert ball_in_lung() == (0, 0, 0)
+    assert ball_in_lung((0, 0, 1)) == (0, 0, -1)
+    assert ball_in_lung((2, 0, 0), np.diag([-1.0, 1, 1, 1])) == (2, 0, 0)
+    assert ball_in_lung((0, 0, 2), np.eye(4)[[2, 0, 1, 3]]) == (-2, 0, 0)
+    assert ball_in_lung((0, 0, 12))[2] is None  # too near the image's end
+
+
+def test_labels_that_are_all_shifted_alike_are_told_and_few_or_scattered_ones_are_not():
+    shifted, right = (0, 0, -1), (0, 0, 0)
+    assert plausible.misplaced([shifted] * 16 + [right] * 14)
+    assert not plausible.misplaced([shifted] * 15 + [right] * 15)
+    assert not plausible.misplaced([shifted] * 19)
+    assert not plausible.misplaced([shifted] * 19 + [(0, 0, None)] * 19)
+    assert not plausible.misplaced([right] * 30)
+    assert not plausible.misplaced([])
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="the real images (shared/data) are not here")
 def test_shifted_real_images_are_refused_or_noticed():
     """None of the real ones is: see test_nifti.py. The chests are most of air, the cubes most of lung."""
