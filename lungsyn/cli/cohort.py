@@ -28,7 +28,7 @@ def _index_arguments(parser):
     add(parser, "root", "names", "out")
 
 
-@verb("cohort", "index", _index_arguments, recipe=1, seams=("readers",))
+@verb("cohort", "index", _index_arguments, recipe=2, seams=("readers",))
 def cohort_index(args) -> None:
     """List and check the cases of a dataset, split them by patient, say what is left out and why."""
     from lungsyn.cohort import private, table

@@ -54,7 +54,5 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
 def overlapping(sketches: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """Pairs of images that have a part in common, by their place in the sequence: by joining pairs all are found."""
     first: dict[int, int] = {}
-    shared = Counter(
-        (first.setdefault(run, place), place) for place, one in enumerate(sketches) for run in one
-    )
+    shared = Counter((first.setdefault(run, place), place) for place, one in enumerate(sketches) for run in one)
     return [(one, other) for (one, other), count in shared.items() if one != other and count >= SHARED]

@@ -47,7 +47,9 @@ def test_a_list_of_another_name_is_not_passed_over(root, name, folder):
     assert told.value.detail.endswith(name)
 
 
-@pytest.mark.parametrize(("name", "message"), [("cases.tsv", "link to one that is gone"), ("cases.csv", "only cases.tsv")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("cases.tsv", "link to one that is gone"), ("cases.csv", "only cases.tsv")]
+)
 def test_a_list_that_is_a_link_to_nothing_is_not_passed_over(root, name, message):
     """As annexed data are before they were got."""
     (root / name).symlink_to("gone")
@@ -55,7 +57,9 @@ def test_a_list_that_is_a_link_to_nothing_is_not_passed_over(root, name, message
         read_list(root, FOLDERS)
 
 
-@pytest.mark.parametrize("patient", ["", "NA", "n/a", "#N/A", "NaN", "None", "null", "unknown", "?", "-", ".", "\u200b"])
+@pytest.mark.parametrize(
+    "patient", ["", "NA", "n/a", "#N/A", "NaN", "None", "null", "unknown", "?", "-", ".", "\u200b"]
+)
 def test_a_patient_that_nobody_knows_is_no_patient(root, patient):
     """All of them would be one, or one of those that are named."""
     (root / "cases.tsv").write_text(f"case\tpatient\na\tp\nb\t{patient}\n", encoding="utf-8")

@@ -203,6 +203,18 @@ def test_odd_headers_are_warned_of():
         assert plausible.geometry_doubts(Space(SHAPE, affine), header_of(affine, *codes)) == expected
 
 
+@pytest.mark.parametrize(
+    ("shape", "is_flat"), [((9, 9, 1), True), ((9, 1, 9), True), ((2, 2, 1), False), ((9, 9, 2), False)]
+)
+def test_a_nodule_that_was_marked_in_one_slice_only_is_told(shape, is_flat):
+    hu, mask = np.full((40, 40, 30), -850.0), np.zeros((40, 40, 30), bool)
+    at = tuple(slice(15, 15 + n) for n in shape)
+    hu[at], mask[at] = 30, True
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    nodule = Volume(mask, affine).crop([15] * 3, [15 + n for n in shape])
+    assert plausible.check_nodules(Volume(hu, affine), [nodule], "") == [plausible.FLAT] * is_flat
+
+
 def ball_in_lung(by=(0, 0, 0), affine=None) -> tuple[int | None, ...]:
     """Where a ball of 7 voxels lies best whose mask is shifted ``by`` voxels of its array."""
     at = np.indices((31, 31, 31)) - 15
