@@ -250,7 +250,7 @@ def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple
     try:
         _check_grids(ct, mask, header, settings)
         plausible.check_hu(ct.data)
-        doubts = slice_doubts(ct)
+        doubts = plausible.value_doubts(ct.data) + slice_doubts(ct)
         nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
     except InputError as error:
         raise InputError(str(error), detail=f"{image}, {label}") from error

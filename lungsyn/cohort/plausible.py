@@ -22,6 +22,10 @@ DARKEST_HU = -650  # the darkest hundredth of 911 real images is below -744, of 
 LUNG_RANGE_HU = (-1015, -700)  # median below LUNG_HU, middle of the cases: -842, -852 (cut-outs), -985 (chests)
 TISSUE_RANGE_HU = 100  # median of what is between -200 and 300 HU, likewise: 19, -2, -3
 
+MOST_FILLED = 0.002  # share of the voxels whose neighbours in the slice all have their value; in 911 real images none
+FILLABLE_HU = (-900, 300)  # clipping leaves plateaus below and above
+LOOKED_AT = 64  # slices
+
 LARGEST_NODULE_MM, LARGE_NODULE_MM = 120, 80  # real: at most 52; a lung is some 160
 MOST_OF_IMAGE = 0.5  # real labels: at most 0.30, in tight cut-outs
 MOST_NODULES = 255  # what uint8 can number
@@ -51,6 +55,7 @@ LARGE = "a nodule is larger than 80 mm: look at its label"
 NO_DENSER = "a nodule is no denser than the lung or air around it: look at its label"
 NO_LUNG = "a nodule has no lung within 5 mm: look at its label"
 FLAT = "a nodule is wide, but marked in a single slice: was it marked in none of the others?"
+FILLED = "a part of the image has one value: was it padded, or are data gone?"
 FRACTIONS = "its label holds fractions, as after interpolation: they were rounded"
 MISPLACED = "most nodules would fit the image better a voxel or more to one side: were the labels shifted?"
 SHIFTED = "in most cases lung is not near -850 HU or tissue not near 0: was something added to the values?"
@@ -83,6 +88,16 @@ def _share_below_air(values: np.ndarray) -> float:
         return 0.0
     padding = np.bincount(low - low.min()).max()
     return float((low.size - padding) / max(n - padding, 1))
+
+
+def value_doubts(values: np.ndarray) -> list[str]:
+    """Warnings on an image's values in HU ``[x y z]``: noise leaves no plateau."""
+    some = np.rint(values[:, :, :: max(1, values.shape[2] // LOOKED_AT)])
+    middle = some[1:-1, 1:-1]
+    same = (middle >= FILLABLE_HU[0]) & (middle <= FILLABLE_HU[1])
+    for x, y in np.ndindex(3, 3):
+        same &= some[x : x + len(middle), y : y + middle.shape[1]] == middle
+    return [FILLED] if same.size and same.mean() > MOST_FILLED else []
 
 
 def typical_hu(values: np.ndarray) -> tuple[float, float]:

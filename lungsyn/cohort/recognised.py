@@ -168,7 +168,7 @@ def nodules_in_body(nodules: np.ndarray, body: np.ndarray, hu: np.ndarray) -> li
         if outside > NODULE_OUTSIDE[1]:
             raise InputError(
                 f"a nodule lies outside the body: {outside:.0%} of nodule {number}, so image and label do not belong "
-                "together, or one of them is mirrored or shifted"
+                "together, one of them is mirrored or shifted, or the lung around is gas and open to the room"
             )
         if outside > NODULE_OUTSIDE[0]:
             told.append(f"a nodule reaches out of the body: {outside:.0%} of nodule {number}")

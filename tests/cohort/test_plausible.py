@@ -215,6 +215,14 @@ def test_a_nodule_that_was_marked_in_one_slice_only_is_told(shape, is_flat):
     assert plausible.check_nodules(Volume(hu, affine), [nodule], "") == [plausible.FLAT] * is_flat
 
 
+@pytest.mark.parametrize(("value", "told"), [(0, True), (-500, True), (-1024, False), (3071, False)])
+def test_a_part_of_one_value_is_told_unless_it_is_air_or_clipped(value, told):
+    hu = np.random.default_rng(0).normal(-300, 30, (40, 36, 100)).round().astype(np.int16)
+    assert plausible.value_doubts(hu) == plausible.value_doubts(hu[:2]) == []
+    hu[10:25, 10:25, 30:70] = value
+    assert plausible.value_doubts(hu) == [plausible.FILLED] * told
+
+
 def ball_in_lung(by=(0, 0, 0), affine=None) -> tuple[int | None, ...]:
     """Where a ball of 7 voxels lies best whose mask is shifted ``by`` voxels of its array."""
     at = np.indices((31, 31, 31)) - 15
