@@ -104,8 +104,9 @@ def refuse_alike(patients: list[str], listed: bool) -> None:
     if pair := alike(patients):
         where = f"in {LIST}" if listed else f"in a {LIST}"
         raise InputError(
-            "two patients' names differ only in spelling (letters, blanks, punctuation, zeros in front), and would count "
-            f"as two patients: spell one patient in one way {where}, or give two patients names that differ in more",
+            "two patients' names differ only in spelling (letters, blanks, punctuation, zeros in front), and would "
+            f"count as two patients: spell one patient in one way {where}, or give two patients names that differ in "
+            "more",
             detail=f"{pair[0]!a} and {pair[1]!a}",
         )
 
@@ -167,7 +168,7 @@ def refuse_two_splits(rows: list[dict]) -> None:
         given = {row["split"]: row["name"] for row in group if row.get("split")}
         if len(given) > 1 and any(ONE_PATIENT & {*row["warnings"]} for row in group):
             raise InputError(
-                f"the same image, or a part of it, stands in two splits ({', '.join(sorted(given))}), under two patients: {LIST} must "
-                "give both the same split, or leave one out with cohort.exclude",
+                f"the same image, or a part of it, stands in two splits ({', '.join(sorted(given))}), under two "
+                f"patients: {LIST} must give both the same split, or leave one out with cohort.exclude",
                 detail="cases " + ", ".join(given[name] for name in sorted(given)),
             )

@@ -34,8 +34,8 @@ LEAST_CONTRAST_HU = 40  # nodules below LUNG_HU: at least 71 above their surroun
 JUDGED_MM = 3  # smaller ones blur away
 FLATTEST = 3  # wider by more than its height, if of a single slice; real: 1.6, the only one of 909
 AROUND_MM = (1.5, 5)  # surroundings: from and to this distance of a nodule; real: at least 0.1 of them is lung
-# How many voxels along an axis a nodule is tried. Of 305 real ones 58 to 84 % lie best where they are marked, at most 20 %
-# best at any other place; if all are shifted, 58 % and more at that one.
+# How many voxels along an axis a nodule is tried. Of 305 real ones 58 to 84 % lie best where they are marked, at most
+# 20 % best at any other place; if all are shifted, 58 % and more at that one.
 SHIFTS, MOST_SHIFTED, LEAST_NODULES = 3, 0.5, 20
 NODULE_RANGE_HU = (-1000, 200)
 

@@ -509,8 +509,8 @@ def test_every_file_has_a_row_or_is_counted(tmp_path):
 
 
 SUFFIXES = [
-    ".nii.gz.part", ".nii.gz.dvc", ".nii.gz (1)", ".nii.gz~", ".nii.gz.1", ".nii.Z", ".nii_gz", ".niigz", ".mnc", ".par",
-    ".zarr", ".pt", ".NRRD.GZ", "",
+    ".nii.gz.part", ".nii.gz.dvc", ".nii.gz (1)", ".nii.gz~", ".nii.gz.1", ".nii.Z", ".nii_gz", ".niigz", ".mnc",
+    ".par", ".zarr", ".pt", ".NRRD.GZ", "",
 ]  # fmt: skip
 
 
