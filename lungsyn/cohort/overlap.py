@@ -16,7 +16,7 @@ RUN = 9
 HU = (-900, 300)  # what clipping and padding leave alone
 ONE_IN = 16  # of all runs are hashed: those whose middle has a value of that class
 MOST_EQUAL = 2  # neighbours of a run: more are a plateau, such as a filled area
-KEPT = 256  # hashes an image
+KEPT = 128  # hashes an image
 SHARED = 4  # so many of them are no chance: of 904 real cut-outs no two of different patients share any
 
 

@@ -60,9 +60,9 @@ def test_no_two_real_patients_share_a_part():
     sketches, patients = [], []
     for name in ("lidc_cubes", "lidc_crops"):
         with open(DATA / name / "cases.tsv", newline="") as file:
-            for row in list(csv.DictReader(file, delimiter="\t"))[::3]:
+            for row in list(csv.DictReader(file, delimiter="\t"))[::6]:
                 image = nib.load(DATA / name / f"images/{row['case']}.nii.gz")
                 sketches.append(sketch(Volume(np.asanyarray(image.dataobj), image.affine)))
                 patients.append(row["patient"])
-    assert sum(len(one) >= SHARED for one in sketches) > 290
+    assert sum(len(one) >= SHARED for one in sketches) > 140
     assert all(patients[one] == patients[other] for one, other in overlapping(sketches))
