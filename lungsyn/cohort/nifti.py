@@ -43,9 +43,8 @@ IMAGE_FILE = re.compile(
     r"\.(gz|bz2|xz|zst|zip|7z|tar|tgz))",
     re.IGNORECASE | re.DOTALL,
 )
-ANY_FILE = re.compile(
-    r"(.+?)(\.nii.*|\.[^.]*)?", re.IGNORECASE | re.DOTALL
-)  # half a download, or a format unknown here
+# Half a download, a pointer to data elsewhere, a format unknown here.
+ANY_FILE = re.compile(r"(.+?)(\.nii.*|\.[^.]*)?", re.IGNORECASE | re.DOTALL)
 NO_IMAGE = re.compile(
     r".*\.(json|txt|md|csv|tsv|xlsx?|ods|docx?|pdf|xml|html?|ya?ml|toml|ini|db|log|png|jpe?g|gif|svg|py|ipynb|m|r|sh|"
     r"bval|bvec|ctbl|label|md5|sha\d+)|readme|licen[sc]e|changes|changelog|manifest|makefile",
