@@ -57,7 +57,7 @@ def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
     """One row per case: see ``cohort.table``. Reads every voxel once. Raises InputError if no layout fits.
 
     Besides: ``warnings`` (list of sentences), ``detail`` (names the file) and, of included rows, two digests:
-    ``voxels``, and ``raw`` of the files' bytes. Patients that share an image, or a part of one, are one.
+    ``voxels``, and ``raw`` of the files' bytes. Patients that share an image are one.
     """
     if 0 in settings.lesion_labels:
         raise InputError("cohort.lesion_labels holds 0, which is background: name the values that are nodule")

@@ -19,8 +19,7 @@ LIST = "cases.tsv"
 NO_LIST = "no list of patients (cases.tsv) was found: this case counts as a patient of its own"
 SAME_PATIENT = "has the same voxels as another case of its patient"
 SAME_VOXELS = "has the same voxels as a case of another patient: both count as one patient"
-SAME_PART = "has a part of its image in common with a case of another patient: both count as one patient"
-ONE_PATIENT = {SAME_VOXELS, SAME_PART}
+SAME_PART = "has a part of its image in common with a case of another patient: if they are one, say so in cases.tsv"
 # cases.csv, Cases.tsv, cases.tsv.txt, cases.tsv.dvc, case.tsv, patients.xlsx, "cases (1).tsv", participants.tsv (BIDS)
 LIKE_A_LIST = re.compile(
     r"(?s)[^.~].*\.(tsv|csv|tab|txt|xlsx?|xlsm|ods|numbers|json|parquet)([^a-z0-9].*)?|(cases|patients)", re.IGNORECASE
@@ -112,14 +111,14 @@ def refuse_alike(patients: list[str], listed: bool) -> None:
 
 
 def same_image(rows: list[dict]) -> list[dict]:
-    """``rows`` with those patients made one (by the first of their names) whose cases have the same ``voxels``, or some
-    (``parts``, see ``overlap``).
+    """``rows`` with those patients made one (by the first of their names) whose cases have the same ``voxels``.
 
-    Both cases get a warning. Rows without ``voxels`` and ``parts`` share nothing.
+    Both cases get a warning, and so do those that have some in common (``parts``, see ``overlap``). Rows without
+    ``voxels`` and ``parts`` share nothing.
     """
     shared = [group for group in _by(rows, "voxels").values() if len(group) > 1]
     pairs = [(rows[one], rows[other]) for one, other in overlapping([row.get("parts", ()) for row in rows])]
-    one = _joined([{row["patient"] for row in group} for group in [*shared, *pairs]])
+    one = _joined([{row["patient"] for row in group} for group in shared])
     kinds = [  # the last that holds is told
         (SAME_PATIENT, [group for group in shared if not _several(group)]),
         (SAME_PART, filter(_several, pairs)),
@@ -140,7 +139,7 @@ def _several(rows: Iterable[dict]) -> bool:
 
 def _warned(warnings: list[str], another: str | None) -> list[str]:
     """``warnings`` and another; one that counts as a patient with another no longer counts as one of its own."""
-    kept = [text for text in warnings if another not in ONE_PATIENT or text != NO_LIST]
+    kept = [text for text in warnings if another != SAME_VOXELS or text != NO_LIST]
     return [*kept, another] if another else kept
 
 
@@ -166,9 +165,9 @@ def refuse_two_splits(rows: list[dict]) -> None:
     ``rows`` are those that are used."""
     for group in _by(rows, "patient_name").values():
         given = {row["split"]: row["name"] for row in group if row.get("split")}
-        if len(given) > 1 and any(ONE_PATIENT & {*row["warnings"]} for row in group):
+        if len(given) > 1 and any(SAME_VOXELS in row["warnings"] for row in group):
             raise InputError(
-                f"the same image, or a part of it, stands in two splits ({', '.join(sorted(given))}), under two "
-                f"patients: {LIST} must give both the same split, or leave one out with cohort.exclude",
+                f"the same image stands in two splits ({', '.join(sorted(given))}), under two patients: {LIST} must "
+                "give both the same split, or leave one out with cohort.exclude",
                 detail="cases " + ", ".join(given[name] for name in sorted(given)),
             )

@@ -138,12 +138,12 @@ def test_one_patient_s_image_under_two_names_is_told():
     assert [row["patient"] for row in merged] == ["p", "p", "q", "r"]
 
 
-def test_patients_who_share_a_part_of_an_image_are_one():
+def test_patients_who_share_a_part_of_an_image_are_told():
     rows = [row("a", "p", "1"), row("b", "q", "2"), row("c", "q", "3"), row("d", "r", "1"), row("e", "s", None)]
     for one, parts in zip(rows, ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6], [2, 3, 4, 5, 7], [1, 2, 3, 4, 5], [9]), strict=True):
         one["parts"] = parts
     merged = same_image(rows)
-    assert [row["patient"] for row in merged] == ["p", "p", "p", "p", "s"]
+    assert [row["patient"] for row in merged] == ["p", "q", "q", "p", "s"]
     assert [row["warnings"] for row in merged] == [[SAME_VOXELS], [SAME_PART], [SAME_PART], [SAME_VOXELS], []]
     assert [row["warnings"] for row in same_image(rows[1:3])] == [[], []]  # of one patient, as other cut-outs of a scan
 
@@ -152,7 +152,7 @@ def test_given_splits_must_not_part_an_image():
     rows = [row("a", "p", "1", "train"), row("b", "q", "1"), row("c", "q", "2"), row("d", "r", "2", "test")]
     merged = [row | {"name": row["case"], "patient_name": row["patient"]} for row in same_image(rows)]
     assert {row["patient"] for row in merged} == {"p"}
-    with pytest.raises(InputError, match=r"same image, or a part of it, stands in two splits \(test, train\)") as told:
+    with pytest.raises(InputError, match=r"same image stands in two splits \(test, train\)") as told:
         refuse_two_splits(merged)
     assert told.value.detail == "cases d, a"
     refuse_two_splits(merged[:3])
