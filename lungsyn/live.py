@@ -6,6 +6,7 @@ what was learned differs from one picture to the next. Weights are only read, ra
 that fails is one line in the log: with and without it the same is learned.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,8 +42,9 @@ def watcher(
 ) -> Watch:
     """What `training.train` calls after each check; it draws ``out`` when there is time for it, and at the end."""
     learned, held_out = hold_out(list(folders), settings, seed)
-    cases = [(folder.name, open_case(folder)) for folder in held_out or learned]
-    shown = [(name, case) for name, case in cases if case.about["nodules"]][:CASES]
+    shown = with_nodules(held_out)
+    whose = "held-out" if shown else "train"
+    shown = shown or with_nodules(learned)
     next_at = 0.0
 
     def watch(network: Callable, precision: torch.dtype, records: Sequence[dict]) -> None:
@@ -53,12 +55,18 @@ def watcher(
         try:
             device = choose_device(compute)
             pairs = {name: real_and_made(network, case, settings, device, precision, seed) for name, case in shown}
-            draw(pairs, records, settings, "held-out" if held_out else "train", study_name, out)
+            draw(pairs, records, settings, whose, study_name, out)
         except Exception as error:
             print(f"no live picture this time: {error!r}".splitlines()[0], flush=True)
         next_at = time.monotonic() + (time.monotonic() - began) / LARGEST_SHARE
 
     return watch
+
+
+def with_nodules(folders: Sequence[Path]) -> list[tuple[str, Case]]:
+    """The first ``CASES`` of the cases that have a nodule."""
+    cases = ((folder.name, open_case(folder)) for folder in folders)
+    return list(itertools.islice(((name, case) for name, case in cases if case.about["nodules"]), CASES))
 
 
 def patch_start(case: Case, nodule: np.ndarray, settings: PatchSettings) -> tuple[int, int, int]:

@@ -101,7 +101,9 @@ def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
     phantom = study.cohort.phantom
     slice_mb = DICOM_MB * (phantom.matrix / 512) ** 2
     return {
-        "phantom": phantom.patients * phantom.max_slices * slice_mb if study.cohort.reader.simulates else 0.0,
+        "phantom": (phantom.patients + phantom.hosts) * phantom.max_slices * slice_mb
+        if study.cohort.reader.simulates
+        else 0.0,
         "cases": n_cases * (CT_BYTES + (3 + len(study.cohort.labels)) * LABEL_BYTES) * megavoxels,
         "synthetic": volumes * (CT_BYTES + 3 * LABEL_BYTES) * megavoxels,
         "predictions": n_scored * len(trained) * study.replicates * PREDICTION_BYTES * megavoxels,

@@ -260,9 +260,10 @@ class Reader(ABC):
         Each row has ``case`` (a name of letters, digits, '+', '-' and '_', unless names are not public), ``patient``,
         ``source`` (where the case lies, below ``root``), ``status`` (included or excluded), ``reason`` (why it is
         excluded), ``n_nodules`` and ``spacing_mm`` (as text). It may have ``annotation`` (text that ``read`` needs),
-        ``split`` (train, validation or test; else it is drawn), ``warnings`` (a list of sentences) and ``detail``
-        (names of files: nobody else sees them). Unless cases are ``listed_once`` an included one has ``raw``, a digest
-        of the bytes of its files (``lungsyn.cohort.raw.digest``)."""
+        ``split`` (train, validation or test; else it is drawn), ``role`` (host: its lesions are not marked, it only
+        teaches; where ``settings.unmarked`` is host so is every case without a nodule), ``warnings`` (a list of
+        sentences) and ``detail`` (names of files: nobody else sees them). Unless cases are ``listed_once`` an included
+        one has ``raw``, a digest of the bytes of its files (``lungsyn.cohort.raw.digest``)."""
 
     @abstractmethod
     def read(self, root: Path, row: dict, settings: "Preparation") -> RawCase:

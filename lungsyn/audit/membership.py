@@ -10,6 +10,7 @@ better (LiRA): this attack can show that there is a leak, not that there is none
 from pathlib import Path
 
 from lungsyn.errors import InputError
+from lungsyn.hosts import is_host
 from lungsyn.seams import Attackable
 from lungsyn.volume.files import read_json
 
@@ -18,7 +19,8 @@ COLUMNS = ["case", "patient", "group", "log_loss"]
 
 def case_groups(generator: Attackable, facts: dict, train: list[Path], unseen: list[Path]) -> dict[str, list[Path]]:
     """Who was learned from, and who was never seen. The train cases that only watched the training are neither: they
-    gave no gradient, but the best weights were chosen by them. ``facts``: of the model file.
+    gave no gradient, but the best weights were chosen by them. Nor are hosts: they have no nodule around which the loss
+    could be asked for as of the others. ``facts``: of the model file.
 
     Raises InputError if the model learned from a case that is not in ``train``, or saw one of ``unseen``.
     """
@@ -30,7 +32,7 @@ def case_groups(generator: Attackable, facts: dict, train: list[Path], unseen: l
     if seen := sorted(set(facts["cases"]) & {folder.name for folder in unseen}):
         raise InputError(f"{seen[0]} is said to be unseen, but the generator was trained with it: give test cases")
     learned = generator.learned_from([known[name] for name in facts["cases"]], facts["seed"])
-    return {"learned": learned, "unseen": unseen}
+    return {"learned": [f for f in learned if not is_host(read_json(f / "case.json"))], "unseen": unseen}
 
 
 def attack(generator: Attackable, groups: dict[str, list[Path]], seed: int) -> list[dict]:

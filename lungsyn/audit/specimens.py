@@ -64,12 +64,16 @@ def openers(
     train: Sequence[Path], held_out: Sequence[Path], synthetic: Sequence[Path]
 ) -> dict[str, list[Callable[[], Specimen]]]:
     """Per set and case, a function that opens it. If any set is inpainted, only what was made anew counts, in all; a
-    case in which nothing was (no nodule found a place) says nothing of the set and is left out."""
+    case in which nothing was (no nodule found a place) says nothing of the set and is left out, and so is a real one
+    without a nodule."""
     sources = {folder.name: folder for folder in train}
     abouts = {folder: read_json(folder / "case.json") for folder in synthetic}
     inpainted = any(about["known_case"] for about in abouts.values())
     if inpainted:
         synthetic = [folder for folder in synthetic if abouts[folder]["new_nodules"]]
+        train, held_out = (
+            [folder for folder in real if read_json(folder / "case.json")["nodules"]] for real in (train, held_out)
+        )
 
     def made(case, kept):
         return region_to_make(case.nodules, case.with_labels(nodules=kept)) > 0 if inpainted else None

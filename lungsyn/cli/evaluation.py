@@ -161,8 +161,9 @@ def _rows(paths: Sequence[Path], columns: Sequence[str]) -> list[dict]:
 def _train_patients(cohort: Path, sizes: set[int]) -> dict[int, int]:
     """Number of train patients at each training-set size (percent)."""
     from lungsyn.cohort.split import within
+    from lungsyn.hosts import is_host
 
-    n = len({row["patient"] for row in read_table(cohort) if row["split"] == "train"})
+    n = len({row["patient"] for row in read_table(cohort) if row["split"] == "train" and not is_host(row)})
     return {size: sum(within(rank, n, size) for rank in range(1, n + 1)) for size in sizes}
 
 
@@ -244,6 +245,7 @@ def _plot_set_arguments(parser):
     add_of(parser, "set", "size")
     add(parser, "synthetic", "train", "held-out", nargs="+")
     parser.add_argument("--donors", type=Path, nargs="*", default=[], help="cases beside --train that lent it masks")
+    parser.add_argument("--hosts", type=Path, nargs="*", default=[], help="train cases without marked lesions")
     add(parser, "neighbours", "fidelity", "out", "pictures")
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
     add_section(parser, audit=Probing, study=Study, figures=Figures)
@@ -294,7 +296,7 @@ def _plot_nearest(args, out: Path) -> None:
     from lungsyn.audit import probes
     from lungsyn.audit.pictures import Cubes, plot_nearest
 
-    folders = case_folders([*args.synthetic, *args.train, *args.held_out])
+    folders = case_folders([*args.synthetic, *args.train, *args.hosts, *args.held_out])
     places = {kind: {place.name: place for place in probes.find_places(kind, folders)} for kind in probes.KINDS}
     cutters = {kind: probes.choose_cutter(kind, list(found.values()), args.audit) for kind, found in places.items()}
     cubes, rows = Cubes(places, cutters, args.audit.max_shift_voxels), read_table(args.neighbours)
@@ -305,7 +307,9 @@ def _plot_outlines(args, out: Path) -> None:
     """Outlines of the synthetic cases over those of the nearest train cases."""
     from lungsyn.audit.pictures import plot_outlines
 
-    folders = {f.name: f for f in case_folders([*args.synthetic, *args.train, *args.held_out, *args.donors])}
+    folders = {
+        f.name: f for f in case_folders([*args.synthetic, *args.train, *args.hosts, *args.held_out, *args.donors])
+    }
     plot_outlines(read_table(args.neighbours), folders, args.of["set"], args.study.name, args.figures, out)
 
 

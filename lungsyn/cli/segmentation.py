@@ -17,13 +17,14 @@ from lungsyn.cli.arguments import (
     verb,
 )
 from lungsyn.errors import InputError
+from lungsyn.hosts import is_host
 from lungsyn.provenance import model_facts, note
 from lungsyn.random import seed_of
 from lungsyn.registry import family
 from lungsyn.seams import Run
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.segmenters import DEFAULT_KIND, inference_model
-from lungsyn.volume.files import Case, data_digests, whole, whole_case, write_json_lines
+from lungsyn.volume.files import Case, data_digests, read_json, whole, whole_case, write_json_lines
 
 
 def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
@@ -52,6 +53,8 @@ def segmentation_train(args) -> dict:
     own = family("segmenters", args.kind)
     settings = from_json(own.Settings, args.segmenter)
     real, synthetic = (whole(case_folders(paths)) for paths in (args.cases, args.synthetic))
+    if hosts := [folder.name for folder in real if is_host(read_json(folder / "case.json"))]:
+        raise InputError(f"{hosts[0]} is a host, of whose lesions nothing is known: leave it out of --cases")
     seed, started = replicate_seed(args.seed, args.of["replicate"], args.reseeded), time.monotonic()
     run = Run(seed, args.compute, checkpoints_of(args, args.kind))
     trained = own.fit(real, synthetic, args.synthetic_share, settings, run)

@@ -28,6 +28,7 @@ from pydicom.uid import generate_uid
 from lungsyn import __version__
 from lungsyn.cohort.dicom_writing import slice_names, write_ct
 from lungsyn.errors import InputError
+from lungsyn.hosts import is_host
 from lungsyn.volume.files import Case, whole_file, write_json, write_volume
 from lungsyn.volume.resample import reoriented
 from lungsyn.volume.space import Volume
@@ -86,7 +87,11 @@ def _refuse_leftovers(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_nnunet(out: Path, cases: list[tuple[str, Case]]) -> None:
-    """Write ``(name, case)`` pairs as an nnU-Net raw dataset. Raises InputError if there is none, or two of a name."""
+    """Write ``(name, case)`` pairs as an nnU-Net raw dataset; hosts are left out, since their label would say that they
+    are healthy. Raises InputError if there is none, or two of a name."""
+    if hosts := [name for name, case in cases if is_host(case.about)]:
+        print(f"left out: {len(hosts)} hosts, of whose lesions nothing is known ({hosts[0]})")
+    cases = [(name, case) for name, case in cases if not is_host(case.about)]
     names = [name for name, _ in cases]
     _refuse_names(names)
     _refuse_leftovers(out / "imagesTr", [f"{name}_0000.nii.gz" for name in names])

@@ -28,6 +28,7 @@ from lungsyn.cohort.dicom import (
 from lungsyn.cohort.stack import slice_doubts
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
+from lungsyn.hosts import HOST, MARKED
 from lungsyn.seams import RawCase
 from lungsyn.settings.cohort import Listing, Nodules
 from lungsyn.volume.space import Volume
@@ -127,7 +128,7 @@ def _row_of(job: tuple[Path, str, list[Header], Listing]) -> dict:
             limit = settings.max_slice_thickness_mm
             raise InputError(f"slices too thick: {scan.slice_thickness:g} mm > {limit:g} mm")
         nodules = annotations.nodules(scan, settings.nodules)
-        if not nodules:
+        if not nodules and settings.unmarked != HOST:
             raise InputError("no nodule left under cohort.nodules")
         found = _look(root, headers, scan, nodules)
     except InputError as error:
@@ -137,6 +138,7 @@ def _row_of(job: tuple[Path, str, list[Header], Listing]) -> dict:
     spacing = f"{column_mm:.4g}x{row_mm:.4g}x{z_mm:.4g}"
     return row | {
         "status": "included", "n_nodules": len(nodules), "spacing_mm": spacing, "warnings": oddities(headers) + found,
+        "role": MARKED if nodules else HOST,
     }  # fmt: skip
 
 

@@ -2,13 +2,17 @@
 
 Layouts, told apart by the folders below the root (``.nii`` or ``.nii.gz``; names that start with a dot are ignored):
 
-    images/{case}            labels/{case}       cases.tsv (optional: case, patient, [split, anything else])
+    images/{case}            labels/{case}       cases.tsv (optional: case, patient, [split, role, anything else])
     imagesTr/{case}          labelsTr/{case}     dataset.json               Medical Segmentation Decathlon
     imagesTr/{case}_0000     labelsTr/{case}     dataset.json               nnU-Net raw; channel 0 is the CT
 
-Without ``cases.tsv`` every case is its own patient. A nodule is a 26-connected component of the voxels
-whose label is one of ``cohort.lesion_labels``; its diameter is that of the sphere with its volume. A further label of
-``cohort.labels``, such as ``airway``, is what is not 0 in ``labels_airway/{case}`` or ``labelsTr_airway/{case}``.
+Without ``cases.tsv`` every case is its own patient. A *host*, which only teaches the generator, is an image in
+``hosts/`` beside these folders, one whose role in ``cases.tsv`` is host, or, if ``cohort.unmarked`` says so, one in
+which nothing is marked; its label, if any, is not looked at.
+
+A nodule is a 26-connected component of the voxels whose label is one of ``cohort.lesion_labels``; its diameter is that
+of the sphere with its volume. A further label of ``cohort.labels``, such as ``airway``, is what is not 0 in
+``labels_airway/{case}`` or ``labelsTr_airway/{case}``.
 
 Every image and every label has a row. Its ``reason`` and ``warnings`` may be read by all, so they name no file and no
 patient; its ``detail`` does.
@@ -30,6 +34,7 @@ from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
 from lungsyn.cohort.stack import slice_doubts
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
+from lungsyn.hosts import HOST
 from lungsyn.seams import RawCase
 from lungsyn.settings.cohort import Listing, Preparation, Reading
 from lungsyn.volume.files import read_image
@@ -38,6 +43,9 @@ from lungsyn.volume.space import Volume
 
 GEOMETRY_TOLERANCE_MM = 0.05  # headers hold float32; a real mismatch is a voxel
 CHANNEL_ZERO = "0000"
+HOSTS = "hosts"  # the folder
+NO_LABEL = "missing label: none has the case's name"
+LABEL_OF_HOST = "the label of a host: ignored"
 IMAGE_FILE = re.compile(
     r"(.+?)(\.nii|\.(mha|mhd|nrrd|nhdr|hdr|img|mgh|mgz|dcm|npy|npz|tiff?|gipl|vti|h5)|(\.(nii|mha|nrrd|img|dcm))?"
     r"\.(gz|bz2|xz|zst|zip|7z|tar|tgz))",
@@ -51,6 +59,10 @@ NO_IMAGE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 UNITS = {1: "metres", 3: "micrometres"}  # of xyzt_units; 2 is mm, and 0, not said, is read as mm by everyone
+
+
+class NothingMarkedError(InputError):
+    """A label without a nodule."""
 
 
 def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
@@ -68,7 +80,7 @@ def index(root: Path, settings: Listing, workers: int = 1) -> list[dict]:
 
 
 def find_pairs(root: Path, public_names: bool = True) -> list[dict]:
-    """Every case of ``root``, as a row: case (its file's name; if ``public_names``, as a folder), patient, split,
+    """Every case of ``root``, as a row: case (its file's name; if ``public_names``, as a folder), patient, split, role,
     source and annotation (paths relative to the root, or empty), warnings, and the reason if the files alone say that
     it cannot be used.
 
@@ -83,8 +95,10 @@ def find_pairs(root: Path, public_names: bool = True) -> list[dict]:
             "there, not folders of them nor other formats",
             detail=str(root),
         )
+    for name, paths in _files(root, HOSTS).items():
+        image_of[name] = [*image_of.get(name, []), *paths]
     image_of, ignored = _first_channels(image_of, label_of)
-    listed = read_list(root, (images, labels))
+    listed = read_list(root, (images, labels, HOSTS))
     _refuse_unlisted(image_of, listed)
     rows = [
         _pair(name, image_of.get(name, []), label_of.get(name, []), listed, ignored[name])
@@ -161,7 +175,11 @@ def _refuse_unlisted(image_of: dict, listed: dict) -> None:
 def _pair(name: str, images: list[str], labels: list[str], listed: dict, ignored: int) -> dict:
     image, no_image = _one_file(images, "image")
     label, no_label = _one_file(labels, "label")
+    is_host = listed.get(name, {}).get("role") == HOST or any(map(_in_hosts, images))
     warnings = [] if listed else [NO_LIST]
+    if is_host:
+        warnings += [LABEL_OF_HOST] if labels else []
+        labels, label, no_label = [], "", ""
     if ignored:
         warnings.append(f"{ignored} {'image' if ignored == 1 else 'images'} of other channels than the first: ignored")
     if (image and len(images) > 1) or (label and len(labels) > 1):
@@ -170,6 +188,7 @@ def _pair(name: str, images: list[str], labels: list[str], listed: dict, ignored
         "case": name,
         "patient": listed.get(name, {}).get("patient") or name,
         "split": listed.get(name, {}).get("split") or "",
+        "role": HOST if is_host else "",
         "source": image,
         "annotation": label,
         "reason": no_image or no_label,
@@ -183,13 +202,19 @@ def _one_file(paths: list[str], what: str) -> tuple[str, str]:
     usable = [path for path in paths if _is_nifti(path)]
     if len(usable) == 1:
         return usable[0], ""
+    if len({_in_hosts(path) for path in usable}) > 1:
+        return "", f"two files for one {what}: one of them in {HOSTS}/; keep one"
     if usable:
         return "", f"two files for one {what}: keep one of .nii and .nii.gz"
     if paths and all(path.endswith("/") for path in paths):
         return "", f"folder in place of the {what}: put the file itself there"
     if paths:
         return "", f"not NIfTI: convert the {what} to .nii.gz"
-    return "", f"missing {what}: none has the case's name"
+    return "", NO_LABEL.replace("label", what)
+
+
+def _in_hosts(path: str) -> bool:
+    return Path(path).parts[0] == HOSTS
 
 
 def _as_folders(rows: list[dict]) -> list[dict]:
@@ -204,11 +229,19 @@ def _as_folders(rows: list[dict]) -> list[dict]:
 def _row_of(job: tuple[dict, Path, Listing]) -> dict:
     row, root, settings = job
     row = row | {"n_nodules": None, "spacing_mm": None, "status": "excluded"}
+    if row["reason"] == NO_LABEL and settings.unmarked == HOST:
+        row["reason"] = ""
     if row["reason"]:
         return row
     try:
         found, warnings = inspect_case(root, row["source"], row["annotation"], settings)
-        files = [row["source"], row["annotation"], *further_files(root, row["annotation"], settings.labels).values()]
+        further = further_files(root, row["source"], row["annotation"], settings.labels)
+        files = [row["source"], *filter(None, [row["annotation"]]), *further.values()]
+    except NothingMarkedError as error:
+        if settings.unmarked == HOST:
+            warned = [*row["warnings"], f"nothing is marked, so it is a host: {error}"]
+            return _row_of((row | {"annotation": "", "warnings": warned}, root, settings))
+        return row | {"reason": str(error), "detail": error.detail}
     except InputError as error:
         return row | {"reason": str(error), "detail": error.detail}
     ct = found.ct
@@ -237,38 +270,46 @@ def _if_shifted(rows: list[dict]) -> list[dict]:
 
 
 def read_case(root: Path, image: str, label: str, settings: Reading) -> RawCase:
-    """The CT (HU ``[x y z]``), its nodules' masks (bool, tight boxes) and further labels' (on the CT's grid). Raises
-    InputError with the reason."""
+    """The CT (HU ``[x y z]``), its nodules' masks (bool, tight boxes) and further labels' (on the CT's grid). Without a
+    ``label``, which is "" for hosts, there is no nodule. Raises InputError with the reason."""
     return inspect_case(root, image, label, settings)[0]
 
 
 def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple[RawCase, list[str]]:
     """The same and what is odd about it, as warnings."""
     ct, header = _read(root, image, "image")
-    mask, label_header = _read(root, label, "label")
+    mask, label_header = _read(root, label, "label") if label else (None, None)
+    nodules, warnings = [], []
     try:
-        _check_grids(ct, mask, header, settings)
+        _check_grid(ct, header, settings)
+        if mask:
+            _check_same(ct, mask, "label")
         plausible.check_hu(ct.data)
         doubts = plausible.value_doubts(ct.data) + slice_doubts(ct)
-        nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
+        if mask:
+            nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
     except InputError as error:
-        raise InputError(str(error), detail=f"{image}, {label}") from error
-    doubts, further = plausible.geometry_doubts(ct.space, header, label_header) + doubts, {}
-    for name, path in further_files(root, label, settings.labels).items():
+        raise type(error)(str(error), detail=", ".join(filter(None, [image, label]))) from error
+    headers = [header, label_header] if label else [header]
+    doubts, further = plausible.geometry_doubts(ct.space, *headers) + doubts, {}
+    for name, path in further_files(root, image, label, settings.labels).items():
         further[name], more = _read_further(root, path, name, ct)
         warnings += more
     return RawCase(ct, nodules, labels=further), doubts + warnings
 
 
-def further_files(root: Path, label: str, names: Sequence[str]) -> dict[str, str]:
-    """Where the further labels ``names`` of a case lie whose nodules' is ``label``: {name: path}, both below the root.
-    Raises InputError where one is missing."""
-    folder, case = Path(label).parent.name, _name_of(Path(label).name)
+def further_files(root: Path, image: str, label: str, names: Sequence[str]) -> dict[str, str]:
+    """Where the further labels ``names`` of a case lie whose nodules' is ``label`` ("": a host's): {name: path}, all
+    below the root. Raises InputError where one is missing."""
+    folder = Path(label).parent.name if label else _layout(root)[1]
+    case = _name_of(Path(label or image).name)
+    if not label and folder == "labelsTr":  # whose names have no channel
+        case = case.removesuffix(f"_{CHANNEL_ZERO}")
     found = {}
     for name in names:
         found[name], missing = _one_file(_files(root, f"{folder}_{name}").get(case, []), f"label {name}")
         if missing:
-            raise InputError(missing, detail=f"{folder}_{name}/ of {label}")
+            raise InputError(missing, detail=f"{folder}_{name}/ of {label or image}")
     return found
 
 
@@ -292,13 +333,12 @@ def _whole_numbers(values: np.ndarray, what: str, path: str = "") -> tuple[np.nd
     return whole, [plausible.FRACTIONS] if np.abs(whole - values).max() > 0.01 else []
 
 
-def _check_grids(ct: Volume, mask: Volume, header, settings: Reading) -> None:
+def _check_grid(ct: Volume, header, settings: Reading) -> None:
     if unit := UNITS.get(int(header["xyzt_units"]) & 7):
         raise InputError(f"lengths in {unit}: write the image with its lengths, and its header's unit, in mm")
     plausible.check_geometry(ct.space)
     if isinstance(settings, Preparation):
         plausible.check_grid(ct.space, settings.preprocess.spacing_mm)
-    _check_same(ct, mask, "label")
 
 
 def _check_same(ct: Volume, mask: Volume, what: str, path: str = "") -> None:
@@ -321,7 +361,7 @@ def _nodules(
     plausible.check_lesion(lesion, meaning)
     nodules = components(Volume(lesion, ct.affine), settings.nodules.min_diameter_mm)
     if not nodules:
-        raise InputError(f"no nodule left: none of at least {settings.nodules.min_diameter_mm:g} mm")
+        raise NothingMarkedError(f"no nodule left: none of at least {settings.nodules.min_diameter_mm:g} mm")
     return nodules, warnings + plausible.check_nodules(ct, nodules, meaning)
 
 
@@ -334,7 +374,7 @@ def _lesion(values: np.ndarray, lesion_labels: list[int], names: dict[int, str])
     told += " and more" if len(others) > 5 else ""
     if not lesion.any():
         also = f"; its values are {told}" if others else ""
-        raise InputError(f"empty label: no voxel is one of {lesion_labels} (cohort.lesion_labels){also}")
+        raise NothingMarkedError(f"empty label: no voxel is one of {lesion_labels} (cohort.lesion_labels){also}")
     if others:
         warnings.append(
             f"its label also holds {told}, which is not in cohort.lesion_labels: add it there if it is nodule"

@@ -1,7 +1,8 @@
 """Who is who in a cohort of files: the list of patients, its spellings, and images that stand there twice.
 
-``cases.tsv`` beside the folders has the columns case and patient, and split if one likes. A patient who counts as two
-can be trained on and tested on, which no result would show. So what looks like a list and is not read ends the run.
+``cases.tsv`` beside the folders has the columns case and patient, and split and role if one likes. A patient who counts
+as two can be trained on and tested on, which no result would show. So what looks like a list and is not read ends the
+run.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from lungsyn.cohort.names import alike, readable, spelling_key
 from lungsyn.cohort.overlap import overlapping
 from lungsyn.errors import InputError
+from lungsyn.hosts import HOST
 from lungsyn.volume.tables import read_table
 
 LIST = "cases.tsv"
@@ -81,7 +83,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
                 "all such as one",
                 detail=f"case {row['case']}, patient {row['patient']!a}",
             )
-    return [row | {"case": readable(row["case"])} for row in rows]
+        if (role := row.get("role", "").lower()) not in ("", HOST):
+            raise InputError(
+                f"{LIST}: a role is {role!r}: write {HOST} for a case without marked lesions, else nothing",
+                detail=f"case {row['case']}",
+            )
+    return [row | {"case": readable(row["case"]), "role": row.get("role", "").lower()} for row in rows]
 
 
 def _tidy(row: dict) -> dict[str, str]:
@@ -91,7 +98,7 @@ def _tidy(row: dict) -> dict[str, str]:
     tidy: dict[str, str] = {}
     for key, cell in row.items():
         name = (key or "").strip().lower()
-        if name in ("case", "patient", "split") and name in tidy:
+        if name in ("case", "patient", "split", "role") and name in tidy:
             raise InputError(f"{LIST}: two columns are called {name!r}: keep one")
         if key is not None:
             tidy[name] = (cell or "").strip()

@@ -101,19 +101,24 @@ def _points(nodule: Nodule, scan, grid: Grid) -> np.ndarray:
 
 def choose_scans(settings: Phantom, nodules: Nodules, seed: int) -> list[tuple]:
     """Scans and their nodules, one scan per patient, in a seeded order of which more patients only extend the
-    list.
+    list; then the hosts, whose scans have none.
 
-    Raises InputError when the database has too few that satisfy ``settings`` and hold a nodule.
+    Raises InputError when the database has too few that satisfy ``settings`` and hold a nodule, or hold none.
     """
     thinnest, thickest = settings.slice_thickness_mm
     scans = [scan for scan in annotations.all_scans() if thinnest <= scan.slice_thickness <= thickest]
-    chosen = {}
+    chosen, without = {}, {}
     for i in stream(seed, "scans of phantoms").permutation(len(scans)):
-        if len(chosen) == settings.patients:
+        if len(chosen) == settings.patients and len(without.keys() - chosen.keys()) >= settings.hosts:
             break
         scan, z_mm = scans[i], annotations.slice_z_mm(scans[i])
         fits = len(z_mm) <= settings.max_slices and annotations.evenly_spaced(z_mm)
-        if fits and scan.patient_id not in chosen and (found := annotations.nodules(scan, nodules)):
+        if not fits or scan.patient_id in chosen:
+            continue
+        found = annotations.nodules(scan, nodules)
+        if not found:
+            without.setdefault(scan.patient_id, (scan, found))
+        elif len(chosen) < settings.patients:
             chosen[scan.patient_id] = (scan, found)
     if len(chosen) < settings.patients:
         raise InputError(
@@ -122,7 +127,13 @@ def choose_scans(settings: Phantom, nodules: Nodules, seed: int) -> list[tuple]:
             f"cohort.phantom.patients is {settings.patients}: ask for fewer, or widen slice_thickness_mm, "
             "max_slices or cohort.nodules"
         )
-    return list(chosen.values())
+    hosts = [scan for patient, scan in without.items() if patient not in chosen][: settings.hosts]
+    if len(hosts) < settings.hosts:
+        raise InputError(
+            f"only {len(hosts)} further patients of LIDC-IDRI have such a scan without a nodule, but "
+            f"cohort.phantom.hosts is {settings.hosts}: ask for fewer, or raise cohort.nodules.min_diameter_mm"
+        )
+    return [*chosen.values(), *hosts]
 
 
 def write_series(folder: Path, scan, hu: np.ndarray, affine: np.ndarray) -> None:

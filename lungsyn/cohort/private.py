@@ -21,7 +21,7 @@ from lungsyn.settings.cohort import NUMBERED_CASE
 from lungsyn.volume.files import whole_file
 from lungsyn.volume.tables import read_table, write_table
 
-COLUMNS = ["case", "patient", "name", "patient_name", "source", "annotation", "detail"]
+COLUMNS = ["case", "patient", "name", "patient_name", "role", "source", "annotation", "detail"]
 KEY = "key"
 
 
@@ -54,7 +54,7 @@ def _numbers(kind: str, names: set[str], known: Mapping[str, str], seed: int) ->
 
 def read_names(path: Path) -> list[dict[str, str]]:
     """The rows of ``names.tsv``; none before the first index."""
-    return read_table(path) if Path(path).exists() else []
+    return [{"role": ""} | row for row in read_table(path)] if Path(path).exists() else []  # none before hosts were
 
 
 def row_of(path: Path, case: str) -> dict[str, str]:

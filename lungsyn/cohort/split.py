@@ -1,9 +1,10 @@
 """Train, validation and test by patient: seeded, and independent of the order in which patients are listed."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from lungsyn.errors import InputError
+from lungsyn.hosts import is_host
 from lungsyn.settings.cohort import Split
 
 SPLITS = ("train", "validation", "test")
@@ -16,7 +17,7 @@ def assign(patients: Iterable[tuple[str, str]], fractions: Split, seed: int) -> 
     wanted fractions as nearly as the given ones allow (largest remainder), a split with a fraction above zero getting
     at least one patient. Raises InputError for a patient with two given splits, an unknown split, or too few patients.
     """
-    split = _given(patients)
+    split = given_splits(patients)
     free = sorted((name for name, given in split.items() if not given), key=lambda name: order(seed, name))
     wanted = _counts(len(split), fractions)
     fixed = {name: sum(given == name for given in split.values()) for name in SPLITS}
@@ -31,7 +32,8 @@ def assign(patients: Iterable[tuple[str, str]], fractions: Split, seed: int) -> 
     return split
 
 
-def _given(patients: Iterable[tuple[str, str]]) -> dict[str, str]:
+def given_splits(patients: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The split that the dataset gives each patient, or "". Raises InputError for two, or an unknown one."""
     split = {}
     for patient, given in patients:
         if given not in ("", *SPLITS):
@@ -57,6 +59,18 @@ def train_ranks(patients: Iterable[str], seed: int) -> dict[str, int]:
 def within(rank: int, patients: int, percent: int) -> bool:
     """Whether the train patient of this rank is in the training set of ``percent`` of all ``patients``."""
     return rank <= max(1, round(patients * percent / 100))
+
+
+def training_set(rows: Iterable[Mapping], percent: int) -> Callable[[Mapping], bool]:
+    """Whether a train row of ``cohort.tsv`` is in the training set of ``percent`` of the train patients.
+
+    Patients who have hosts only are counted by themselves, so that hosts change nobody's training set of marked cases;
+    of them as many percent are taken. A host of another patient is where its patient is.
+    """
+    train = [row for row in rows if row["split"] == "train"]
+    marked = {row["patient"] for row in train if not is_host(row)}
+    others = {row["patient"] for row in train} - marked
+    return lambda row: within(int(row["train_rank"]), len(marked if row["patient"] in marked else others), percent)
 
 
 def order(seed: int, patient: str, purpose: str = "split") -> bytes:

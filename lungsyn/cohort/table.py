@@ -1,10 +1,12 @@
 """Two tables of cases. ``listing.tsv`` has every case that the raw data hold, its split, and why it is left out if it
 is; ``cohort.tsv`` is the same after the cases were prepared, less those that could not be.
 
-``train_rank`` orders the train patients: a smaller training set is those of the lowest ranks. ``warnings`` say what is
-odd about a case that is used all the same. ``raw`` is a digest of its raw files (keyed where names are not public),
-unless the reader lists them once: a case whose files changed is prepared anew, whatever their time stamps say. Which
-files those are, and what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
+``role`` is marked, or host: a case without marked lesions, which teaches the generator and lends its body. It is of the
+train split, but in no arm as labelled data (`lungsyn.hosts`). ``train_rank`` orders the train patients: a smaller
+training set is those of the lowest ranks; patients who have hosts only have an order of their own. ``warnings`` say
+what is odd about a case that is used all the same. ``raw`` is a digest of its raw files (keyed where names are not
+public), unless the reader lists them once: a case whose files changed is prepared anew, whatever their time stamps say.
+Which files those are, and what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
 """
 
 from collections import Counter
@@ -17,6 +19,7 @@ from lungsyn.cohort.names import as_folder
 from lungsyn.cohort.patients import refuse_two_splits
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.errors import InputError
+from lungsyn.hosts import HOST, MARKED, is_host
 from lungsyn.memory import keep_freed_memory
 from lungsyn.registry import family
 from lungsyn.settings.cohort import Listing, Preparation
@@ -28,7 +31,7 @@ NODULE_COLUMNS = [
     "case", "patient", "nodule", "diameter_mm", "volume_mm3", "touches_pleura", "readers", *RATINGS,
 ]  # fmt: skip
 COLUMNS = [
-    "case", "patient", "split", "train_rank", "n_nodules", "spacing_mm", "status", "reason", "warnings", "raw",
+    "case", "patient", "role", "split", "train_rank", "n_nodules", "spacing_mm", "status", "reason", "warnings", "raw",
 ]  # fmt: skip
 NO_SUCH_CASE = "cohort.exclude names a case that is not there"
 
@@ -49,29 +52,50 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
         found = private.numbered(found, known, seed)
     rows = _without(found, settings.exclude)
     included = [row for row in rows if row["status"] == "included"]
-    if not included:
+    if all(map(is_host, included)):
         raise _none_left(rows)
     split_of = _dealt(found, included, settings, seed)
-    ranks = split.train_ranks(
-        (row["patient_name"] for row in included if split_of[row["patient_name"]] == "train"), seed
-    )
+    rows = [_unless_tested(row, split_of) for row in rows]
+    ranks = _ranks((row for row in rows if row["status"] == "included"), split_of, seed)
     for row in rows:
         row["split"] = split_of[row["patient_name"]] if row["status"] == "included" else ""
         row["train_rank"] = ranks.get(row["patient_name"], "") if row["split"] == "train" else ""
         row["warnings"] = JOIN.join(row["warnings"])
         row["raw"] = row["raw"] if row["status"] == "included" else ""
-    _check_splits(rows, set(split_of.values()), "cohort.exclude leaves")
+    needed = {split_of[row["patient_name"]] for row in found if row["status"] == "included" and not is_host(row)}
+    _check_splits(rows, needed, "cohort.exclude leaves")
     return sorted(rows, key=lambda row: row["case"])
 
 
+def _unless_tested(row: dict, split_of: dict[str, str]) -> dict:
+    """A row, excluded if it is a host whose patient has cases in validation or test: the generator would learn whom it
+    is tested on."""
+    where = split_of.get(row["patient_name"])
+    if row["status"] != "included" or not is_host(row) or where == "train":
+        return row
+    return row | {"status": "excluded", "reason": f"a host of a patient in {where}: only train patients teach"}
+
+
+def _ranks(included: Iterable[dict], split_of: dict[str, str], seed: int) -> dict[str, int]:
+    """The order in which train patients join, of those with marked cases and of the others by itself."""
+    train = [row for row in included if split_of[row["patient_name"]] == "train"]
+    marked = {row["patient_name"] for row in train if not is_host(row)}
+    others = {row["patient_name"] for row in train} - marked
+    return split.train_ranks(marked, seed) | split.train_ranks(others, seed)
+
+
 def _found(settings: Listing, root: Path, workers: int) -> list[dict]:
-    """The reader's rows. Raises InputError for two of one case, and for one whose files could change unseen."""
+    """The reader's rows, each with its role. Raises InputError for two of one case, and for one whose files could
+    change unseen."""
     reader = family("readers", settings.dataset)
     blank = {"warnings": [], "detail": "", "source": "", "annotation": "", "raw": ""}
     found = [
         blank | row | {"name": row["case"], "patient_name": row["patient"]}
         for row in reader.index(Path(root), settings, workers)
     ]
+    for row in found:
+        nothing_marked = row["status"] == "included" and not int(row["n_nodules"] or 0)
+        row["role"] = row.get("role") or (HOST if nothing_marked and settings.unmarked == HOST else MARKED)
     counts = Counter(row["case"] for row in found)
     unseen = [row["case"] for row in found if row["status"] == "included" and not row["raw"]]
     if twice := [case for case, count in counts.items() if count > 1]:
@@ -88,7 +112,8 @@ def _found(settings: Listing, root: Path, workers: int) -> list[dict]:
 def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int) -> dict[str, str]:
     """The split of every patient of ``found``; ``included`` are those rows that the config does not exclude.
 
-    Dealt before the config's own exclusions, since to leave out one case must not move the others' patients. Only where
+    Patients who have hosts only are train patients, unless they are given another split, and change nobody's. Dealt
+    before the config's own exclusions, since to leave out one case must not move the others' patients. Only where
     an excluded case is given another split than one of its patient that stays it has none. Raises InputError, which
     tells why cases were left out.
     """
@@ -101,8 +126,11 @@ def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int
         if row["case"] in stays or row["patient_name"] not in given else (row["patient_name"], "")
         for row in usable
     ]  # fmt: skip
+    marked = {row["patient_name"] for row in usable if not is_host(row)}
+    others = split.given_splits(pair for pair in dealt if pair[0] not in marked)
     try:
-        return split.assign(dealt, settings.split, seed)
+        dealt = [pair for pair in dealt if pair[0] in marked]
+        return {name: given or "train" for name, given in others.items()} | split.assign(dealt, settings.split, seed)
     except InputError as error:
         if len(usable) == len(found):
             raise
@@ -110,7 +138,9 @@ def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int
 
 
 def _none_left(rows: list[dict]) -> InputError:
-    return _with_reasons(f"no case can be used, of {len(rows)}", rows)
+    hosts = sum(row["status"] == "included" for row in rows)
+    but = f"; {hosts} are hosts, which only teach: mark lesions in some" if hosts else ""
+    return _with_reasons(f"no case can be used, of {len(rows)}{but}", rows)
 
 
 def _with_reasons(message: str, rows: list[dict], detail: str = "") -> InputError:
@@ -125,7 +155,7 @@ def _with_reasons(message: str, rows: list[dict], detail: str = "") -> InputErro
 
 
 def _check_splits(rows: list[dict], needed: set[str], who: str) -> None:
-    left = {row["split"] for row in rows}
+    left = {row["split"] for row in rows if not is_host(row)}
     if emptied := [name for name in split.SPLITS if name in needed and name not in left]:
         raise _with_reasons(
             f"{who} split {', '.join(emptied)} without a case: leave fewer out, or add cases; left out are", rows
@@ -137,13 +167,16 @@ def settled(listing: list[dict], abouts: dict[str, dict]) -> list[dict]:
     not be prepared is excluded with its reason, and what was odd is told. Raises InputError if no case is left."""
     rows = [_settled(row, abouts[row["case"]]) if row["status"] == "included" else row for row in listing]
     included = [row for row in rows if row["status"] == "included"]
-    if not included:
+    if all(map(is_host, included)):
         raise _none_left(rows)
-    needed = {row["split"] for row in listing if row["split"]}
+    needed = {row["split"] for row in listing if row["split"] and not is_host(row)}
     _check_splits(rows, needed, "what could not be prepared leaves")
-    ranks = sorted({int(row["train_rank"]) for row in included if row["train_rank"]})
-    for row in included:
-        row["train_rank"] = ranks.index(int(row["train_rank"])) + 1 if row["train_rank"] else ""
+    train = [row for row in included if row["train_rank"]]
+    marked = {row["patient"] for row in train if not is_host(row)}
+    for alike in ([row for row in train if (row["patient"] in marked) is own] for own in (True, False)):
+        ranks = sorted({int(row["train_rank"]) for row in alike})
+        for row in alike:
+            row["train_rank"] = ranks.index(int(row["train_rank"])) + 1
     return rows
 
 
@@ -174,9 +207,12 @@ def summary(rows: list[dict]) -> str:
     there = [row for row in rows if not row["reason"].startswith(NO_SUCH_CASE)]
     lines = [f"{len(included)} of {len(there)} cases included"]
     for name in split.SPLITS:
-        part = [row for row in included if row["split"] == name]
+        part = [row for row in included if row["split"] == name and not is_host(row)]
         patients, nodules = {row["patient"] for row in part}, sum(int(row["n_nodules"]) for row in part)
         lines.append(f"  {name}: {len(part)} cases of {len(patients)} patients, {nodules} nodules")
+    if hosts := [row for row in included if is_host(row)]:
+        of = len({row["patient"] for row in hosts})
+        lines.append(f"  hosts, without marked lesions: {len(hosts)} cases of {of} patients")
     reasons = Counter(_kind(row["reason"]) for row in rows if row["status"] == "excluded")
     lines += [f"  excluded, {kind}: {count}" for kind, count in reasons.most_common()]
     warned = Counter(_kind(warning) for row in included for warning in row["warnings"].split(JOIN) if warning)
@@ -197,12 +233,15 @@ def prepare_case(row: dict, settings: Preparation, root: Path) -> Case:
     if missing := [name for name in settings.labels if name not in raw.labels]:
         raise InputError(f"no label {missing[0]}: dataset {settings.dataset!r} has none; take it out of cohort.labels")
     further = {name: raw.labels[name] for name in settings.labels}
-    case = prepare(raw.ct, raw.nodules, settings.preprocess, further)
+    host = is_host(row)  # whatever a reader gives, nothing of it is marked
+    nodules, facts = ([], []) if host else (list(raw.nodules), raw.facts)
+    case = prepare(raw.ct, nodules, settings.preprocess, further)
     found = nodule_facts(case.nodules, case.lungs, case.space)
+    case.about.update({"role": HOST} if host else {})
     case.about.update(
         case=row["case"], patient=row["patient"], dataset=settings.dataset,
         native_spacing_mm=[round(float(value), 4) for value in raw.ct.space.spacing_mm],
-        nodules=[measured | known for measured, known in zip(found, raw.facts or [{} for _ in found], strict=True)],
+        nodules=[measured | known for measured, known in zip(found, facts or [{} for _ in found], strict=True)],
     )  # fmt: skip
     return case
 

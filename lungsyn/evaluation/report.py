@@ -13,6 +13,7 @@ from lungsyn.evaluation.answer import headline, sentences
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
 from lungsyn.evaluation.paired import NO_INTERVAL
+from lungsyn.hosts import is_host
 from lungsyn.volume.tables import JOIN
 
 WARNED_CASES = 10  # that are named beside a warning
@@ -171,6 +172,9 @@ all the same</h3>
 <div class="scroll"><table><tr><th>split</th><th>patients</th><th>cases</th><th>nodules</th></tr>
 {% for row in cohort.splits %}<tr><td>{{ row.split }}</td><td>{{ row.patients }}</td><td>{{ row.cases }}</td>
 <td>{{ row.nodules }}</td></tr>{% endfor %}</table></div>
+{% if cohort.hosts.cases %}<p>{{ cohort.hosts.cases }} hosts of {{ cohort.hosts.patients }} patients besides: train
+cases without marked lesions. They teach the generators and lend their bodies. They are in no arm as labelled data, and
+in no test. What lies in them unmarked was learned as lung.</p>{% endif %}
 {% if cohort.excluded %}<h3>Excluded: {{ cohort.n_excluded }} cases</h3>
 <div class="scroll"><table><tr><th>cases</th><td class="words"><b>reason</b></td></tr>
 {% for reason, n in cohort.excluded %}<tr><td>{{ n }}</td><td class="words">{{ reason }}</td></tr>{% endfor %}
@@ -253,13 +257,15 @@ def _pretty(content) -> str:
 
 
 def cohort_summary(rows: Sequence[Mapping]) -> dict:
-    """Patients, cases and nodules per split, how many cases were excluded for which reason, warnings {text: cases}.
+    """Patients, marked cases and nodules per split, how many hosts, how many cases were excluded for which reason,
+    warnings {text: cases}.
 
     ``n_nodules`` may be text, as read from the table.
     """
-    splits = []
+    splits, used = [], [row for row in rows if row["status"] == "included"]
+    hosts = [row for row in used if is_host(row)]
     for split in ("train", "validation", "test"):
-        members = [row for row in rows if row["status"] == "included" and row["split"] == split]
+        members = [row for row in used if row["split"] == split and not is_host(row)]
         splits.append({
             "split": split, "cases": len(members), "patients": len({row["patient"] for row in members}),
             "nodules": sum(int(row["n_nodules"] or 0) for row in members),
@@ -270,4 +276,11 @@ def cohort_summary(rows: Sequence[Mapping]) -> dict:
     for row in rows:
         for warning in filter(None, row["warnings"].split(JOIN) if row["status"] == "included" else ()):
             warned.setdefault(warning, []).append(row["case"])
-    return {"splits": splits, "excluded": reasons.most_common(), "n_excluded": n_excluded, "warned": warned}
+    hosts_of = {"cases": len(hosts), "patients": len({row["patient"] for row in hosts})}
+    return {
+        "splits": splits,
+        "hosts": hosts_of,
+        "excluded": reasons.most_common(),
+        "n_excluded": n_excluded,
+        "warned": warned,
+    }

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from lungsyn.anatomy import shapes
 from lungsyn.errors import InputError
+from lungsyn.hosts import is_host
 from lungsyn.masks.core.rows import ANYWHERE, OWN, usual_place
 from lungsyn.random import seed_of, stream
 from lungsyn.seams import MaskSource, Scene
@@ -117,7 +118,7 @@ class Family(MaskSource):
             raise InputError("no nodule in the train cases: their sizes are what made nodules are drawn from")
         fields = {name: fields_of(opened[name], cut_out)["lungs"] for name in names}
         place = usual_place(opened.values()) if cut_out else ANYWHERE
-        counts = [len(case.about["nodules"]) for case in opened.values()]
+        counts = [len(case.about["nodules"]) for case in opened.values() if not is_host(case.about)]
         train = Population(names, fields, usual_share(fields, cut_out), known, counts, cut_out, place)
         return [row_of(i, seed_of(seed, "volume", "made", i), train, settings) for i in range(volumes)]
 

@@ -18,6 +18,9 @@ NUMBERED_CASE = r"case-\d+"  # where names are not public
 
 class Phantom(Section):
     patients: int = Field(ge=6, le=400, description="Number of simulated patients")
+    hosts: int = Field(
+        default=0, ge=0, le=100, description="Further patients without a nodule, who teach the generator only"
+    )
     matrix: Literal[128, 256, 512] = Field(description="In-plane voxels; LIDC-IDRI has 512")
     slice_thickness_mm: tuple[Millimetres, Millimetres] = Field(description="Range of slice thickness of the scans")
     max_slices: Count = Field(description="Scans with more slices are not chosen")
@@ -106,6 +109,11 @@ class Listing(Reading):
         default=False,
         description="Whether the files' and patients' names may be seen by everybody (nifti); false: cases and "
         "patients get numbers, and results/private/names.tsv says which is which",
+    )
+    unmarked: Literal["excluded", "host"] = Field(
+        default="excluded",
+        description="What becomes of a case in which no lesion is marked: excluded, or host: it teaches the generator "
+        "and lends its body, and is in no arm and no test. What lies in it unmarked is learned as lung",
     )
     max_slice_thickness_mm: Millimetres = Field(description="Thicker series are left out (lidc)")
     split: Split

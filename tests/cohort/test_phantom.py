@@ -5,7 +5,8 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from lungsyn.cohort import annotations, chest, chest_painting, phantom
+from lungsyn import registry
+from lungsyn.cohort import annotations, chest, chest_painting, phantom, table
 from lungsyn.errors import InputError
 from lungsyn.settings.cohort import Nodules, Phantom
 from lungsyn.volume.resample import resample_mask
@@ -147,3 +148,41 @@ def test_written_series_have_the_identities_and_slices_of_the_database(tmp_path,
             axis=-1,
         )
         assert np.array_equal(stored.transpose(1, 0, 2), hu)
+
+
+# --------------------------------------------------------------------------------------------------------------- hosts
+
+
+def test_hosts_are_further_patients_without_a_nodule(chosen, monkeypatch):
+    wanted = SETTINGS.model_copy(update={"hosts": 3})
+    found = phantom.choose_scans(wanted, NODULES, SEED)
+    assert [scan.id for scan, _ in found[:6]] == [scan.id for scan, _ in chosen]
+    assert len({scan.patient_id for scan, _ in found}) == 9
+    assert all(nodules for _, nodules in found[:6]) and not any(nodules for _, nodules in found[6:])
+    monkeypatch.setattr(annotations, "all_scans", lambda: [scan for scan, _ in found])
+    with pytest.raises(InputError, match="only 3 further patients of LIDC-IDRI have such a scan without a nodule"):
+        phantom.choose_scans(wanted.model_copy(update={"hosts": 4}), NODULES, SEED)
+
+
+def test_a_series_of_lidc_idri_without_a_nodule_is_a_host_if_the_user_says_so(tmp_path, study):
+    """The phantom's are always: it writes those alone that were asked for."""
+    cohort = study.cohort.model_copy(
+        update={"nodules": NODULES, "phantom": SETTINGS.model_copy(update={"hosts": 1, "slice_thickness_mm": (3, 3)})}
+    )
+    scans = phantom.choose_scans(cohort.phantom, NODULES, SEED)
+    for scan, _ in (scans[0], scans[-1]):
+        phantom._write_one(cohort.phantom, NODULES, SEED, tmp_path, scan.series_instance_uid)
+    (marked, _), (host, _) = scans[0], scans[-1]
+
+    def roles(dataset: str, unmarked: str) -> dict:
+        asked = cohort.model_copy(update={"unmarked": unmarked})
+        rows = registry.family("readers", dataset).index(tmp_path, asked, 1)
+        return {row["patient"]: (row["status"], row.get("role"), row["n_nodules"]) for row in rows}
+
+    both = {marked.patient_id: ("included", "marked", len(scans[0][1])), host.patient_id: ("included", "host", 0)}
+    assert roles("phantom", "excluded") == roles("lidc", "host") == both
+    assert roles("lidc", "excluded")[host.patient_id][0] == "excluded"
+    (row,) = (row for row in registry.family("readers", "lidc").index(tmp_path, cohort.model_copy(
+        update={"unmarked": "host"}), 1) if row["patient"] == host.patient_id)  # fmt: skip
+    case = table.prepare_case(row | {"case": "host"}, cohort, tmp_path)
+    assert case.about["role"] == "host" and not case.nodules.any() and (case.lungs > 0).mean() > 0.1

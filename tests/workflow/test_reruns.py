@@ -101,10 +101,12 @@ CONTRACT = {
     "cohort.root": ("elsewhere", {"listing"} | PREPARED, {"cohort": {"dataset": "lidc"}} | REAL),
     "cohort.exclude": ({"nosuch": "a reason"}, LIST),
     "cohort.public_names": (True, LIST),
+    "cohort.unmarked": ("host", LIST),
     "cohort.lesion_labels": ([2], {"listing"} | PREPARED),
     "cohort.labels": (["airway"], {"listing"} | PREPARED),
     "cohort.max_slice_thickness_mm": (2.5, LIST),
     "cohort.phantom.patients": (7, EVERYTHING),
+    "cohort.phantom.hosts": (1, EVERYTHING),
     "cohort.phantom.matrix": (256, EVERYTHING),
     "cohort.phantom.slice_thickness_mm": ([1.0, 3.0], EVERYTHING),
     "cohort.phantom.max_slices": (140, EVERYTHING),
@@ -709,6 +711,33 @@ def test_a_new_case_is_the_only_one_that_is_prepared(study):
     shutil.copytree(study / RAW / "a", study / RAW / "g")
     write_cohort(study, SPLITS | {"g": "train"})
     assert cases_of(follow(study)) == {"g"}
+
+
+def test_a_host_reaches_what_a_generator_learns_and_is_measured_by_and_no_segmenter(study):
+    """At every size of its own: of two hosts half are one."""
+    for host in ("g", "h"):
+        shutil.copytree(study / RAW / "a", study / RAW / host)
+    write_cohort(study, SPLITS | {"g": "train", "h": "train"})
+    rows = read_table(study / COHORT)
+    for row in rows[-2:]:
+        row |= {"role": "host", "n_nodules": "0", "train_rank": str(rows.index(row) - 5)}
+    for name in (LISTING, COHORT):
+        write_table(study / name, rows, table.COLUMNS)
+    sizes = {"training_percent": [50, 100]}
+    follow(study, sizes)
+    jobs = snakemake(study, sizes).jobs
+
+    def given(host: str, size: str) -> set[str]:
+        file = f"results/cases/{host}/case.json"
+        return {label(job) for job in jobs if file in job.input and job.wildcards_dict.get("size", size) == size}
+
+    learning = {"train_generator", "membership", "reference", "conditions untargeted", "synthesise untargeted"}
+    learning |= of_sets("memorisation", "plot_set")
+    always = {"cohort"} | of_sets("fidelity")  # which has one reference for all sizes
+    assert given("g", "50") == given("g", "100") == given("h", "100") == learning | always
+    assert given("h", "50") == always
+    segmenters = [job for job in jobs if job.rule.name == "train_segmenter" and job.wildcards_dict["arm"] == "real"]
+    assert {len(job.input) for job in segmenters} == {2, 3}  # of a, b, c, as without hosts
 
 
 def nifti_folder(folder: Path) -> dict:

@@ -30,7 +30,7 @@ rule memorisation:
     """The nearest train case of every synthetic, held-out and planted one: nodules, volumes, parts and outlines."""
     input:
         synthetic=lambda w: batches(w.set, w.size),
-        train=cases("train"),
+        train=LEARNED,
         held_out=lambda w: cases(*held_out_splits(w))(w),
         donors=donors,
     output:
@@ -56,7 +56,7 @@ rule membership:
     """The generator's loss on each case that it learned from, and on each of the validation and test cases."""
     input:
         model="results/generator/{generator}/{size}/model.safetensors",
-        train=cases("train"),
+        train=LEARNED,
         unseen=cases("validation", "test"),
     output:
         losses="results/audit/membership/{generator}/{size}.tsv",
@@ -101,7 +101,7 @@ rule verdict:
 rule fidelity:
     """How many of a set's volumes were rejected; how far it is from the train cases, beside held-out real ones."""
     input:
-        train=lambda w: cases("train")(None),  # all, at every size: one reference and one floor
+        train=lambda w: LEARNED(None),  # all, at every size: one reference and one floor
         held_out=cases("validation", "test"),
         synthetic=lambda w: batches(w.set, w.size),
         reference=of_generator(RANGES, is_checked),

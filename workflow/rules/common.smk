@@ -118,23 +118,27 @@ def included_rows(table, written_ns):
     return rows
 
 
-def cases(*splits):
+def cases(*splits, marked=True, hosts=False):
     """An input function: case.json of every included case of these splits. It is written last and stands for the case.
 
     Of the train split, those that belong to the training set of the wildcard {size} (percent of the patients) if any.
+    ``hosts``: also cases without marked lesions, which are never labelled data; ``marked`` False: only these.
     """
-    from lungsyn.cohort.split import within
-
-    def wanted(row, patients, percent):
-        return row["split"] in splits and (row["split"] != "train" or within(int(row["train_rank"]), patients, percent))
+    from lungsyn.cohort.split import training_set
+    from lungsyn.hosts import is_host
 
     def paths(wildcards):
         rows = cohort_rows()
-        patients = len({row["patient"] for row in rows if row["split"] == "train"})
-        percent = int(getattr(wildcards, "size", 100))
-        return [f"results/cases/{row['case']}/case.json" for row in rows if wanted(row, patients, percent)]
+        joins = training_set(rows, int(getattr(wildcards, "size", 100)))
+        chosen = [row for row in rows if row["split"] in splits and (hosts if is_host(row) else marked)]
+        return [f"results/cases/{row['case']}/case.json" for row in chosen if row["split"] != "train" or joins(row)]
 
     return paths
+
+
+# What a generator learns from, and what only its hosts are.
+LEARNED = cases("train", hosts=True)
+HOSTS = cases("train", hosts=True, marked=False)
 
 
 def batches(name, size):

@@ -137,6 +137,7 @@ rule plot_set:
     input:
         synthetic=lambda w: batches(w.set, w.size),
         train=cases("train"),
+        hosts=HOSTS,
         held_out=lambda w: cases(*held_out_splits(w))(w),
         donors=donors,
         reference=of_generator(RANGES, is_checked),
@@ -166,7 +167,7 @@ rule plot_set:
         figures=settings(STUDY.figures),
     shell:
         "lungsyn evaluation plot-set --of set={wildcards.set} size={wildcards.size} --synthetic {input.synthetic}"
-        " --train {input.train} --held-out {input.held_out} --donors {input.donors} --neighbours {input.neighbours}"
+        " --train {input.train} --hosts {input.hosts} --held-out {input.held_out} --donors {input.donors} --neighbours {input.neighbours}"
         " --fidelity {input.fidelity} {params.reference}"
         " --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
         " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"

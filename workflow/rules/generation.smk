@@ -10,7 +10,7 @@ rule train_generator:
     ``exec``: at a time limit Slurm tells every process to end. A shell would do so at once, Snakemake after it, and the
     training would be killed while it saves."""
     input:
-        cases=cases("train"),
+        cases=LEARNED,
     output:
         model="results/generator/{generator}/{size}/model.safetensors",
         curve="results/generator/{generator}/{size}/training.jsonl",
@@ -33,8 +33,8 @@ rule train_generator:
 
 
 def condition_cases(wildcards):
-    """The cases whose masks, or statistics of masks, a set has."""
-    return cases(source_of(STUDY.sets[wildcards.set]).split)(wildcards)
+    """The cases whose masks, or statistics of masks, a set has; hosts lend their bodies."""
+    return cases(source_of(STUDY.sets[wildcards.set]).split, hosts=True)(wildcards)
 
 
 def condition_predictions(wildcards):
@@ -83,7 +83,7 @@ def grid_json(generator):
 rule reference:
     """Measure the train cases: the ranges in which a synthetic case must lie. Seams: where this generator's patches meet."""
     input:
-        cases=cases("train"),
+        cases=LEARNED,
     output:
         ranges=RANGES,
         cost="results/quality/{generator}/{size}/reference.cost.json",

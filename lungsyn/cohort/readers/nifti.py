@@ -6,7 +6,7 @@ from pathlib import Path
 from lungsyn.seams import RawCase, Reader
 from lungsyn.settings.cohort import Cohort, Listing, Preparation
 
-IMAGES = ("images", "imagesTr")
+IMAGES, HOSTS = ("images", "imagesTr"), "hosts"
 
 
 class Family(Reader):
@@ -15,12 +15,12 @@ class Family(Reader):
     uses_most = True
 
     def expected_cases(self, settings: Cohort) -> int:
-        folders = [settings.root / name for name in IMAGES if (settings.root / name).is_dir()]
-        return len(os.listdir(folders[0])) if folders else super().expected_cases(settings)
+        folders = [settings.root / name for name in (*IMAGES, HOSTS) if (settings.root / name).is_dir()]
+        return sum(len(os.listdir(folder)) for folder in folders) if folders else super().expected_cases(settings)
 
     def watched(self, root: Path, settings: Listing) -> list[Path]:
         folders = [f"labels{tr}{further}" for tr in ("", "Tr") for further in ("", *(f"_{n}" for n in settings.labels))]
-        return [Path(root, name) for name in ("cases.tsv", "dataset.json", *IMAGES, *folders)]
+        return [Path(root, name) for name in ("cases.tsv", "dataset.json", *IMAGES, HOSTS, *folders)]
 
     def index(self, root: Path, settings: Listing, workers: int) -> list[dict]:
         from lungsyn.cohort import nifti

@@ -15,7 +15,7 @@ class Family(Reader):
     uses_most = True
 
     def expected_cases(self, settings: Cohort) -> int:
-        return settings.phantom.patients
+        return settings.phantom.patients + settings.phantom.hosts
 
     def simulate(self, settings: Simulation, seed: int, root: Path, workers: int) -> None:
         from lungsyn.cohort.phantom import write_cohort
@@ -25,7 +25,7 @@ class Family(Reader):
     def index(self, root: Path, settings: Listing, workers: int) -> list[dict]:
         from lungsyn.cohort import lidc
 
-        return lidc.index(root, settings, workers)
+        return lidc.index(root, settings.model_copy(update={"unmarked": "host"}), workers)  # none but those asked for
 
     def read(self, root: Path, row: dict, settings: Preparation) -> RawCase:
         from lungsyn.cohort import lidc

@@ -15,14 +15,15 @@ def abouts(cases: Sequence[Path]) -> Iterator[dict]:
 
 
 class Arranged(MaskSource):
-    """Nodules of one case, varied, in the body of another."""
+    """Nodules of one case, varied, in the body of another, which may have none."""
 
     columns = COLUMNS
 
     def rows(self, cases, volumes, seed, settings, worst=()):
-        names, smallest_mm = [folder.name for folder in cases], smallest_diameter_mm(abouts(cases))
-        place = usual_place(open_case(folder) for folder in cases)
-        return untargeted(names, volumes, seed, smallest_mm, place, settings.kind)
+        known = {folder.name: about for folder, about in zip(cases, abouts(cases), strict=True)}
+        donors = [name for name, about in known.items() if about["nodules"]]
+        smallest_mm, place = smallest_diameter_mm(known.values()), usual_place(open_case(folder) for folder in cases)
+        return untargeted(list(known), volumes, seed, smallest_mm, place, settings.kind, donors)
 
     def uses(self, row):
         return {row["body_case"], row["nodule_case"]}

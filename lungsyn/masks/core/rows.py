@@ -28,13 +28,17 @@ def usual_place(cases: Iterable[Case]) -> str:
 
 def untargeted(
     train_cases: list[str], volumes: int, seed: int, smallest_mm: float = 0.0, place: str = ANYWHERE,
-    why: str = "untargeted",
+    why: str = "untargeted", donors: list[str] | None = None,
 ) -> list[dict]:  # fmt: skip
-    """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies and nodules about equally often. No
-    nodule is made smaller than ``smallest_mm``; ``place``: `usual_place`."""
+    """``volumes`` rows (``why``: untargeted, inpainted); train cases give bodies, and those of them that are ``donors``
+    (None: all) nodules, each about equally often. No nodule is made smaller than ``smallest_mm``; ``place``:
+    `usual_place`."""
     if not train_cases:
         raise InputError("no train case to take masks from: the cohort's train split is empty")
-    bodies, donors = (_in_turn(train_cases, volumes, stream(seed, what, why)) for what in ("bodies", "donors"))
+    if donors is not None and not donors:
+        raise InputError("no train case to take nodules from: none of them has one")
+    bodies = _in_turn(train_cases, volumes, stream(seed, "bodies", why))
+    donors = _in_turn(donors or train_cases, volumes, stream(seed, "donors", why))
     return _rows(zip(bodies, donors, strict=True), seed, smallest_mm, place, why)
 
 
