@@ -28,6 +28,7 @@ from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import to_hu, to_model_range
 from lungsyn.volume.patches import box, padded_shape
+from lungsyn.volume.source import source_of
 from lungsyn.volume.space import bounding_box
 
 CASES, DPI = 3, 100
@@ -88,7 +89,7 @@ def real_and_made(
     to_make[patch] = 1
     real = Background(to_model_range(case.ct, settings.window_hu), to_make)
     masks = case.labels.stack(settings.labels)
-    canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), settings, device, real)
+    canvas = make_canvas(masks, float(case.space.spacing_mm.mean()), settings, device, real, source_of(case))
 
     plan = SAMPLING.model_copy(update={"steps": min(SAMPLING.steps, settings.learning().timesteps)})
     only = [[(a, settings.patch_voxels)] for a in start]

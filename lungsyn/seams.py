@@ -21,6 +21,7 @@ from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import Case, whole_case
 from lungsyn.volume.labels import LabelMap
+from lungsyn.volume.source import Source
 from lungsyn.volume.space import Space, Volume
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Scene:
 
     ``known``: a real case whose CT is kept where ``made`` is 0; ``made`` (float32 ``[x y z]``, 0 to 1) says how much of
     each voxel is made anew. ``placed``: the nodules that the source put in, with HU of their own, for who pastes them.
+    ``source``: the kind of scan that is made, for generators that are told.
 
     >>> case = lungsyn.open_case("cases/one")
     >>> scene = lungsyn.Scene(case.labels.replaced(nodules=np.zeros_like(case.nodules)), case.affine)
@@ -49,6 +51,7 @@ class Scene:
     known: Case | None = None
     made: np.ndarray | None = None
     placed: tuple = ()
+    source: Source | None = None
 
     @property
     def spacing_mm(self) -> np.ndarray:

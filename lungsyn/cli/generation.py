@@ -1,6 +1,7 @@
 """Verbs of the generation: cases to a trained generator, masks and a generator to checked synthetic cases."""
 
 import time
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from lungsyn.provenance import file_digest, note
 from lungsyn.registry import family
 from lungsyn.seams import Run
 from lungsyn.settings.generators import AnyGenerator
-from lungsyn.settings.synthesis import AnyMasks, Grid, Quality, Synthesis
+from lungsyn.settings.synthesis import AnyMasks, Grid, KindOfScan, Quality, Synthesis
 from lungsyn.volume.files import (
     data_digests,
     open_case,
@@ -36,6 +37,7 @@ from lungsyn.volume.files import (
     write_json,
     write_json_lines,
 )
+from lungsyn.volume.source import Source
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -148,12 +150,31 @@ def _synthesise_arguments(parser):
     add_section(parser, generator=AnyGenerator, conditions=AnyMasks, synthesis=Synthesis, quality=Quality)
     parser.add_argument("--model", type=Path, help="the trained generator, where it is trained")
     parser.add_argument("--reference", type=Path, help="ranges of the measures, where they are checked")
+    parser.add_argument(
+        "--source", type=section(KindOfScan | None), help="kind of scan; null: that of each body's case"
+    )
+    parser.add_argument("--like", type=Path, help="the case.json of the case that --source is like")
     add(parser, "rows")
     add_numbers(parser, "batch")
     add_of(parser, "generator", "set", "size")
     add(parser, "cases", nargs="*")
     add_compute(parser)
     add(parser, "out")
+
+
+def _asked(args) -> Source | None:
+    """The kind of scan that is asked for, if any. Raises InputError where a case is to say it, and does not."""
+    if args.source is None:
+        return None
+    if args.source.like is None:
+        return Source(args.source.slice_mm, args.source.noise_hu)
+    about = read_json(args.like)
+    if "source" not in about:
+        raise InputError(
+            f"case {args.source.like} does not say what kind of scan it is: it was left out, or an older version "
+            "prepared it; name another one as like, or delete its folder in results/cases"
+        )
+    return Source(**about["source"])
 
 
 @verb("generation", "synthesise", _synthesise_arguments, recipe=1, seams=("generators", "masks"))
@@ -171,7 +192,10 @@ def generation_synthesise(args) -> None:
     reference = read_json(args.reference) if args.reference else None
     tries, records = args.quality.tries, []
     job = (*args.rule, args.generator.kind, args.conditions.kind)
-    made = note(job, synthesis=args.synthesis, quality=args.quality) | {"ran_on": generator.ran_on}
+    asked = _asked(args)
+    made = note(job, synthesis=args.synthesis, quality=args.quality, source=asked and asked._asdict()) | {
+        "ran_on": generator.ran_on
+    }
     model = {"model": file_digest(args.model)} if args.model else {}
 
     @cache
@@ -181,6 +205,7 @@ def generation_synthesise(args) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
         scene = masks.scene(row, open_source)
+        scene = scene if asked is None else replace(scene, source=asked)
         for attempt in checked_attempts(generator, scene, row, args.synthesis.steps, reference, tries):
             records.append(record(row, attempt, tries))
             if attempt.faults:

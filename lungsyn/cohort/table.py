@@ -3,10 +3,11 @@ is; ``cohort.tsv`` is the same after the cases were prepared, less those that co
 
 ``role`` is marked, or host: a case without marked lesions, which teaches the generator and lends its body. It is of the
 train split, but in no arm as labelled data (`lungsyn.hosts`). ``train_rank`` orders the train patients: a smaller
-training set is those of the lowest ranks; patients who have hosts only have an order of their own. ``warnings`` say
-what is odd about a case that is used all the same. ``raw`` is a digest of its raw files (keyed where names are not
-public), unless the reader lists them once: a case whose files changed is prepared anew, whatever their time stamps say.
-Which files those are, and what may not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
+training set is those of the lowest ranks; patients who have hosts only have an order of their own. ``slice_mm`` and
+``noise_hu`` say what kind of scan it is (`lungsyn.volume.source`). ``warnings`` say what is odd about a case that is
+used all the same. ``raw`` is a digest of its raw files (keyed where names are not public), unless the reader lists them
+once: a case whose files changed is prepared anew, whatever their time stamps say. Which files those are, and what may
+not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
 """
 
 from collections import Counter
@@ -23,6 +24,7 @@ from lungsyn.hosts import HOST, MARKED, is_host
 from lungsyn.memory import keep_freed_memory
 from lungsyn.registry import family
 from lungsyn.settings.cohort import Listing, Preparation
+from lungsyn.volume import source
 from lungsyn.volume.files import Case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.tables import JOIN
@@ -31,7 +33,8 @@ NODULE_COLUMNS = [
     "case", "patient", "nodule", "diameter_mm", "volume_mm3", "touches_pleura", "readers", *RATINGS,
 ]  # fmt: skip
 COLUMNS = [
-    "case", "patient", "role", "split", "train_rank", "n_nodules", "spacing_mm", "status", "reason", "warnings", "raw",
+    "case", "patient", "role", "split", "train_rank", "n_nodules", "spacing_mm", "slice_mm", "noise_hu",
+    "status", "reason", "warnings", "raw",
 ]  # fmt: skip
 NO_SUCH_CASE = "cohort.exclude names a case that is not there"
 
@@ -61,6 +64,7 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
         row["split"] = split_of[row["patient_name"]] if row["status"] == "included" else ""
         row["train_rank"] = ranks.get(row["patient_name"], "") if row["split"] == "train" else ""
         row["warnings"] = JOIN.join(row["warnings"])
+        row["slice_mm"] = row["noise_hu"] = ""  # known once the case is prepared
         row["raw"] = row["raw"] if row["status"] == "included" else ""
     needed = {split_of[row["patient_name"]] for row in found if row["status"] == "included" and not is_host(row)}
     _check_splits(rows, needed, "cohort.exclude leaves")
@@ -184,7 +188,8 @@ def _settled(row: dict, about: dict) -> dict:
     if reason := about.get("left_out"):
         return row | {"status": "excluded", "reason": reason, "split": "", "train_rank": ""}
     warnings = [*filter(None, row["warnings"].split(JOIN)), *about.get("warnings", [])]
-    return row | {"n_nodules": len(about["nodules"]), "warnings": JOIN.join(dict.fromkeys(warnings))}
+    kind = about.get("source", {})  # of before there was one: not known
+    return row | kind | {"n_nodules": len(about["nodules"]), "warnings": JOIN.join(dict.fromkeys(warnings))}
 
 
 def _without(rows: list[dict], exclude: dict[str, str]) -> list[dict]:
@@ -240,6 +245,7 @@ def prepare_case(row: dict, settings: Preparation, root: Path) -> Case:
     case.about.update({"role": HOST} if host else {})
     case.about.update(
         case=row["case"], patient=row["patient"], dataset=settings.dataset,
+        source=source.measured(raw.ct)._asdict(),
         native_spacing_mm=[round(float(value), 4) for value in raw.ct.space.spacing_mm],
         nodules=[measured | known for measured, known in zip(found, facts or [{} for _ in found], strict=True)],
     )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lungsyn.generators.core.family import DiffusionFamily
-from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings, check_levels
+from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings, SourceSettings, check_levels
 from lungsyn.settings.section import Count, Section, part
 
 
@@ -49,7 +49,7 @@ class WholeChest(PatchSettings):
         return LearningWhole(self)
 
 
-class Settings(DiffusionSettings):
+class Settings(DiffusionSettings, SourceSettings):
     """The model of patches, and the section of that of whole chests."""
 
     kind: Literal["cascade_ddpm"] = Field(default="cascade_ddpm", description="Family of the generator")

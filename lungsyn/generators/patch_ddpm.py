@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from lungsyn.generators.core.family import DiffusionFamily
-from lungsyn.generators.core.settings import ContextSettings, DiffusionSettings
+from lungsyn.generators.core.settings import ContextSettings, DiffusionSettings, SourceSettings
 
 
-class Settings(ContextSettings, DiffusionSettings):
+class Settings(ContextSettings, DiffusionSettings, SourceSettings):
     """The patch U-Net as a denoiser."""
 
     kind: Literal["patch_ddpm"] = Field(default="patch_ddpm", description="Family of the generator")

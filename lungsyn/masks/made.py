@@ -24,6 +24,7 @@ from lungsyn.settings.section import Section
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.patches import MIRRORS
+from lungsyn.volume.source import source_of
 from lungsyn.volume.space import Space, bounding_box
 
 VOXELS = 48  # of a frame's edge
@@ -138,7 +139,8 @@ class Family(MaskSource):
         nodules = place_nodules(layers["lungs"], wanted, powers, affine, row["place"], rng)
         layers["lungs"] = np.where((nodules > 0) & (layers["lungs"] == 0), 1, layers["lungs"]).astype(np.uint8)
         layers["body"] = np.maximum(layers["body"], nodules > 0).astype(np.uint8)
-        return Scene(LabelMap({"nodules": nodules, **layers}), affine)
+        most = cases[int(np.argmax(weights))]
+        return Scene(LabelMap({"nodules": nodules, **layers}), affine, source=source_of(most))
 
 
 def fields_of(case: Case, cut_out: bool) -> dict[str, np.ndarray]:

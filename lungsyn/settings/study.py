@@ -173,6 +173,11 @@ def _check_pair(name: str, synthetic: SyntheticSet, generator: Section) -> None:
     if source.split not in ("train", "validation", None) or (source.needs_benchmark and source.split != "validation"):
         allowed = "validation, whose worst cases it asks for" if source.needs_benchmark else "train, validation or None"
         raise ValueError(f"sets.{name}.conditions is {kind!r}, whose split is {source.split!r}: it must be {allowed}")
+    if synthetic.source is not None and not getattr(generator, "source_conditions", False):
+        raise ValueError(
+            f"sets.{name}.source asks for a kind of scan, but generators.{synthetic.generator} is not told of any: set "
+            "its source_conditions to true (patch_ddpm, cascade_ddpm), or remove the key"
+        )
     if family("generators", generator.kind).needs_known and not source_of(synthetic).gives_known:
         fitting = [kind for kind, source in families("masks").items() if source.gives_known]
         raise ValueError(

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from lungsyn.registry import family
 from lungsyn.settings.kinds import OfKind
-from lungsyn.settings.section import Count, Fraction, Name, Section
+from lungsyn.settings.section import Count, Fraction, Millimetres, Name, Section
 
 
 class Synthesis(Section):
@@ -54,6 +54,23 @@ AnyMasks = Annotated[
 ]  # fmt: skip
 
 
+class KindOfScan(Section):
+    """Which kind of scan a set is to look like: that of a train case, or these numbers."""
+
+    like: Name | None = Field(default=None, description="A train case, by its name in results/cohort.tsv")
+    slice_mm: Millimetres | None = Field(default=None, description="Distance of the slices, mm")
+    noise_hu: float | None = Field(
+        default=None, gt=0, le=1000, description="Noise of soft tissue, HU, as in the column of results/cohort.tsv"
+    )
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self):
+        numbers = [number for number in (self.slice_mm, self.noise_hu) if number is not None]
+        if len(numbers) != (0 if self.like else 2):
+            raise ValueError("a kind of scan is either like a case, or has both slice_mm and noise_hu")
+        return self
+
+
 class SyntheticSet(Section):
     """A synthetic set: who makes it, from which masks, how many."""
 
@@ -64,3 +81,7 @@ class SyntheticSet(Section):
         "cases; inpainted: train cases keep their CT, only nodules are made (or pasted: generator kind copy_paste)"
     )
     volumes: Count = Field(description="Number of synthetic cases")
+    source: KindOfScan | None = Field(
+        default=None, description="Kind of scan of its volumes, for a generator with source_conditions; null: that of "
+        "the case whose body each has",
+    )  # fmt: skip

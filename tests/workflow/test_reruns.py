@@ -132,6 +132,7 @@ CONTRACT = {
     "generators.patch_ddpm.channels": ([16, 16], GENERATOR),
     "generators.patch_ddpm.blocks": (2, GENERATOR),
     "generators.patch_ddpm.activation_checkpointing": (True, GENERATOR),
+    "generators.patch_ddpm.source_conditions": (True, GENERATOR),
     "generators.patch_ddpm.schedule": ("linear", GENERATOR),
     "generators.patch_ddpm.timesteps": (500, GENERATOR),
     "generators.patch_ddpm.prediction": ("epsilon", GENERATOR),
@@ -165,6 +166,12 @@ CONTRACT = {
     ),
     "sets.untargeted.conditions.kind": ("targeted", {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON),
     "sets.untargeted.volumes": (4, {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON),
+    "sets.untargeted.source": (
+        {"slice_mm": 1.0, "noise_hu": 20}, GENERATOR, {"generators": {"patch_ddpm": {"source_conditions": True}}},
+    ),
+    "sets.targeted.source": (
+        {"slice_mm": 1.0, "noise_hu": 20}, GENERATOR, {"generators": {"patch_ddpm": {"source_conditions": True}}},
+    ),
     "sets.targeted.generator": (
         "other", {"train_generator", "membership", "reference"} | TARGETED_VOLUMES | COMPARISON,
         {"generators": OTHER_GENERATOR},

@@ -99,12 +99,25 @@ rule reference:
         " --cost {output.cost} --out {output.ranges} > {log} 2>&1"
 
 
+def case_it_is_like(wildcards):
+    """The case of whose kind a set's volumes are to be, if of one's."""
+    kind = STUDY.sets[wildcards.set].source
+    if kind is None or kind.like is None:
+        return []
+    if kind.like not in {row["case"] for row in cohort_rows() if row["split"] == "train"}:
+        raise WorkflowError(
+            f"sets.{wildcards.set}.source.like is {kind.like}: results/cohort.tsv has no such train case"
+        )
+    return f"results/cases/{kind.like}/case.json"
+
+
 rule synthesise:
     """Make a batch of whole volumes: HU and masks in the layout of a real case. Odd ones are made again."""
     input:
         cases=condition_cases,
         reference=of_generator(RANGES, is_checked),
         model=of_generator("results/generator/{generator}/{size}/model.safetensors"),
+        like=case_it_is_like,
         rows="results/conditions/{set}/{size}.tsv",
     output:
         folder=directory("results/synthetic/{generator}/{set}/{size}/{batch}"),
@@ -120,11 +133,13 @@ rule synthesise:
         conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
         model=lambda w, input: f"--model {input.model}" if input.model else "",
         reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
+        source=lambda w: as_json(kind) if (kind := STUDY.sets[w.set].source) else "null",
+        like=lambda w, input: f"--like {input.like}" if input.like else "",
         synthesis=settings(STUDY.synthesis),
         quality=settings(STUDY.quality),
     shell:
         "lungsyn generation synthesise --of generator={wildcards.generator} set={wildcards.set} size={wildcards.size}"
         " --generator {params.generator:q} --conditions {params.conditions:q}"
-        " {params.model} {params.reference} --rows {input.rows} --batch {wildcards.batch}"
+        " {params.model} {params.reference} --source {params.source:q} {params.like} --rows {input.rows} --batch {wildcards.batch}"
         " --synthesis {params.synthesis:q} --quality {params.quality:q} --cases {input.cases} {COMPUTE}"
         " --cost {output.cost} --out {output.folder} > {log} 2>&1"

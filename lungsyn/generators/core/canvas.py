@@ -11,6 +11,7 @@ from torch import Tensor
 from lungsyn.generators.core.settings import PatchSettings
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.patches import Patch, Span, all_patches, batches, box, importance_vector, padded_shape, total_weight
+from lungsyn.volume.source import Source
 
 Grid = list[list[Span]]  # along each axis; patches are their product
 
@@ -47,6 +48,7 @@ class Canvas:
     air: float  # AIR_HU in the model range
     background: Tensor | None = None  # float32, model range; None: air
     weight: Tensor | None = None  # float32 0 ... 1
+    source: Source | None = None  # the kind of scan that is made
 
     @property
     def padded(self) -> tuple[int, int, int]:
@@ -69,6 +71,7 @@ def make_canvas(
     settings: PatchSettings,
     device: torch.device,
     background: Background | None = None,
+    source: Source | None = None,
 ) -> Canvas:
     """Pad ``masks`` ``[labels x y z]`` at their far ends to a shape that holds whole patches on the coarse grid."""
     shape = masks.shape[1:]
@@ -84,7 +87,7 @@ def make_canvas(
     if background is not None:
         values, weight = on_device(background.values, air), on_device(background.weight)
     occupied = reduce_by(to_generate(conditions, weight), settings.grid_multiple).cpu().numpy()
-    return Canvas(conditions, occupied, shape, spacing_mm, air, values, weight)
+    return Canvas(conditions, occupied, shape, spacing_mm, air, values, weight, source)
 
 
 def reduce_by(mask: Tensor, edge: int) -> Tensor:

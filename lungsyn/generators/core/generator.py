@@ -55,7 +55,8 @@ class PatchGenerator(Attackable):
         window_hu, known = self.settings.window_hu, scene.known
         background = None if known is None else Background(to_model_range(known.ct, window_hu), scene.made)
         masks = scene.labels.stack(self.settings.labels)
-        canvas = make_canvas(masks, float(scene.spacing_mm.mean()), self.settings, self.device, background)
+        spacing_mm = float(scene.spacing_mm.mean())
+        canvas = make_canvas(masks, spacing_mm, self.settings, self.device, background, scene.source)
         how = How(self.patches_per_batch, self.precision, on_step)
         volume = synthesise(self.network, canvas, self.settings, self.synthesis, seed, how)
         hu = to_hu(volume.cpu().numpy(), window_hu)

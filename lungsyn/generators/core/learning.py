@@ -25,7 +25,8 @@ class Learning:
 
     ``schedule`` and ``timesteps``: the noise levels. ``prediction``: what the network says of a noisy patch; None: it
     is given x_0 and the noise, and says itself what it gets wrong. ``nodule_dropout``: share of patches without nodule
-    mask. ``context_factor``, ``position``: what it sees of a patch's surroundings and place.
+    mask. ``context_factor``, ``position``: what it sees of a patch's surroundings and place. ``source_numbers``: how
+    many numbers tell it what kind of scan it is.
     """
 
     what = "generator"  # is trained, in the log
@@ -43,6 +44,7 @@ class Learning:
         self.abar = SCHEDULES[schedule](timesteps)  # float64 [T + 1]
         self.nodule_dropout, self.early_stop_checks = nodule_dropout, early_stop_checks
         self.context_factor, self.position = context_factor, position
+        self.source_numbers = 2 if getattr(settings, "source_conditions", False) else 0
 
     @property
     def kind(self) -> str:
@@ -156,7 +158,8 @@ class DiffusionLearning(Learning):
 
 def predict(network: Callable, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:
     """The network's output on a batch, float32, computed in ``precision``."""
-    inputs = [batch[key].to(device, non_blocking=True) for key in ("x_t", "masks", "coarse", "t", "spacing_mm")]
+    keys = ("x_t", "masks", "coarse", "t", "spacing_mm", *(["source"] if "source" in batch else []))
+    inputs = [batch[key].to(device, non_blocking=True) for key in keys]
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
         return network(*inputs).float()
 

@@ -13,6 +13,7 @@ still do. Training and synthesis must make it in the same way:
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,9 @@ from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
 from lungsyn.volume.labels import ALWAYS
 from lungsyn.volume.patches import box, coordinates, padded_shape, random_start, window
+from lungsyn.volume.source import Source, source_of
+
+USUAL, LEAST = Source(2.0, 20.0), Source(0.1, 1.0)  # of which numbers are multiples; less is taken to be as much
 
 
 def masks_window(case: Case, start, size: int, labels: Sequence[str] = ALWAYS) -> np.ndarray:
@@ -79,6 +83,26 @@ def coarse_windows(
     return torch.cat(parts, dim=1) if parts else torch.zeros(len(starts), 0, *half, device=device)
 
 
+def known_source(case: Case) -> Source:
+    """What kind of scan a train case is. Raises InputError where its ``case.json`` does not say so."""
+    source = source_of(case)
+    if source is None:
+        raise InputError(
+            f"case {case.about.get('case', '')} does not say what kind of scan it is, as when an older version "
+            "prepared it: delete its folder in results/cases and give the same command again, or remove "
+            "source_conditions"
+        )
+    return source
+
+
+def source_numbers(source: Source | None) -> Tensor:
+    """What a network is told of a kind of scan: ``[2]``, the logarithms of slice spacing and noise as multiples of
+    ``USUAL``. What is not known is taken to be usual."""
+    known = source or Source()
+    pairs = zip(known, USUAL, LEAST, strict=True)
+    return torch.tensor([0.0 if n is None else math.log(max(n, least) / usual) for n, usual, least in pairs])
+
+
 @dataclasses.dataclass(frozen=True)
 class Example:
     """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
@@ -89,6 +113,7 @@ class Example:
     coarse: Tensor  # [c P/2 P/2 P/2]
     t: Tensor  # []
     spacing_mm: Tensor  # []
+    source: Tensor | None  # [2]: `source_numbers`; None where the network is not told
     case: int
 
 
@@ -151,7 +176,8 @@ class TrainingPatches(Dataset):
             example = [tensor if tensor is None else tensor.flip(flipped) for tensor in example]
         x_t, target, mask, coarse = example
         spacing = torch.tensor(case.space.spacing_mm.mean(), dtype=torch.float32)
-        return Example(x_t, target, mask, coarse, torch.tensor(int(t)), spacing, number)
+        source = source_numbers(known_source(case)) if learning.source_numbers else None
+        return Example(x_t, target, mask, coarse, torch.tensor(int(t)), spacing, source, number)
 
     def _coarse_view(self, case: Case, padded, start, noise: Tensor, abar: Tensor, rng) -> Tensor:
         """The averaged x_t of the surroundings: ``[1 P/2 P/2 P/2]``, zero beyond the padded box."""

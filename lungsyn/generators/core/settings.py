@@ -106,6 +106,16 @@ class DiffusionSettings(PatchSettings):
     )
 
 
+class SourceSettings(PatchSettings):
+    """A generator that may be told what kind of scan it makes."""
+
+    source_conditions: bool = Field(
+        default=False,
+        description="Tell the network how far apart the slices of a case's scan were and how noisy it is, so that "
+        "scans of one kind do not teach their blur or noise to others; a set may ask for a kind (sets.*.source)",
+    )
+
+
 def check_levels(patch_voxels: int, channels: list[int], key: str = "channels", of: str = "") -> None:
     """Raises ValueError unless a patch can be halved once for each level."""
     deepest = 2 ** len(channels)

@@ -23,7 +23,7 @@ from torch import Tensor
 from lungsyn.generators.core.bands import inner
 from lungsyn.generators.core.canvas import Canvas, Grid, How, blend, set_known
 from lungsyn.generators.core.learning import Learning
-from lungsyn.generators.core.patches import coarse_windows, with_halo
+from lungsyn.generators.core.patches import coarse_windows, source_numbers, with_halo
 from lungsyn.generators.core.prediction import Denoiser, guided, to_x0
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
 from lungsyn.generators.core.schedule import sampling_timesteps
@@ -149,12 +149,13 @@ def network_denoiser(
 ) -> PatchDenoiser:
     """The network as a denoiser of patches: gathers their conditions, converts its prediction to x_0, guides."""
     device = canvas.masks.device
+    told = [source_numbers(canvas.source).to(device)] if learning.source_numbers else []
 
     def output(x_t: Tensor, masks: Tensor, coarse: Tensor, t: int) -> Tensor:
         times = torch.full((len(x_t),), t, device=device)
         spacing = torch.full((len(x_t),), canvas.spacing_mm, device=device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            prediction = network(x_t, masks, coarse, times, spacing)
+            prediction = network(x_t, masks, coarse, times, spacing, *(each.expand(len(x_t), -1) for each in told))
         return to_x0(learning.prediction, prediction.float(), inner(x_t), learning.abar[t].float()).clamp_(-1, 1)[:, 0]
 
     def denoise(x_t: Tensor, patches: list[Patch], views: Tensor | None, t: int) -> Tensor:

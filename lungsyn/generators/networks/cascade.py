@@ -194,7 +194,7 @@ class WholeChests(Dataset):
         abar = learning.abar[t].float()
         return Example(
             diffuse(x0, noise, abar), training_target(learning.prediction, x0, noise, abar), masks, torch.zeros(0),
-            torch.tensor(t), torch.tensor(spacing_mm, dtype=torch.float32), number,
+            torch.tensor(t), torch.tensor(spacing_mm, dtype=torch.float32), None, number,
         )  # fmt: skip
 
 
@@ -257,8 +257,8 @@ class Cascade(nn.Module):
         self.coarse = CoarseUNet(whole).requires_grad_(False)
         self.fine = LedUNet(fine)
 
-    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        return self.fine(x, masks, coarse, t, spacing_mm)
+    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor, *source) -> Tensor:
+        return self.fine(x, masks, coarse, t, spacing_mm, *source)
 
 
 # -------------------------------------------------------------------------------------- what is learned, how it is made

@@ -77,7 +77,7 @@ class UNet(nn.Module):
         super().__init__()
         settings = learning.settings
         channels, embedding = settings.channels, 4 * settings.channels[0]
-        self.embed = Embedding(embedding, learning.timesteps)
+        self.embed = Embedding(embedding, learning.timesteps, learning.source_numbers)
         self.stem = nn.Conv3d(8 * (1 + len(settings.labels)) + coarse, channels[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in itertools.pairwise(channels))
@@ -114,7 +114,7 @@ def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
 
 
 class PatchUNet(UNet):
-    """(x_t, masks, coarse, t, spacing) -> prediction."""
+    """(x_t, masks, coarse, t, spacing, kind of scan if it is told) -> prediction."""
 
     def __init__(self, learning: Learning):
         super().__init__(learning, coarse_channels(learning), 2 * 8)
@@ -122,10 +122,10 @@ class PatchUNet(UNet):
         self.prediction = learning.prediction
         self.register_buffer("band_sd", band_sd(), persistent=False)
 
-    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
+    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor, *source) -> Tensor:
         """``[b 1 x y z]`` of ``x`` ``[b 1 ...]`` and ``masks`` ``[b labels ...]``, both with their halo, ``coarse``
-        at half resolution without, the rest ``[b]``."""
-        embedding = self.embed(t, spacing_mm)
+        at half resolution without, the rest ``[b]``; ``source``: ``[b 2]``, or nothing."""
+        embedding = self.embed(t, spacing_mm, *source)
         abar = self.abar[t][:, None, None, None, None]
         usual = self.band_sd[:, None, None, None]
         c_in, _, c_out = precondition(abar, usual)  # [b 8 1 1 1] each
@@ -153,17 +153,17 @@ def coarse_channels(learning: Learning) -> int:
 
 
 class Embedding(nn.Module):
-    """Timestep (sinusoidal) and voxel spacing (log mm) to one vector per patch."""
+    """Timestep (sinusoidal), voxel spacing (log mm) and ``further`` numbers to one vector per patch."""
 
-    def __init__(self, width: int, timesteps: int):
+    def __init__(self, width: int, timesteps: int, further: int = 0):
         super().__init__()
         self.timesteps = timesteps
         self.register_buffer("frequency", torch.exp(torch.linspace(0, math.log(1000), 16)), persistent=False)
-        self.layers = nn.Sequential(nn.Linear(33, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.layers = nn.Sequential(nn.Linear(33 + further, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
-    def forward(self, t: Tensor, spacing_mm: Tensor) -> Tensor:
+    def forward(self, t: Tensor, spacing_mm: Tensor, *further: Tensor) -> Tensor:
         phase = t[:, None].float() / self.timesteps * self.frequency * (math.pi / 2)
-        return self.layers(torch.cat([phase.sin(), phase.cos(), spacing_mm[:, None].float().log()], dim=1))
+        return self.layers(torch.cat([phase.sin(), phase.cos(), spacing_mm[:, None].float().log(), *further], dim=1))
 
 
 class Denoising(DiffusionLearning):

@@ -19,6 +19,7 @@ from lungsyn.seams import Scene
 from lungsyn.volume.files import Case
 from lungsyn.volume.labels import ALWAYS, LabelMap
 from lungsyn.volume.nodules import diameter_mm, fullest
+from lungsyn.volume.source import source_of
 
 INSIDE_LUNGS = 0.95  # of a placed nodule's voxels; annotated nodules touch the pleura as well
 SCALES = (0.8, 1.25)  # random scaling of a nodule's diameter
@@ -171,5 +172,7 @@ def arranged_scene(row: dict, open_case: Callable[[str], Case], keep: bool = Fal
     masks, body, placed = make_masks(row, open_case, keep)
     labels = LabelMap(dict(zip(ALWAYS, masks, strict=True)))
     if not keep:  # where a patient lay is his
-        return Scene(labels, np.diag([*body.space.spacing_mm, 1.0]), placed=tuple(placed))
-    return Scene(labels, body.affine, body, region_to_make(masks[0], body), tuple(placed))
+        affine = np.diag([*body.space.spacing_mm, 1.0])
+        return Scene(labels, affine, placed=tuple(placed), source=source_of(body))
+    made = region_to_make(masks[0], body)
+    return Scene(labels, body.affine, body, made, tuple(placed), source_of(body))
