@@ -288,6 +288,17 @@ def test_patches_are_taken_of_hosts_and_near_nodules_of_marked_cases(with_hosts,
     assert not any(alone[i].masks[0].any() for i in range(5))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_marked_patients_and_of_hosts_some_teach_and_some_watch(with_hosts, generator_settings, seed):
+    """Else a nodule might be learned by none, or watched by none; and marked ones are dealt as without hosts."""
+    (marked, hosts), half = with_hosts, generator_settings.model_copy(update={"held_out": 0.5})
+    learned, watching = hold_out([*marked, *hosts], half, seed)
+    assert len(set(learned) & set(hosts)) == len(set(watching) & set(hosts)) == 1
+    alone = hold_out(marked, half, seed)
+    assert [[f for f in group if f in marked] for group in (learned, watching)] == [*alone] and alone[1]
+    assert hold_out(hosts[:1], half, seed) == (hosts[:1], [])
+
+
 def test_the_live_picture_shows_nodules_also_where_only_hosts_watch(with_hosts):
     marked, hosts = with_hosts
     assert with_nodules(hosts) == [] and [name for name, _ in with_nodules(marked)] == [f.name for f in marked]

@@ -104,11 +104,11 @@ def raw_of_case(wildcards):
     row = listed_rows().get(wildcards.case)
     if row is None:
         raise WorkflowError(f"results/listing.tsv includes no case {wildcards.case}")
-    role = ["host"] if is_host(row) else []
+    role = ["host"] if is_host(row) else []  # of others nothing, so that they are not prepared again
     if not READER.listed_once:
         return [row["raw"], row["patient"], *role]
     source = sources_in(Path(NAMES), Path(NAMES).stat().st_mtime_ns)[wildcards.case]
-    return [files_below([Path(RAW, source)], ("st_mtime_ns",)), *role]
+    return " ".join([files_below([Path(RAW, source)], ("st_mtime_ns",)), *role])
 
 
 rule prepare:

@@ -167,8 +167,8 @@ rule plot_set:
         figures=settings(STUDY.figures),
     shell:
         "lungsyn evaluation plot-set --of set={wildcards.set} size={wildcards.size} --synthetic {input.synthetic}"
-        " --train {input.train} --hosts {input.hosts} --held-out {input.held_out} --donors {input.donors} --neighbours {input.neighbours}"
-        " --fidelity {input.fidelity} {params.reference}"
+        " --train {input.train} --hosts {input.hosts} --held-out {input.held_out} --donors {input.donors}"
+        " --neighbours {input.neighbours} --fidelity {input.fidelity} {params.reference}"
         " --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
         " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"
 

@@ -140,6 +140,7 @@ rule synthesise:
     shell:
         "lungsyn generation synthesise --of generator={wildcards.generator} set={wildcards.set} size={wildcards.size}"
         " --generator {params.generator:q} --conditions {params.conditions:q}"
-        " {params.model} {params.reference} --source {params.source:q} {params.like} --rows {input.rows} --batch {wildcards.batch}"
+        " {params.model} {params.reference} --source {params.source:q} {params.like}"
+        " --rows {input.rows} --batch {wildcards.batch}"
         " --synthesis {params.synthesis:q} --quality {params.quality:q} --cases {input.cases} {COMPUTE}"
         " --cost {output.cost} --out {output.folder} > {log} 2>&1"

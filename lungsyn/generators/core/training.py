@@ -20,6 +20,7 @@ from lungsyn.compute import choose_device, choose_precision, compiled, describe,
 from lungsyn.generators.core.learning import Learning
 from lungsyn.generators.core.patches import TrainingPatches, collate
 from lungsyn.generators.core.settings import PatchSettings
+from lungsyn.hosts import is_host
 from lungsyn.processes import ALONE, Team, reading_ahead
 from lungsyn.progress import Progress
 from lungsyn.provenance import model_facts
@@ -127,14 +128,23 @@ def train(
 
 
 def hold_out(folders: list[Path], settings: PatchSettings, seed: int) -> tuple[list[Path], list[Path]]:
-    """Split the train cases, by patient, into those learned from (at least one patient) and those that only watch."""
-    patient_of = {folder: read_json(folder / "case.json")["patient"] for folder in folders}
-    patients = list(dict.fromkeys(patient_of.values()))
-    count = min(round(settings.held_out * len(patients)), len(patients) - 1)
-    order = stream(seed, "watching patients").permutation(len(patients))
-    watching = {patients[i] for i in order[:count]}
+    """Split the train cases, by patient, into those learned from (at least one patient) and those that only watch.
+
+    Patients who have hosts only are split by themselves: they are neither all that watch, nor all that teach."""
+    about = {folder: read_json(folder / "case.json") for folder in folders}
+    patient_of = {folder: found["patient"] for folder, found in about.items()}
+    marked = dict.fromkeys(found["patient"] for found in about.values() if not is_host(found))
+    hosts = dict.fromkeys(patient for patient in patient_of.values() if patient not in marked)
+    watching = _watching(list(marked), "patients", settings, seed) | _watching(list(hosts), "hosts", settings, seed)
     learned = [folder for folder in folders if patient_of[folder] not in watching]
     return learned, [folder for folder in folders if patient_of[folder] in watching]
+
+
+def _watching(patients: list[str], who: str, settings: PatchSettings, seed: int) -> set[str]:
+    """Those of the patients who only watch, never all."""
+    count = min(round(settings.held_out * len(patients)), len(patients) - 1)
+    order = stream(seed, f"watching {who}").permutation(len(patients))
+    return {patients[i] for i in order[: max(count, 0)]}
 
 
 def loader(
