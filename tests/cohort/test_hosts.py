@@ -1,5 +1,6 @@
 """Hosts: cases without marked lesions, which teach the generator and lend their bodies, and are nothing else."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from lungsyn.masks import inpainted, made, untargeted
 from lungsyn.quality.measures import measure as measures_of
 from lungsyn.quality.ranges import reference
 from lungsyn.registry import family
+from lungsyn.settings.cohort import Listing, Preparation
+from lungsyn.settings.section import as_json, part
 from lungsyn.settings.synthesis import Synthesis
-from lungsyn.volume.files import open_case, write_case
-from lungsyn.volume.tables import write_table
+from lungsyn.volume.files import open_case, read_json, write_case
+from lungsyn.volume.tables import read_table, write_table
 from tests.cohort.test_nifti import image, label, name_seed, settings, write, write_cases
 from tests.conftest import made_case, make_case
 
@@ -213,6 +216,29 @@ def test_a_host_is_prepared_without_nodules_whatever_the_reader_gives(tmp_path):
     assert len(marked.about["nodules"]) == 2 and "role" not in marked.about
     assert is_host(host.about) and not host.about["nodules"] and not host.nodules.any()
     assert np.array_equal(host.ct, marked.ct)
+
+
+def test_a_host_of_a_hospital_goes_by_its_number_from_the_folder_to_the_table(tmp_path):
+    """By the command line, as a run does it."""
+    root, results = tmp_path / "raw", tmp_path / "results"
+    write_cases(root, MARKED)
+    write_image(root, "Doe_John", "hosts")
+    cohort = settings(root, public_names=False)
+    names = ["--names", str(results / "private/names.tsv"), "--root", str(root)]
+    listing, out = str(results / "listing.tsv"), str(results / "cohort.tsv")
+    said = ["--cohort", as_json(part(cohort, Listing)), "--seed", "0", "--workers", "1"]
+    assert main(["cohort", "index", *said, *names, "--out", listing]) == 0
+    rows = read_table(results / "listing.tsv")
+    (host,) = (row["case"] for row in rows if is_host(row))
+    for row in rows:
+        prepare = ["cohort", "prepare", "--case", row["case"], "--cohort", as_json(part(cohort, Preparation)), *names]
+        assert main([*prepare, "--out", str(results / "cases" / row["case"])]) == 0
+    files = [str(results / "cases" / row["case"] / "case.json") for row in rows]
+    assert main(["cohort", "table", "--listing", listing, "--cases", *files, "--out", out]) == 0
+    about = read_json(results / "cases" / host / "case.json")
+    assert is_host(about) and about["nodules"] == [] and "Doe" not in json.dumps(about) + Path(out).read_text()
+    assert [row["case"] for row in read_table(Path(out)) if is_host(row)] == [host]
+    assert {row["slice_mm"] for row in read_table(Path(out))} == {"1"}
 
 
 def test_tables_of_before_know_no_role():
