@@ -38,6 +38,11 @@ def test_nobody_imports_the_command_line():
     assert not [p for p in outside if any(name.startswith("lungsyn.cli") for name in imports_of(p))]
 
 
+def test_nobody_imports_what_is_shared_but_the_command_line():
+    outside = (path for path in files(".") if path.parent.name not in ("cli", "sharing"))
+    assert not [p for p in outside if any(name.startswith("lungsyn.sharing") for name in imports_of(p))]
+
+
 def test_only_the_command_line_looks_on_while_a_network_learns():
     watching = [p.name for p in files(".") if any(name.startswith("lungsyn.live") for name in imports_of(p))]
     assert watching == ["generation.py"]

@@ -46,6 +46,37 @@ def study_plan(args) -> None:
     print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, args.directory))
 
 
+def _share_arguments(parser):
+    parser.add_argument("name", metavar="NAME", help="the synthetic set; with --model the generator")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    parser.add_argument("--model", action="store_true", help="share a generator's model and not a set")
+    parser.add_argument("--license", required=True, metavar="SPDX", help="for example CC-BY-4.0; spdx.org/licenses")
+    for option, words in (
+        ("creator", "who answers for it, as 'Family, Given'"),
+        ("source", "what the real cases are: title, citation, licence, DOI. Names of LIDC-IDRI say it themselves"),
+    ):
+        parser.add_argument(f"--{option}", action="append", default=[], help=f"{words}; may be repeated")
+    parser.add_argument("--notes", type=Path, help="a Markdown file: ethics approval, consent, funding, contact")
+    parser.add_argument("--size", type=int, help="percent of the train patients; default: the largest")
+    parser.add_argument("--directory", type=Path, default=Path(), help="the study's folder, as snakemake's")
+
+
+@verb("study", "share", _share_arguments)
+def study_share(args) -> None:
+    """Make a folder for a repository: a synthetic set that passed its audit, or a model that withstood the attack."""
+    from lungsyn.sharing.study import open_study
+    from lungsyn.sharing.terms import terms
+
+    if args.model:
+        from lungsyn.sharing.models import share_model as share
+    else:
+        from lungsyn.sharing.sets import share_set as share
+    study = open_study(args.directory)
+    agreed = terms(args.license, args.creator, args.source, args.notes, study.cohort)
+    told = share(study, args.name, study.size(args.size), agreed, args.out)
+    print(f"{args.out}: {told['title']}\nRead its README.md, which goes with it, before you hand it on.")
+
+
 def _schema_arguments(parser):
     add(parser, "out")
 

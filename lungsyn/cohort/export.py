@@ -50,13 +50,13 @@ def refuse_unless_passed(verdict: dict, cases: list[tuple[str, Case]]) -> None:
     for name, case in cases:
         if verdict["cases"].get(name) != case.digest:
             raise InputError(
-                f"{name} is not what the verdict on set {verdict['set']} is about: give the verdict of its own set "
+                f"{name} is not what the verdict on set {verdict['set']} is about: it takes the verdict of its own set "
                 "and size, made after the set"
             )
     if missing := verdict["cases"].keys() - {name for name, _ in cases}:
         raise InputError(
             f"the verdict on set {verdict['set']} is about {len(verdict['cases'])} cases together; {len(missing)} are "
-            f"not given ({min(missing)}): give all to --cases"
+            f"not given ({min(missing)}): all go, or none"
         )
     if "not_found" not in verdict:
         raise InputError(
@@ -68,7 +68,7 @@ def refuse_unless_passed(verdict: dict, cases: list[tuple[str, Case]]) -> None:
     raise InputError(
         f"the verdict on set {verdict['set']} is {verdict['result']}, so it is not exported:\n  "
         + "\n  ".join(named or ["it has no check"])
-        + "\nMake another set, or leave --verdict away to export it all the same"
+        + "\nMake another set"
     )
 
 
@@ -155,7 +155,7 @@ def synthetic_header(name: str, case: Case) -> pydicom.Dataset:
     header.DeidentificationMethod = "No patient: the image is synthetic"
     header.SyntheticData = "YES"
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-    header.SeriesNumber = 1
+    header.SeriesNumber, header.BodyPartExamined = 1, "CHEST"
     header.StudyDescription = header.SeriesDescription = "SYNTHETIC chest CT (lungsyn)"
     header.ImageComments = header.PatientComments = WARNING
     header.DerivationDescription = DESCRIPTION
