@@ -215,14 +215,14 @@ def plot_contact_sheet(real: Mapping[str, Case], synthetic: Mapping[str, Case], 
             for axis in axes[len(chosen) :].ravel():
                 axis.set_axis_off()
             for row, name in zip(axes, chosen, strict=False):
-                _contact_row(row, cases[name], settings.window_hu, colour)
+                contact_row(row, cases[name], settings.window_hu, colour)
                 row[0].set_title(name, fontsize=8.5, loc="left", pad=3)
         headline(figure, "What the segmenters learn from", study_name)
 
     save(11, 1.75 * n_rows + 1.0, settings.dpi, out, draw)
 
 
-def _contact_row(axes, case: Case, window_hu, colour: str) -> None:
+def contact_row(axes, case: Case, window_hu, colour: str) -> None:
     """Axial, coronal, and an axial close-up of 40 mm or more; the outlines are those of the nodule mask."""
     nodule = largest_nodule(case.nodules)
     spacing_mm = case.space.spacing_mm

@@ -10,6 +10,8 @@ TEMPLATE = """
 
 {{ summary|join(" ") }}
 
+![Synthetic cases of the set, drawn at random: slices through a nodule, with the outline of its mask](preview.png)
+
 | | |
 |---|---|
 | volumes | {{ count }}, of {{ voxels }} voxels of {{ spacing_mm }} mm: {{ field_of_view }} |
@@ -28,7 +30,7 @@ TEMPLATE = """
 - No reader drew its masks. They came first, and the images were made to fit them.
 - It is not proven to be anonymous.
 - It does not look like real CT in every way: {{ fidelity|selectattr("unlike", "equalto", "yes")|list|length }} of
-  {{ fidelity|length }} measures tell it from the CT of real patients
+  {{ fidelity|rejectattr("unlike", "equalto", "not known")|list|length }} measures tell it from the CT of real patients
   ([how real it looks](#how-real-does-it-look)).
 - It does not replace real test data.
 
@@ -58,14 +60,19 @@ synthetic cases help them. It belongs to the study “{{ study_name }}”.
 | `nifti/cases.tsv` | for lungsyn: the cases, all of one patient named “synthetic” |
 | `dicom/{case}/ct/` | the CT as a DICOM series |
 | `dicom/{case}/nodules.dcm` | the nodules as a DICOM Segmentation, a segment for each |
+| `preview.png` | the picture above |
 | `cases.tsv` | a row for each case: size, nodules, diameters, the seed of its noise, what quality control said |
 | `SHA256SUMS` | checksums: `sha256sum -c SHA256SUMS` |
+
+**Are age, sex, scanner or disease of the patients known?** No, the study does not record them. The set may be unlike
+your patients.
 
 **Are there splits?** No. All cases come from one generator and are not independent: they are for training.
 
 **Is anything wrong with it?** {% if quality %}{{ quality.judged }} volumes were made for {{ count }} cases.
 Each was measured, and rejected where a measure lay outside the range of real cases.
-{%- if tries %} A rejected one was made again with other noise, {{ tries }} times at most.{% endif %} The last one
+{%- if tries %} A rejected one was made again with other noise, {{ tries }} time{{ "s" if tries != 1 }} at most.
+{%- endif %} The last one
 made is in the set whatever it is: {{ quality.rejected }} were rejected, {{ quality.kept }} of them are in the set.
 {%- else %}What was made was not judged by quality control.{% endif %}
 
@@ -88,6 +95,11 @@ The verdict is *pass*. Every case was compared with the real cases that the gene
 
 {{ table(["check", "result", "what was found"], checks|rejectattr("check", "equalto", "disguises")|list,
          ["check", "result", "sentence"]) }}
+
+*Copies*: is a single one nearer to a real one than chance allows? *Beyond*: how many are closer to real ones than
+nearly all held-out patients' are? *Closer*: is the set as a whole pulled to the patients it was made from? A *part* is
+a small detail anywhere, an *outline* is where lungs and body end. *Membership*: does the generator's loss tell whom it
+learned from?
 
 **What could it find?** Disguised copies of training cases were planted. It found {{ seen|join("; ") }}.
 
@@ -119,7 +131,8 @@ The CT that were learned from are simulated. Of these data they have the contour
 - Masks (`{{ masks_kind }}`): {{ masks_words }}. {{ masks_from }}
 - Generator (`{{ generator_kind }}`): {{ generator_words }}.
 {% if learned %}
-- Training: {{ learned }}{% if watching %} ({{ watching }} of them only watched){% endif %}, seed {{ model.seed }}
+- Training: {{ learned }}{% if watching %} ({{ watching }} of them only to choose among weights){% endif %}
+{#- #}, seed {{ model.seed }}
 {%- if model.images_seen is defined %}, {{ "{:,}".format(model.images_seen) }} patches{% endif %}
 {%- if model.ran_on is defined %}, on {{ model.ran_on }}{% endif %}. Digest of the model: `{{ model.digest }}`.
 {% endif %}
@@ -140,7 +153,7 @@ The real cases were brought to voxels of {{ study_spacing_mm }} mm before anythi
 HU below {{ "%g"|format(window_hu[0]) }} and above {{ "%g"|format(window_hu[1]) }} were cut to these: the generator
 knows no others.
 {% endif %}
-No case was edited or labelled by hand.
+Each volume has its middle at 0 mm. No case was edited or labelled by hand.
 
 ## Uses
 

@@ -27,7 +27,8 @@ lungsyn.write_case("made/one", made)
 
 - **Made by** {{ terms.creators|join("; ") }}, with lungsyn {{ model.versions.lungsyn }}. {{ about }}
 - **Kind** {{ generator_words }} (`{{ generator_kind }}`).
-- **Training** {{ learned }}{% if watching %} ({{ watching }} of them only watched){% endif %}, seed {{ model.seed }}
+- **Training** {{ learned }}{% if watching %} ({{ watching }} of them only to choose among weights){% endif %}
+{#- #}, seed {{ model.seed }}
 {%- if model.images_seen is defined %}, {{ "{:,}".format(model.images_seen) }} patches{% endif %}
 {%- if model.ran_on is defined %}, on {{ model.ran_on }}{% endif %}
 {%- if model.cost is defined and model.cost.seconds is defined %}, {{ "%.1f"|format(model.cost.seconds / 60) }} minutes

@@ -1,9 +1,13 @@
 """A synthetic set that passed its audit, as a folder for a repository: NIfTI, DICOM, a data sheet, checksums."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from lungsyn.cohort.export import refuse_unless_passed, write_dicom, write_nnunet
+from lungsyn.cohort.preprocess import SAME_SPACING
 from lungsyn.errors import InputError
 from lungsyn.provenance import file_digest, model_facts
 from lungsyn.registry import family
@@ -11,6 +15,7 @@ from lungsyn.settings.study import source_of
 from lungsyn.sharing import findings
 from lungsyn.sharing.datasheet import datasheet
 from lungsyn.sharing.folder import new_folder, write_card, write_checksums, write_zenodo
+from lungsyn.sharing.preview import plot_preview
 from lungsyn.sharing.study import RUN_AGAIN, Study
 from lungsyn.sharing.terms import Terms, for_hugging_face
 from lungsyn.sharing.writing import TAGS, as_yaml
@@ -38,6 +43,8 @@ def share_set(study: Study, name: str, size: int, terms: Terms, out: Path) -> di
     refuse_unless_passed(verdict, cases)
     if kept := [case for case, opened in cases if opened.about.get("known_case")]:
         raise InputError(f"{kept[0]} keeps the CT of a real patient around its nodules: such a set is not synthetic")
+    spacing_mm = study.config.cohort.preprocess.spacing_mm
+    cases = [(case, of_no_scanner(opened, spacing_mm)) for case, opened in cases]
     told = study.about(terms) | _origin(study, name, size, cases) | _content(study, cases) | _audit(study, verdict)
     told |= _quality(study, name, size, cases) | {
         "title": f"{study.name}: synthetic CT with lung nodules, set {name}",
@@ -47,6 +54,7 @@ def share_set(study: Study, name: str, size: int, terms: Terms, out: Path) -> di
     with new_folder(out) as folder:
         write_nnunet(folder / "nifti", cases)
         write_dicom(folder / "dicom", cases)
+        plot_preview(cases, study.name, study.config.study.seed, study.config.figures, folder / "preview.png")
         write_table(folder / "cases.tsv", findings.case_rows(cases), findings.CASE_COLUMNS)
         write_card(folder, front_matter(told["title"], terms, len(cases)), datasheet(told))
         write_zenodo(folder, "dataset", told["title"], told["summary"], terms)
@@ -61,6 +69,17 @@ def cases_of(study: Study, name: str, size: int) -> Cases:
     made = study.results / "synthetic" / chosen.generator / name / str(size)
     folders = [file.parent for batch in range(batches) for file in sorted(made.glob(f"{batch}/*/case.json"))]
     return [(folder.name, open_case(folder)) for folder in folders]
+
+
+def of_no_scanner(case: Case, spacing_mm: float) -> Case:
+    """The case with its middle at 0 mm, and with the study's own spacing where its own is nearly that.
+
+    Its masks may have brought along a patient's: where somebody lay, to a fraction of a millimetre, tells who it was."""
+    own_mm = case.space.spacing_mm
+    edges_mm = np.where(np.isclose(own_mm, spacing_mm, rtol=SAME_SPACING), spacing_mm, own_mm)
+    affine = np.diag([*edges_mm, 1.0])
+    affine[:3, 3] = -edges_mm * (np.array(case.ct.shape) - 1) / 2
+    return replace(case, affine=affine)
 
 
 def front_matter(title: str, terms: Terms, count: int) -> dict:

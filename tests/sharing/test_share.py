@@ -16,13 +16,16 @@ from lungsyn import cli
 from lungsyn.cohort import nifti
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
+from lungsyn.registry import family
 from lungsyn.settings.checking import check
 from lungsyn.sharing.models import KEPT
+from lungsyn.sharing.sets import of_no_scanner
 from lungsyn.sharing.study import open_study
 from lungsyn.sharing.terms import for_hugging_face, licence
 from lungsyn.volume.files import open_case, read_json, write_case, write_json
 from lungsyn.volume.tables import read_table, write_table
 from tests.cohort.test_nifti import settings
+from tests.conftest import make_case
 from tests.sharing.conftest import RAW, TRAIN, UNSEEN, config_of, finish, share, write_losses, write_verdict
 
 pytest.importorskip("highdicom", reason="highdicom (pip install 'lungsyn[dicom]') is not here")
@@ -37,7 +40,7 @@ def card(folder) -> tuple[dict, str]:
 
 def test_the_folder_of_a_set_is_whole(shared):
     assert {path.name for path in shared.iterdir()} == {
-        "README.md", ".zenodo.json", "SHA256SUMS", "cases.tsv", "nifti", "dicom",
+        "README.md", ".zenodo.json", "SHA256SUMS", "cases.tsv", "preview.png", "nifti", "dicom",
     }  # fmt: skip
     files = sorted(str(path.relative_to(shared)) for path in shared.rglob("*") if path.is_file())
     listed = [line.split("  ")[1] for line in (shared / "SHA256SUMS").read_text().splitlines()]
@@ -57,6 +60,8 @@ def test_both_forms_hold_the_voxels_that_were_audited(shared, finished):
             shared / "nifti", rows[name]["source"], rows[name]["annotation"], settings(shared / "nifti")
         )
         assert np.array_equal(raw.ct.data, case.ct)
+        low, high = raw.ct.space.bounds_mm()
+        assert (np.allclose(low, -high, atol=1e-4), raw.ct.space.spacing_mm.tolist()) == (True, [2.0, 2.0, 2.0])
         slices = [pydicom.dcmread(path) for path in (shared / "dicom" / name / "ct").iterdir()]
         assert (
             sum(int(s.pixel_array.sum()) + s.pixel_array.size * int(s.RescaleIntercept) for s in slices)
@@ -279,3 +284,26 @@ def test_a_licence_is_an_identifier_of_spdx():
     assert for_hugging_face("ODbL-1.0") == {
         "license": "other", "license_name": "odbl-1.0", "license_link": "https://spdx.org/licenses/ODbL-1.0.html",
     }  # fmt: skip
+
+
+def test_a_volume_keeps_nothing_of_a_scanner():
+    """The spacing of a scan that is nearly the study's comes from its patient's header; another is the set's own."""
+    case = make_case((20, 21, 22), spacing_mm=2.003)
+    for spacing_mm, kept in ((2.0, 2.0), (3.0, 2.003)):
+        space = of_no_scanner(case, spacing_mm).space
+        np.testing.assert_allclose(space.spacing_mm, kept)
+        np.testing.assert_allclose(np.add(*space.bounds_mm()), 0, atol=1e-9)
+
+
+def test_a_set_of_a_program_that_learns_nothing(copied, tmp_path, monkeypatch):
+    """A generator of another package may have no model, and what it makes may not be judged."""
+    monkeypatch.setattr(type(family("generators", "patch_ddpm")), "trains", False)
+    for path in copied.glob("results/synthetic/**/case.json"):
+        about = read_json(path)
+        del about["quality"], about["made"]["inputs"]["model"]
+        write_json(path, about)
+    assert share(copied, "untargeted", tmp_path / "out") == 0
+    text = card(tmp_path / "out")[1]
+    for said in ("nothing: the generator is not trained", "What was made was not judged", "made by a program."):
+        assert said in text, said
+    assert "- Training" not in text and "None" not in text.replace("None of", "").replace("None were", "")
