@@ -74,7 +74,7 @@ def cases_of(study: Study, name: str, size: int) -> Cases:
 def of_no_scanner(case: Case, spacing_mm: float) -> Case:
     """The case with its middle at 0 mm, and with the study's own spacing where its own is nearly that.
 
-    Its masks may have brought along a patient's: where somebody lay, to a fraction of a millimetre, tells who it was."""
+    Its masks may have brought along a patient's: where somebody lay, to a fraction of a millimetre, tells who."""
     own_mm = case.space.spacing_mm
     edges_mm = np.where(np.isclose(own_mm, spacing_mm, rtol=SAME_SPACING), spacing_mm, own_mm)
     affine = np.diag([*edges_mm, 1.0])
