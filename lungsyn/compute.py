@@ -135,9 +135,13 @@ def loader_processes(compute: Compute, device: torch.device) -> int:
     other CPUs that this process may use, up to ``MOST_LOADERS``."""
     if compute.loader_processes != "auto":
         return compute.loader_processes
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one training, which share them
+    here = cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one training, which share them
     return min(max(here - 1, 0), MOST_LOADERS) if device.type == "cuda" else 0
+
+
+def cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compiled(network: Callable, compute: Compute, device: torch.device) -> Callable:

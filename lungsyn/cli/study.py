@@ -1,6 +1,7 @@
 """Verbs about a study as a whole and its config; none of them is a rule."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from lungsyn.cli.arguments import add, verb
@@ -19,6 +20,25 @@ def study_why(args) -> None:
     from lungsyn.why import explain
 
     print("\n\n".join(explain(path) for path in args.files))
+
+
+def _init_arguments(parser):
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the raw data; they are only read")
+    parser.add_argument("--out", type=Path, help="the overlay to write; otherwise NAME.yaml in this folder")
+    parser.add_argument("--name", help="the study's title; otherwise the folder's name")
+    parser.add_argument("--device", choices=["cpu", "gpu"], help="what the study will run on; otherwise what is here")
+    parser.add_argument("--force", action="store_true", help="replace the overlay if it is there")
+
+
+@verb("study", "init", _init_arguments)
+def study_init(args) -> None:
+    """Look at a folder of data, say what it holds, write a study's overlay, name the next command."""
+    from lungsyn.compute import choose_device, cpus
+    from lungsyn.settings.compute import Compute
+    from lungsyn.starting import begin
+
+    gpu = args.device == "gpu" if args.device else choose_device(Compute()).type != "cpu"
+    begin(args.folder, args.out, args.name, gpu, args.force, cpus(), partial(print, flush=True))
 
 
 def _plan_arguments(parser):

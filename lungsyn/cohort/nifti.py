@@ -31,6 +31,7 @@ from scipy import ndimage
 from lungsyn.cohort import overlap, plausible, raw
 from lungsyn.cohort.names import as_folder, readable
 from lungsyn.cohort.patients import NO_LIST, read_list, refuse_alike, same_image
+from lungsyn.cohort.readers.nifti import IMAGES
 from lungsyn.cohort.stack import slice_doubts
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
@@ -89,7 +90,7 @@ def find_pairs(root: Path, public_names: bool = True) -> list[dict]:
     """
     images, labels = _layout(root)
     image_of, label_of = _files(root, images), _files(root, labels)
-    if not any(_is_nifti(path) for paths in image_of.values() for path in paths):
+    if not any(is_nifti(path) for paths in image_of.values() for path in paths):
         raise InputError(
             "no .nii or .nii.gz in images/ (with labels/) or imagesTr/ (with labelsTr/): put the files themselves "
             "there, not folders of them nor other formats",
@@ -106,6 +107,11 @@ def find_pairs(root: Path, public_names: bool = True) -> list[dict]:
     ]
     refuse_alike([row["patient"] for row in rows if not row["reason"]], bool(listed))
     return _as_folders(rows) if public_names else rows
+
+
+def images_folder(root: Path) -> str:
+    """The folder of images below ``root`` by its name; empty where neither layout is there."""
+    return next((name for name in IMAGES if _files(root, name)), "")
 
 
 def _layout(root: Path) -> tuple[str, str]:
@@ -133,7 +139,7 @@ def _name_of(file: str, is_folder: bool = False) -> str:
     return readable(match[1] if match else file)
 
 
-def _is_nifti(path: str) -> bool:
+def is_nifti(path: str) -> bool:
     return path.lower().endswith((".nii", ".nii.gz"))
 
 
@@ -161,7 +167,7 @@ def _first_channels(image_of: dict, label_of: dict) -> tuple[dict[str, list[str]
 def _refuse_unlisted(image_of: dict, listed: dict) -> None:
     """Raise InputError if there is a list and an image is not in it: a patient's cases would count as patients, and
     straddle the splits."""
-    unlisted = sorted(name for name in image_of.keys() - listed.keys() if any(map(_is_nifti, image_of[name])))
+    unlisted = sorted(name for name in image_of.keys() - listed.keys() if any(map(is_nifti, image_of[name])))
     if listed and unlisted:
         unknown = sorted(listed.keys() - image_of.keys())
         also = f"; and there is no image for its case {unknown[0]!r}" if unknown else ""
@@ -199,7 +205,7 @@ def _pair(name: str, images: list[str], labels: list[str], listed: dict, ignored
 
 def _one_file(paths: list[str], what: str) -> tuple[str, str]:
     """The one NIfTI file among those of a name, or why there is none."""
-    usable = [path for path in paths if _is_nifti(path)]
+    usable = [path for path in paths if is_nifti(path)]
     if len(usable) == 1:
         return usable[0], ""
     if len({_in_hosts(path) for path in usable}) > 1:
@@ -287,7 +293,7 @@ def inspect_case(root: Path, image: str, label: str, settings: Reading) -> tuple
         plausible.check_hu(ct.data)
         doubts = plausible.value_doubts(ct.data) + slice_doubts(ct)
         if mask:
-            nodules, warnings = _nodules(ct, mask.data, _label_names(root), settings)
+            nodules, warnings = _nodules(ct, mask.data, label_names(root), settings)
     except InputError as error:
         raise type(error)(str(error), detail=", ".join(filter(None, [image, label]))) from error
     headers = [header, label_header] if label else [header]
@@ -382,7 +388,7 @@ def _lesion(values: np.ndarray, lesion_labels: list[int], names: dict[int, str])
     return lesion, warnings
 
 
-def _label_names(root: Path) -> dict[int, str]:
+def label_names(root: Path) -> dict[int, str]:
     """What ``dataset.json`` calls the values of labels: the Decathlon has {"1": "cancer"}, nnU-Net {"cancer": 1}."""
     try:
         labels = json.loads((root / "dataset.json").read_text(encoding="utf-8-sig"))["labels"].items()

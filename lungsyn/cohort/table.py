@@ -50,7 +50,11 @@ def index(settings: Listing, root: Path, seed: int, workers: int = 1, known: Ite
             "cohort.exclude goes by numbers, and there is no results/private/names.tsv that says whose they are: put "
             "it back; or take cohort.exclude out, make results/listing.tsv, and exclude by the numbers of the new one"
         )
-    found = _found(settings, root, workers)
+    return with_splits(found_by_reader(settings, root, workers), settings, seed, known)
+
+
+def with_splits(found: list[dict], settings: Listing, seed: int, known: Iterable[dict] = ()) -> list[dict]:
+    """The rows of ``index`` from the reader's own."""
     if not settings.readable:
         found = private.numbered(found, known, seed)
     rows = _without(found, settings.exclude)
@@ -88,7 +92,7 @@ def _ranks(included: Iterable[dict], split_of: dict[str, str], seed: int) -> dic
     return split.train_ranks(marked, seed) | split.train_ranks(others, seed)
 
 
-def _found(settings: Listing, root: Path, workers: int) -> list[dict]:
+def found_by_reader(settings: Listing, root: Path, workers: int) -> list[dict]:
     """The reader's rows, each with its role. Raises InputError for two of one case, and for one whose files could
     change unseen."""
     reader = family("readers", settings.dataset)

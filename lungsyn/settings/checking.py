@@ -32,14 +32,15 @@ def read(files: Sequence[Path]) -> dict:
             raise InputError(f"{file}: not YAML ({error})") from None
         if not isinstance(content, dict):
             raise InputError(f"{file}: holds no keys; config.yaml shows what a config looks like")
-        merged = _merge(merged, content)
+        merged = merge(merged, content)
     return merged
 
 
-def _merge(base, overlay):
+def merge(base, overlay):
+    """``overlay`` upon ``base``: dicts key by key, everything else replaced."""
     if not isinstance(base, dict) or not isinstance(overlay, dict):
         return overlay
-    return base | {key: _merge(base.get(key), value) for key, value in overlay.items()}
+    return base | {key: merge(base.get(key), value) for key, value in overlay.items()}
 
 
 def check(raw: dict) -> Config:
