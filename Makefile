@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SITE := build/docs-env
-SNAKEMAKE := $(BIN)/snakemake --workflow-profile workflow/profiles/default
 ARGS ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Snakemake asks for a home; a container's user may have none.
@@ -13,7 +12,7 @@ export HOME ?= $(CURDIR)/$(VENV)
 .PHONY: run test lint recipes docs stress bench env slurm clean
 
 run: env                 ## the study of config.yaml; ARGS="--configfile workflow/experiments/cubes.yaml" for another
-	$(SNAKEMAKE) $(ARGS)
+	@$(BIN)/lungsyn run $(ARGS)
 	@$(if $(findstring --directory,$(ARGS)),,lungsyn evaluation answer)
 
 test: env                ## the tests

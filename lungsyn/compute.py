@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from lungsyn.errors import InputError
+from lungsyn.machine import cpus
 from lungsyn.memory import keep_freed_memory, peak_host_mb
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import read_json, write_json
@@ -137,11 +138,6 @@ def loader_processes(compute: Compute, device: torch.device) -> int:
         return compute.loader_processes
     here = cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of one training, which share them
     return min(max(here - 1, 0), MOST_LOADERS) if device.type == "cuda" else 0
-
-
-def cpus() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compiled(network: Callable, compute: Compute, device: torch.device) -> Callable:

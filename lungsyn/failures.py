@@ -2,6 +2,7 @@
 
 import re
 import signal
+import sys
 from pathlib import Path
 
 SHOWN = 10  # jobs; a mistake in the config can fail a thousand
@@ -28,6 +29,11 @@ def summary(snakemake_log: Path) -> str:
     more = [f"  and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
     head = f"{len(failed)} job{'s' * (len(failed) > 1)} failed. What is done is kept; the same command goes on."
     return "\n".join([head, *shown, *more])
+
+
+def over_a_line(text: str) -> str:
+    """``text`` as it is to be printed where a line of progress may stand on the terminal."""
+    return f"\033[K{text}" if sys.stderr.isatty() else text
 
 
 def reason(log: Path | None, status: int | None = None) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
 from lungsyn.registry import family, kinds
+from lungsyn.settings.checking import merge
 from lungsyn.settings.cohort import Cohort
 from lungsyn.settings.segmenters import DEFAULT_KIND, settings_of
 from lungsyn.settings.study import Config
@@ -137,8 +138,11 @@ def check_disk(study: Config, folder: Path) -> None:
         print(f"{message}. It may be less: how many scans can be used is not known yet", file=sys.stderr, flush=True)
 
 
-def jobs_of(configfiles: Sequence[Path], study: Config, n_cases: int) -> list[tuple[str, dict]]:
-    """(rule, wildcards) of every job of the whole study with ``n_cases`` made-up cases; reads no data."""
+def jobs_of(
+    configfiles: Sequence[Path], study: Config, n_cases: int, extra: dict | None = None
+) -> list[tuple[str, dict]]:
+    """(rule, wildcards) of every job of the whole study with ``n_cases`` made-up cases; reads no data. ``extra``: keys
+    that are laid over the ``configfiles``."""
     from snakemake.api import SnakemakeApi
     from snakemake.executors import touch
     from snakemake.settings.types import (
@@ -158,6 +162,7 @@ def jobs_of(configfiles: Sequence[Path], study: Config, n_cases: int) -> list[tu
         write_made_up_cohort(folder / "results", list(splits(study, n_cases)))
         overlay = {"cohort": {"root": str(raw)}} if study.cohort.root else {}
         overlay |= {"audit": {"fidelity": {"weights": None}}}  # a path from another folder than this one
+        overlay = merge(extra or {}, overlay)
         listed, prepared = (DAGSettings(targets={f"results/{name}.tsv"}) for name in ("listing", "cohort"))
         for executor, settings in (("touch", listed), ("touch", prepared), ("dryrun", None)):
             with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:

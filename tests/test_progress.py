@@ -15,6 +15,6 @@ def test_a_log_gets_the_first_and_the_last_line_and_one_a_minute(capsys, monkeyp
 
 
 def test_hours_are_shown_as_hours():
-    assert progress._clock(3725) == "1:02:05"
-    assert progress._clock(59.6) == "1:00"
-    assert progress._clock(float("inf")) == "?"
+    assert progress.clock(3725) == "1:02:05"
+    assert progress.clock(59.6) == "1:00"
+    assert progress.clock(float("inf")) == "?"

@@ -1,5 +1,7 @@
 """Verbs about a study as a whole and its config; none of them is a rule."""
 
+import argparse
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -33,12 +35,26 @@ def _init_arguments(parser):
 @verb("study", "init", _init_arguments)
 def study_init(args) -> None:
     """Look at a folder of data, say what it holds, write a study's overlay, name the next command."""
-    from lungsyn.compute import choose_device, cpus
-    from lungsyn.settings.compute import Compute
+    from lungsyn.machine import cpus, has_nvidia
     from lungsyn.starting import begin
 
-    gpu = args.device == "gpu" if args.device else choose_device(Compute()).type != "cpu"
+    gpu = args.device == "gpu" if args.device else has_nvidia()
     begin(args.folder, args.out, args.name, gpu, args.force, cpus(), partial(print, flush=True))
+
+
+def _run_arguments(parser):
+    parser.prefix_chars = "\0"  # no option is one of this command's
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="what snakemake takes, and nothing else"
+    )
+
+
+@verb("study", "run", _run_arguments)
+def study_run(args) -> None:
+    """Run the study: Snakemake with the default profile and one line of progress."""
+    from lungsyn.running import run
+
+    sys.exit(run(args.arguments))
 
 
 def _plan_arguments(parser):

@@ -4,13 +4,11 @@ import json
 import os
 import re
 import shlex
-import sys
 from functools import cache
-from glob import glob
 from pathlib import Path
-from platform import machine
 
 import lungsyn.cli  # has the verbs and their recipes
+from lungsyn.machine import uses_gpu
 from lungsyn.recipes import recipe_of  # a parameter of every rule: it says when new code makes results again
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.registry import family
@@ -76,8 +74,7 @@ BENCHMARK_SCORES = f"results/scores/{STUDY.benchmark.segmenter}/{STUDY.benchmark
 
 # Local GPU jobs never meet (the default profile has one gpu); a machine without one has nothing to share.
 # On a cluster the profile says gpu=1 by itself, since the submitting machine may have none.
-A_GPU_IS_HERE = bool(glob("/dev/nvidia[0-9]*") or glob("/dev/dxg")) or (sys.platform, machine()) == ("darwin", "arm64")
-GPU = int(STUDY.compute.device in ("cuda", "mps") or (STUDY.compute.device == "auto" and A_GPU_IS_HERE))
+GPU = int(uses_gpu(STUDY.compute.device))
 
 # Several GPUs train one generator as one process each; the job asks for all of them, as far as the profile has them.
 GPUS = STUDY.compute.gpus if STUDY.compute.gpus > 1 else GPU

@@ -54,7 +54,7 @@ onstart:
 
 
 onerror:
-    print(failures.summary(Path(log[0])), file=sys.stderr)
+    print(failures.over_a_line(failures.summary(Path(log[0]))), file=sys.stderr)
 
 
 # Snakemake locks the folder by files, which outlive a run that was killed: it then refuses the same command until it
