@@ -9,7 +9,10 @@ from lungsyn.settings import checking
 min_version("9.0")
 
 
-configfile: f"{workflow.basedir}/config.yaml"
+HERE = workflow.current_basedir  # of this file, also where another workflow uses it as a module
+
+
+configfile: f"{HERE}/config.yaml"
 
 
 report: "workflow/report/workflow.rst"

@@ -39,8 +39,8 @@ SEED = STUDY.study.seed
 READER = STUDY.cohort.reader
 LISTED_ONCE = READER.listed_once or READER.simulates
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
-if STUDY.cohort.root and not Path(RAW).is_dir() and Path(workflow.basedir, RAW).is_dir():
-    RAW = os.path.relpath(Path(workflow.basedir, RAW))  # --directory leads elsewhere
+if STUDY.cohort.root and not Path(RAW).is_dir() and Path(str(HERE), RAW).is_dir():
+    RAW = os.path.relpath(Path(str(HERE), RAW))  # --directory leads elsewhere
 COHORT = Path("results/cohort.tsv")
 NAMES = "results/private/names.tsv"  # which raw files a case comes from: no input, so that no other case is made again
 COHORT_COLUMNS = {"case", "patient", "split", "train_rank", "status", "warnings"}  # that rules and the report ask for
@@ -84,6 +84,12 @@ TOGETHER = f"torchrun --standalone --nproc-per-node {GPUS} --no-python " if STUD
 COMPUTE = f"--compute {shlex.quote(as_json(STUDY.compute))}"
 # The same of the name on the picture of a training that goes on: another name trains nothing again.
 TITLE = shlex.quote(f"--study={STUDY.title.name}")
+
+# Snakemake looks names in shell commands up in the workflow that runs: another one, where it has this as a module.
+RUNNING = workflow.modifier_stack[0].globals
+for name, value in {"COMPUTE": COMPUTE, "NAMES": NAMES, "TITLE": TITLE, "TOGETHER": TOGETHER}.items():
+    if RUNNING.setdefault(name, value) != value:
+        raise WorkflowError(f"the workflow that uses lungsyn as a module has a {name} of its own: rename it there")
 
 
 def fixed(value):
