@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
 
 
 def field_of_view(found: Survey) -> str:
-    """``part`` where most images are too narrow for a chest; the skin is told from preparing some cases."""
+    """``part`` where most images are too narrow for a chest, of a newborn too."""
     return "part" if len(found.sizes_mm) and np.median(found.sizes_mm[:, 0]) < CUT_OUT_MM else "chest"
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lungsyn import overlay, planning
+from lungsyn import machine, overlay, planning
 from lungsyn.cohort import table
 from lungsyn.cohort.split import SPLITS
 from lungsyn.cohort.survey import Survey, survey, told_values
 from lungsyn.errors import InputError
-from lungsyn.evaluation.groups import check_worst
 from lungsyn.overlay import Choice, Prepared
 from lungsyn.settings.checking import check, merge, read
 from lungsyn.settings.cohort import Listing, Preparation
@@ -33,11 +32,11 @@ NEUTRAL = "my study"
 Say = Callable[[str], None]
 
 
-def begin(root: Path, out: Path | None, name: str | None, gpu: bool, force: bool, workers: int, say: Say) -> None:
+def begin(root: Path, out: Path | None, name: str | None, gpu: bool, force: bool, say: Say) -> None:
     """Write the overlay ``out`` of a study of the data below ``root``, and ``say`` what was found, line by line.
 
     Raises InputError where the folder holds no study, or where ``out`` is there and ``force`` is not given."""
-    base, root = read([CONFIG]), root.expanduser().absolute()
+    base, root, workers = read([CONFIG]), root.expanduser().absolute(), machine.cpus()
     name = name or title_of(root)
     out = out or Path(f"{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_') or 'study'}.yaml")
     check_free(out, force)
@@ -63,9 +62,8 @@ def begin(root: Path, out: Path | None, name: str | None, gpu: bool, force: bool
     choices += overlay.of_trainings(view, gpu, study.cohort.preprocess.spacing_mm, Prepared(shapes, cases))
     for sentence in overlay.caution(choices, cases, patients):
         say(f"  mind: {sentence}")
-    folder = Path(out.stem if not Path(out.stem).exists() else f"{out.stem}_study")
+    folder = folder_for(out.stem)
     write(out, base, choices, root, folder, gpu)
-    check_worst(check(read([CONFIG, out])).benchmark.worst_cases, cases["validation"])
     say(f"\n{out} is written: what differs from config.yaml, for {'a GPU' if gpu else 'a CPU'}, each key with its "
         f"reason.\nRead it; then see what the study costs, and run it:\n\n{next_commands(out, folder)}")  # fmt: skip
 
@@ -81,6 +79,12 @@ def check_free(out: Path, force: bool) -> None:
         raise InputError(f"{out} holds the settings of all studies: name another file with --out")
     if out.exists() and not force:
         raise InputError(f"{out} is there already: name another file with --out, or replace it with --force")
+
+
+def folder_for(name: str) -> Path:
+    """Where the study's results go: a folder of that name, unless it is there and holds something else."""
+    is_taken = Path(name).exists() and not Path(name, "results").exists()
+    return Path(f"{name}_study" if is_taken else name)
 
 
 def told_of(found: Survey) -> str:

@@ -64,7 +64,7 @@ class LogHandler(LogHandlerBase):
         }.get(event)
         if react:
             react(record)
-        elif record.levelno >= logging.ERROR and (self.failed or getattr(record, "exception", "") == OF_A_JOB):
+        elif record.levelno >= logging.ERROR and (self.failed or OF_A_JOB in record.getMessage()):
             return  # that a job failed is told with its reason when the run ends
         elif record.levelno >= logging.WARNING:
             self._say(record.getMessage())
@@ -85,7 +85,7 @@ class LogHandler(LogHandlerBase):
         outlook = self.outlook
         seconds, unknown = outlook.left()
         cpus = f"{outlook.cores} CPU core{'s' * (outlook.cores > 1)}"
-        lines = [f"{outlook.total} jobs on {cpus}: {left_in_words(seconds, unknown)}"]
+        lines = [f"{outlook.total} jobs on {cpus}: {left_in_words(seconds, unknown)}{not_timed(unknown)}"]
         if "train_generator" in outlook.expected:
             lines.append("while the generator learns, results/live/ has a picture of what it makes so far")
         logs = [h.baseFilename for h in logging.getLogger("snakemake.logging").handlers if hasattr(h, "baseFilename")]
@@ -142,6 +142,8 @@ class LogHandler(LogHandlerBase):
     def close(self) -> None:
         is_open = not self.over.is_set()
         self.over.set()
+        if is_open and self.live:
+            print(ERASE, end="", file=sys.stderr, flush=True)
         if is_open and self.outlook.done and not self.failed:
             self._say(f"{self.outlook.done} jobs done in {clock(time.monotonic() - self.began)}")
         super().close()
@@ -153,11 +155,16 @@ def named(rule: str, wildcards: dict) -> str:
 
 
 def left_in_words(seconds: float, unknown: list[str]) -> str:
+    """``unknown``: rules of whose jobs nothing is known."""
     if not unknown:
         return f"about {clock(seconds)} left"
+    return f"at least {clock(seconds)} left" if seconds >= 1 else "time left unknown"
+
+
+def not_timed(unknown: list[str]) -> str:
+    """Why the time is not known."""
     names = ", ".join(unknown) if len(unknown) <= NAMED else f"{len(unknown)} kinds of jobs"
-    known = f"at least {clock(seconds)} left" if seconds >= 1 else "time left unknown"
-    return f"{known} ({names}: not timed here yet)"
+    return f" ({names}: not timed here yet)" if unknown else ""
 
 
 def tail(log: str) -> str:

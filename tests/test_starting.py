@@ -12,7 +12,7 @@ from lungsyn.cohort.survey import LOOK, Survey, lesion_labels, recognise, survey
 from lungsyn.errors import InputError
 from lungsyn.overlay import Choice, Prepared
 from lungsyn.settings.checking import check, read
-from tests.cohort.test_nifti import image, label, name_seed, write, write_cases
+from tests.cohort.test_nifti import DEFECTS, image, label, name_seed, write, write_cases
 from tests.conftest import ROOT
 
 NAMES = [f"Mueller_Hans_{i}" for i in range(8)]
@@ -21,7 +21,7 @@ NAMES = [f"Mueller_Hans_{i}" for i in range(8)]
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("lungsyn.compute.cpus", lambda: 1)  # processes take longer to start than these cases to read
+    monkeypatch.setattr("lungsyn.machine.cpus", lambda: 1)  # processes take longer to start than these cases to read
 
 
 def leaves(nested: dict, *above: str) -> dict[tuple, object]:
@@ -98,6 +98,14 @@ def test_what_cannot_be_read_is_told_with_the_way_out(tmp_path, make, said):
     assert "Mueller" not in str(error.value)
 
 
+@pytest.mark.parametrize(("damage", "reason"), DEFECTS)
+def test_no_damaged_file_ends_the_look_at_the_others(tmp_path, damage, reason):
+    write_cases(tmp_path, ["a", "b", "c"])
+    damage(tmp_path)
+    found = survey(tmp_path)
+    assert list(found.values).count((1,)) >= 2 and len(found.spacings_mm) >= 2, reason
+
+
 def test_one_half_of_the_cases_is_no_folder_of_cases(tmp_path):
     write_cases(tmp_path, NAMES[:1])
     with pytest.raises(InputError, match=f"name the folder above it, {tmp_path}$"):
@@ -162,3 +170,10 @@ def test_every_kind_of_data_gives_a_config_that_is_usable(size_mm, view, spacing
 @pytest.mark.parametrize(("name", "title"), [("hospital", "hospital"), ("Phantom data", "my study")])
 def test_a_study_of_patients_is_not_called_a_phantom_s(name, title):
     assert starting.title_of(Path("/data") / name) == title
+
+
+def test_results_go_where_nothing_else_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "mine/results").mkdir(parents=True)
+    assert [str(starting.folder_for(name)) for name in ("new", "docs", "mine")] == ["new", "docs_study", "mine"]

@@ -40,7 +40,9 @@ def test_jobs_on_one_gpu_follow_one_another():
 def test_rules_that_were_never_timed_are_named():
     outlook = Outlook({"prepare": 1, "train": 1}, {"prepare": 10}, cores=1)
     assert outlook.left() == (10, ["train"])
-    assert study_line.left_in_words(*outlook.left()) == "at least 0:10 left (train: not timed here yet)"
+    assert study_line.left_in_words(*outlook.left()) == "at least 0:10 left"
+    assert study_line.not_timed(outlook.left()[1]) == " (train: not timed here yet)"
+    assert study_line.not_timed(["a", "b", "c"]) == " (3 kinds of jobs: not timed here yet)"
     assert outlook.left([("train", 5)])[1] == ["train"]
 
 
@@ -123,6 +125,7 @@ def test_what_has_to_be_known_stands_above_the_line(handler, capsys):
     capsys.readouterr()
     send(handler, level=logging.WARNING, message="sets.x is in no arm")
     begin(handler, 1, "prepare", case="case-1")
+    send(handler, LogEvent.ERROR, logging.ERROR, "RuleException:\nCalledProcessError in file cohort.smk: Command ...")
     send(handler, LogEvent.JOB_ERROR, logging.ERROR, "Error in rule prepare", jobid=1, rule_name="prepare")
     send(handler, LogEvent.ERROR, logging.ERROR, "At least one job did not complete successfully.")
     assert capsys.readouterr().err == f"sets.x is in no arm\nfailed: prepare case-1; {study_line.AGAIN}\n"
@@ -174,7 +177,7 @@ def test_a_failed_run_ends_with_the_reason_and_says_where_the_log_is(tmp_path):
     assert ended.returncode == 1
     assert "failed: listing" in ended.stdout and "1 job failed." in ended.stdout
     assert "listing: lungsyn cohort index: no .nii or .nii.gz in images/" in ended.stdout
-    assert "Select jobs to execute" not in ended.stdout and "\r" not in ended.stdout
+    assert not any(text in ended.stdout for text in ("Select jobs to execute", "CalledProcessError", "\r"))
     log = ended.stdout.partition("all that Snakemake says: ")[2].partition("\n")[0]
     assert "Select jobs to execute" in Path(log).read_text()
 

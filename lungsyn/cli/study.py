@@ -35,11 +35,11 @@ def _init_arguments(parser):
 @verb("study", "init", _init_arguments)
 def study_init(args) -> None:
     """Look at a folder of data, say what it holds, write a study's overlay, name the next command."""
-    from lungsyn.machine import cpus, has_nvidia
+    from lungsyn.machine import has_nvidia
     from lungsyn.starting import begin
 
     gpu = args.device == "gpu" if args.device else has_nvidia()
-    begin(args.folder, args.out, args.name, gpu, args.force, cpus(), partial(print, flush=True))
+    begin(args.folder, args.out, args.name, gpu, args.force, partial(print, flush=True))
 
 
 def _run_arguments(parser):

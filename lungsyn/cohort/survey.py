@@ -143,9 +143,12 @@ def _contents(files: Sequence[Path], dicom: bool) -> str:
 def label_values(path: Path) -> tuple[int, ...] | None:
     """The values of a label but 0, rising; None for a file that cannot be read, of which the index says more."""
     try:
-        values = np.unique(read_image(path)[0].data)
+        data = read_image(path)[0].data
     except InputError:
         return None
+    if data.dtype.kind not in "iuf":
+        return None
+    values = np.unique(data)
     whole = np.rint(values[np.isfinite(values)]) if values.dtype.kind == "f" else values
     return tuple(sorted({int(value) for value in whole} - {0}))
 
@@ -155,7 +158,9 @@ def _grid(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         image = nib.load(path)
         axis_of = nib.io_orientation(image.affine)[:, 0].argsort()  # the voxel axis along each of the patient's
-    except UNREADABLE:
+    except (*UNREADABLE, np.linalg.LinAlgError):
+        return None
+    if len(image.shape) < 3 or not np.isfinite(image.affine).all():
         return None
     space = Space(tuple(image.shape[axis] for axis in axis_of), np.asarray(image.affine)[:, [*axis_of, 3]])
     return space.spacing_mm, space.spacing_mm * space.shape
