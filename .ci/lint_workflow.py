@@ -12,7 +12,6 @@ WAIVED = {
     "Shell command directly uses variable NAMES": "no input on purpose: one case's change would prepare all again",
     "Environment variable PATH used": "every job inherits it: so the package is found by its interpreter",
     "Environment variable USER used": "Snakemake asks for it, and a container's user may have none",
-    'Absolute path "/dev/': "where the system says that it has a GPU, not data",
 }
 
 
