@@ -71,7 +71,8 @@ def sentences(rows: Sequence[Mapping], config: Mapping) -> list[str]:
 def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: float, null: float) -> str:
     change = f"{signed(row['mean_difference'])} Dice"
     if interval := _interval(row):
-        change += f" ({100 * confidence:g} % interval {interval}, p {p_text(row['p_holm'])} after Holm)"
+        sure = f"{100 * confidence:g} % " if row["ci_low"] is not None else ""
+        change += f" ({sure}interval {interval}, p {p_text(row['p_holm'])} after Holm)"
     if _is_null(config, row["arm"]):
         return f"“{row['arm']}”, the null arm (same data, other random seeds): {change}: what chance alone does."
     text = f"“{row['arm']}”: {change}: "
@@ -100,10 +101,12 @@ def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: flo
 
 
 def _interval(row: Mapping) -> str:
-    """Over patients; where none of these can be given, over patients and trainings."""
+    """Over patients; where none of these can be given, over patients and trainings, which is less sure then."""
     if row["ci_low"] is not None:
         return interval_text(row)
-    return "" if row["trainings_low"] is None else f"over patients and trainings {_with_trainings(row)}"
+    if row["trainings_low"] is None:
+        return ""
+    return f"over patients and trainings {_with_trainings(row)}, if differences are not skewed"
 
 
 def _with_trainings(row: Mapping) -> str:

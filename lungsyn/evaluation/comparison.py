@@ -10,6 +10,7 @@ import numpy as np
 from lungsyn.errors import InputError
 from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_of
 from lungsyn.evaluation.paired import (
+    IF_EVEN,
     NO_INTERVAL,
     by_patient,
     holm,
@@ -161,9 +162,10 @@ def as_text(rows: Sequence[Mapping], title: str = "") -> str:
     blocks.append(
         "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"
         "interval is over patients, and beside it one over patients and trainings. Claims rest on p, which is\n"
-        "over both as well, corrected for the number of arms. Trainings are the segmenter's; the generator and\n"
-        "its set stay. Could have seen: the smallest true difference that would have been claimed with 80 %\n"
-        f"power. '{NONE}': {NO_INTERVAL}."
+        "over both as well, corrected for the number of arms. Both hold\n"
+        f"{IF_EVEN}. Trainings are the segmenter's; the\n"
+        "generator and its set stay. Could have seen: the smallest true difference that would have been\n"
+        f"claimed with 80 % power. '{NONE}': {NO_INTERVAL}."
     )
     return "\n".join(blocks)
 

@@ -11,8 +11,8 @@ claims rest on are over both, by t. Trainings are the segmenter's: the generator
 It is a test of the mean. Signed ranks are another question where differences are skewed, as those of Dice are (a
 nodule found or missed): centred at a mean of zero, the differences of four of five arms of a study of cut-outs were
 "different" by Wilcoxon in 21 to 44 % of draws of as many patients, by t in 5 to 9 %. So t is corrected for skewness.
-What happens in so few patients that none was drawn no correction can know: below 20 patients a skewed difference whose
-mean is zero is still claimed too often.
+What happens in so few patients that hardly one was drawn no correction can know: where fewer than about five who gain
+much are among the test patients, or below 20 patients, a skewed difference whose mean is zero is claimed too often.
 
 How often it claims too much, and what it sees, is measured by ``python -m tests.benchmarks claims``.
 Axes: a arms, r trainings, p patients, c cases; ``...``: any, so that many studies are computed at once.
@@ -33,6 +33,7 @@ FEWEST_TO_CLAIM = 3  # patients: two that happen to be alike would show anything
 FEWEST_PATIENTS = 20  # below, no interval over patients is sure to cover: what is rare was perhaps not seen at all
 FEWEST_UNLIKE = 3  # patients that differ from the commonest value, for the same reason
 NO_INTERVAL = f"fewer than {FEWEST_PATIENTS} patients by their weight, or fewer than {FEWEST_UNLIKE} unlike the others"
+IF_EVEN = f"below {FEWEST_PATIENTS} patients only where differences are not skewed"
 LUCK = 0.22  # share of studies whose error comes out smaller than what is reckoned with for the power
 SURE_OF_PATIENTS, SURE_OF_SEEDS = 0.9, 0.82  # that a variance is no larger than degrees of freedom are counted for
 
@@ -154,9 +155,12 @@ def variance_over_patients(means, cases) -> np.ndarray:
     """Of the mean over cases, from the patients' means ``[... p]``, known with p - 1 degrees of freedom.
 
     Patients of many cases are taken to differ as much as those of one: their cases are alike. Where they are not, it is
-    too large, never too small."""
+    too large. Where they differ more, it would be too small: then the jackknife over patients is larger, and counts.
+    It is the same where all have equally many cases, and alone too unsure where one patient has most of them."""
     weights = cases / cases.sum()
-    return (weights**2).sum() * np.var(means, axis=-1, ddof=1)
+    alike = (weights**2).sum() * np.var(means, axis=-1, ddof=1)
+    moved = (means - (means @ weights)[..., None]) * weights / (1 - weights)  # the mean, without each patient
+    return np.maximum(alike, (1 - 1 / len(cases)) * np.square(moved).sum(axis=-1))
 
 
 def error_with_trainings(means, cases, trainings: tuple[Trainings, Trainings]) -> tuple[np.ndarray, np.ndarray]:
@@ -181,11 +185,21 @@ def error_with_trainings(means, cases, trainings: tuple[Trainings, Trainings]) -
 
 
 def welch(trainings: tuple[Trainings, Trainings]) -> tuple[np.ndarray, np.ndarray]:
-    """Variance of the difference of two arms by their seeds, and its degrees of freedom."""
+    """Variance of the difference of two arms by their seeds, and its degrees of freedom.
+
+    If one arm has fewer trainings than the other, these degrees are the fewest that are possible if either of both
+    spreads more than it did by chance: two trainings alike would leave the other arm's many to a missed variance."""
     a, b = trainings
-    variance = a.variance + b.variance
-    freedom = satterthwaite(variance, (a.variance, a.freedom), (b.variance, b.freedom))
-    return variance, np.minimum(freedom, a.pooled_freedom)
+
+    def freedom_of(of_a, of_b):
+        return satterthwaite(of_a + of_b, (of_a, a.freedom), (of_b, b.freedom))
+
+    freedom = np.minimum(freedom_of(a.variance, b.variance), a.pooled_freedom)
+    if a.count != b.count:
+        more = [at_most(arm.variance, arm.freedom, SURE_OF_SEEDS) for arm in trainings]
+        unlucky = freedom_of(more[0], b.variance), freedom_of(a.variance, more[1])
+        freedom = np.minimum.reduce([freedom, *unlucky])
+    return a.variance + b.variance, freedom
 
 
 def satterthwaite(total, *parts) -> np.ndarray:

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from lungsyn.evaluation.answer import headline, sentences
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
-from lungsyn.evaluation.paired import NO_INTERVAL
+from lungsyn.evaluation.paired import IF_EVEN, NO_INTERVAL
 from lungsyn.hosts import is_host
 from lungsyn.volume.tables import JOIN
 
@@ -100,8 +100,9 @@ differed in {{ (100 * control.false_alarms)|number(1) }} % of random splits at t
 <p class="quiet">Dice is a mean over cases and replicates. Differences are to “{{ config.benchmark.arm }}”,
 paired by case, with an interval over patients and Wilcoxon's signed-rank test. Both are about other patients, for
 these trainings; “and trainings” is the interval over other patients and other trainings of the segmenter, and so is p,
-by t, on which claims rest. Both p are corrected for the number of arms (Holm). The generator and its sets are the same
-in every training: what other ones would do is not in any of this. “-”: no interval, since there are {{ no_interval }}:
+by t, on which claims rest. This interval and p hold {{ if_even }}.
+Both p are corrected for the number of arms (Holm). The generator and its sets are the same in every training: what
+other ones would do is not in any of this. “-”: no interval, since there are {{ no_interval }}:
 what is rare may not have been seen. “Could have seen” is the smallest true
 difference that would have been claimed with 80 % power. “Replicate SD”
 is how far the mean Dice of one training lies from that of another. No case is left out: where reference and
@@ -244,7 +245,7 @@ def build(title: str, config_json: str, found: Findings) -> str:
         versions=found.versions, costs=found.costs,
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
         sentences=sentences, signed=signed, interval=interval_text, ends=ends_text, no_interval=NO_INTERVAL,
-        p_text=p_text, pretty=_pretty,
+        if_even=IF_EVEN, p_text=p_text, pretty=_pretty,
     )  # fmt: skip
 
 

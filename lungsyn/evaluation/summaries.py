@@ -16,6 +16,7 @@ from lungsyn.evaluation.comparison import ends_text, signed
 from lungsyn.evaluation.figures import INK, NULL_COLOUR, QUIET, Frame, headline, reach_of_seeds, save
 from lungsyn.evaluation.froc import MEAN, RATES
 from lungsyn.evaluation.groups import ENSEMBLE, TEST
+from lungsyn.evaluation.paired import IF_EVEN
 
 DIFFERENCE = ("mean_difference", "trainings_low", "trainings_high")
 Patients = Mapping[int, int]  # training-set size in percent -> number of patients
@@ -86,7 +87,7 @@ def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, confidence: f
 def _ladder_key(confidence: float) -> str:
     return (
         f"Thick line: {100 * confidence:g} % interval over patients, if there are enough; thin: over patients and "
-        "trainings.  Filled: shown to differ; hollow: not.\n"
+        f"trainings,\nwhich holds {IF_EVEN}.  Filled: shown to differ; hollow: not.\n"
         f"Grey band: what other seeds alone do, {100 * confidence:g} % of it."
     )
 

@@ -48,17 +48,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_both_sides_are_equally_many():
     """A statistic that is its own number of cases: the larger side is cut down to the smaller."""
     count = lambda w, v: float(v.sum())  # noqa: E731
-    found = floor.beside_floor(count, count, {"train": 9, "held_out": 30, "synthetic": 7}, seed=1)
-    assert found["synthetic"]["value"] == found["floor"]["value"] == 7 and found["ratio"] == 1
+    found = floor.beside_floor(count, count, {"train": 21, "held_out": 50, "synthetic": 20}, seed=1)
+    assert found["synthetic"]["value"] == found["floor"]["value"] == 20 and found["ratio"] == 1
     assert found["difference"] == {"value": 0, "low": 0, "high": 0}
 
 
 def test_few_cases_have_no_interval_and_one_has_nothing():
-    units = {"train": 9, "held_out": 4, "synthetic": 9}
-    found = floor.beside_floor(mean_of(np.arange(9.0)), mean_of(np.zeros(4)), units, seed=1)
+    units = {"train": 90, "held_out": 19, "synthetic": 90}
+    found = floor.beside_floor(mean_of(np.arange(90.0)), mean_of(np.zeros(19)), units, seed=1)
     assert found["floor"] == {"value": 0, "low": None, "high": None} and found["ratio"] is None
     with pytest.raises(InputError, match="two or more"):
-        floor.beside_floor(mean_of(np.ones(9)), mean_of(np.ones(1)), units | {"held_out": 1}, seed=1)
+        floor.beside_floor(mean_of(np.ones(90)), mean_of(np.ones(1)), units | {"held_out": 1}, seed=1)
 
 
 # ---------------------------------------------------------------------------------------------------- the calibration
@@ -85,7 +85,9 @@ def measured(cases, change=lambda case: case) -> list:
 
 @pytest.fixture
 def few_draws(monkeypatch):
+    """So few patients have no interval, but the simulated ones are alike enough to show one."""
     monkeypatch.setattr(floor, "DRAWS", 40)
+    monkeypatch.setattr(floor, "LEAST_UNITS", 5)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ CONFIDENCE = 0.95
 class Design:
     """A study in which no arm differs. ``cases`` of each patient; ``seeds``: standard deviation of the mean Dice from
     one training to the next, of the benchmark, the first arm and the others; ``own``: how far patients differ in what
-    an arm does for them, of this ``shape``; ``noise`` of each case in each training."""
+    an arm does for them, of this ``shape``, times the number of cases to the power ``grows``; ``noise`` of each case in
+    each training. ``benchmark_trainings``: if it has fewer than the others."""
 
     cases: tuple[int, ...] = (1,) * 31
     arms: int = 5  # the benchmark is one
@@ -29,6 +30,8 @@ class Design:
     own: float = 0.05
     shape: str = "normal"
     noise: float = 0.06
+    grows: float = 0.0
+    benchmark_trainings: int | None = None
 
 
 def effects(shape: str, size: tuple[int, ...], rng) -> np.ndarray:
@@ -39,6 +42,8 @@ def effects(shape: str, size: tuple[int, ...], rng) -> np.ndarray:
         return rng.choice([-1, 0, 1], size, p=[0.075, 0.85, 0.075]) / np.sqrt(0.15)
     if shape == "skewed":  # 15 % of patients gain, the others lose as much in all
         return ((rng.random(size) < 0.15) - 0.15) / np.sqrt(0.15 * 0.85)
+    if shape == "rare":  # 5 % do
+        return ((rng.random(size) < 0.05) - 0.05) / np.sqrt(0.05 * 0.95)
     return rng.normal(size=size)
 
 
@@ -47,8 +52,8 @@ def dice(design: Design, studies: int, rng) -> np.ndarray:
     cases, shape = np.array(design.cases, float), (studies, design.arms, design.trainings)
     benchmark, first, others = design.seeds
     seeds = np.array([benchmark, first, *[others] * (design.arms - 2)])
-    values = effects(design.shape, (studies, design.arms, 1, len(cases)), rng) * design.own
-    if design.shape == "skewed":
+    values = effects(design.shape, (studies, design.arms, 1, len(cases)), rng) * design.own * cases**design.grows
+    if design.shape in ("skewed", "rare"):
         values[:, 0] = 0  # two arms that are skewed alike differ symmetrically
     values = values + rng.normal(size=(*shape, 1)) * seeds[:, None, None]
     return values + rng.normal(size=(*shape, len(cases))) * design.noise / np.sqrt(cases)
@@ -57,10 +62,11 @@ def dice(design: Design, studies: int, rng) -> np.ndarray:
 def judged(values: np.ndarray, design: Design) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """p of every arm against the benchmark ``[s a - 1]``, and of each its error and degrees of freedom ``[s]``."""
     cases = np.array(design.cases, float)
-    trainings = spread_of(list(np.moveaxis(values, 1, 0)), cases)
-    means, p, errors = values.mean(axis=2), [], []
+    arms = list(np.moveaxis(values, 1, 0))
+    arms[0] = arms[0][:, : design.benchmark_trainings]
+    trainings, p, errors = spread_of(arms, cases), [], []
     for arm in range(1, design.arms):
-        difference = means[:, arm] - means[:, 0]
+        difference = arms[arm].mean(axis=1) - arms[0].mean(axis=1)
         error, freedom = error_with_trainings(difference, cases, (trainings[arm], trainings[0]))
         skewness = skewness_of_mean(difference, cases, error)
         p.append(p_of_mean(difference @ cases / cases.sum(), error, freedom, skewness))
@@ -90,6 +96,7 @@ def patients(many: int, of_cases: int, others: int) -> tuple[int, ...]:
     return (of_cases,) * many + (1,) * others
 
 
+ONE_TO_EIGHT = (8,) * 4 + (4,) * 4 + (2,) * 8 + (1,) * 16
 WIDE_BENCHMARK, WIDE_ARM = (0.045, 0.015, 0.015), (0.015, 0.045, 0.015)
 DESIGNS = {
     "31 patients": Design(),
@@ -110,6 +117,13 @@ DESIGNS = {
         for name, seeds in (("benchmark", WIDE_BENCHMARK), ("one arm", WIDE_ARM)) for arms in (2, 3, 5, 7)
         for trainings in (2, 3)
     },
+    **{
+        f"{n}, benchmark of 2, {arms} arms of 5": Design((1,) * n, arms, 5, own=own, benchmark_trainings=2)
+        for n, own in ((10, 0.05), (31, 0.0)) for arms in (2, 5)
+    },
+    "12, one of 20, differs more": Design(patients(1, 20, 11), grows=0.3),
+    "31, one of 5, differs more": Design(patients(1, 5, 30), grows=0.7),
+    "32, 1 to 8, differ more": Design(ONE_TO_EIGHT, grows=0.5, own=0.03),
     "3, far apart, 7 arms": Design((1,) * 3, 7, own=0.3),
     "31, tails of t": Design(shape="t"),
     "10, tails of t": Design((1,) * 10, shape="t"),
@@ -118,8 +132,10 @@ DESIGNS = {
     "31, skewed, mean 0": Design(shape="skewed", own=0.2),
     "31, skewed, mean 0, 2 arms": Design(shape="skewed", own=0.1, arms=2),
 }  # fmt: skip
-BEYOND = {  # what no test can hold: what is rare was not drawn at all
+BEYOND = {  # what no test can hold: what is rare was not drawn, or hardly
     "10, skewed, mean 0": Design((1,) * 10, shape="skewed", own=0.2),
+    "20, skewed, mean 0": Design((1,) * 20, shape="skewed", own=0.2),
+    "31, one in twenty gains, 2 arms": Design(arms=2, shape="rare", own=0.2),
     "benchmark x 5, 7 arms": Design(arms=7, trainings=2, seeds=(0.05, 0.01, 0.01), own=0.0),
 }
 

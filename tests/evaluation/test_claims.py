@@ -5,6 +5,7 @@ import pytest
 
 from tests.benchmarks.studies import (
     DESIGNS,
+    ONE_TO_EIGHT,
     WIDE_ARM,
     WIDE_BENCHMARK,
     Design,
@@ -28,6 +29,14 @@ UNEQUAL = [
     Design(patients(1, 20, 30), arms=2),
     Design(patients(1, 20, 2), own=0.1),
 ]
+GROWING = [
+    Design(patients(1, 20, 11), grows=0.3),
+    Design(patients(1, 5, 30), grows=0.7),
+    Design(ONE_TO_EIGHT, grows=0.5, own=0.03),
+]
+FEWER_OF_THE_BENCHMARK = [
+    Design((1,) * 31, arms, 5, own=own, benchmark_trainings=2) for arms, own in ((2, 0.0), (5, 0.0), (2, 0.05))
+]
 SPREADS = [
     Design(arms=arms, trainings=trainings, seeds=seeds, own=0.0)
     for arms, trainings, seeds in (
@@ -46,16 +55,16 @@ SHAPES = [
 def named(design: Design) -> str:
     return (
         f"{len(design.cases)} patients of {max(design.cases)} cases at most, {design.arms} arms, {design.trainings} "
-        f"trainings, seeds {design.seeds}, {design.shape} {design.own}"
+        f"trainings, seeds {design.seeds}, {design.shape} {design.own}, {design.grows:g}, {design.benchmark_trainings}"
     )
 
 
-@pytest.mark.parametrize("design", [Design(), *FEW, *UNEQUAL, *SPREADS, *SHAPES], ids=named)
+@pytest.mark.parametrize("design", [Design(), *FEW, *UNEQUAL, *GROWING, *FEWER_OF_THE_BENCHMARK, *SPREADS, *SHAPES], ids=named)
 def test_studies_without_a_difference_claim_one_in_5_percent_at_most(design):
     assert false_claims(design, STUDIES, seed=6) <= 0.06 + 0.005
 
 
-@pytest.mark.parametrize("design", [Design(), Design(own=0.0), *FEW, *UNEQUAL[::2], *SPREADS[:3]], ids=named)
+@pytest.mark.parametrize("design", [Design(), Design(own=0.0), *FEW, *UNEQUAL[::2], *GROWING, *FEWER_OF_THE_BENCHMARK, *SPREADS[:3]], ids=named)
 def test_what_could_have_been_seen_is_claimed_with_80_percent_power_at_least(design):
     assert power(design, STUDIES, seed=9)[1] >= 0.75 - 0.02  # two standard errors
 

@@ -152,21 +152,30 @@ def test_a_patients_cases_are_not_independent():
 
 
 def test_the_error_over_patients_by_pairs():
-    """Banal: half the mean squared difference of two patients, times the sum of squared weights, in two loops."""
-    rng, cases = np.random.default_rng(1), np.array([20, *[1] * 11], float)
-    means, pairs, weights = rng.normal(size=12), [], 0.0
-    for i in range(12):
-        weights += (cases[i] / 31) ** 2
-        pairs += [(means[i] - means[j]) ** 2 / 2 for j in range(12) if j != i]
-    assert variance_over_patients(means, cases) == pytest.approx(weights * sum(pairs) / len(pairs))
+    """Banal: half the mean squared difference of two patients, times the sum of squared weights, in two loops; or the
+    jackknife, by leaving out one patient after the other, if that is larger."""
+    rng, cases, larger = np.random.default_rng(1), np.array([20, *[1] * 11], float), set()
+    for means in rng.normal(size=(20, 12)):
+        pairs, weights, without = [], 0.0, []
+        for i in range(12):
+            others = [j for j in range(12) if j != i]
+            weights += (cases[i] / 31) ** 2
+            pairs += [(means[i] - means[j]) ** 2 / 2 for j in others]
+            without.append(np.average(means[others], weights=cases[others]))
+        by_pairs = weights * sum(pairs) / len(pairs)
+        jackknife = 11 / 12 * sum((mean - np.average(means, weights=cases)) ** 2 for mean in without)
+        larger.add(jackknife > by_pairs)
+        assert variance_over_patients(means, cases) == pytest.approx(max(by_pairs, jackknife))
+    assert larger == {True, False}
+    assert variance_over_patients(means, np.ones(12)) == pytest.approx(means.var(ddof=1) / 12)
 
 
 def test_the_error_over_patients_is_right_or_too_large():
-    """Against the spread of the mean itself, over 20,000 studies: cases of a patient alike, and not alike at all."""
+    """Against the spread of the mean itself, over 20,000 studies: cases of a patient alike, and not alike at all; and a
+    patient of many cases who differs three times as much as others."""
     rng, cases = np.random.default_rng(2), np.array([20, *[1] * 11], float)
     alike = rng.normal(size=(20_000, 12))
-    not_alike = alike / np.sqrt(cases)
-    for means, least, most in ((alike, 0.97, 1.03), (not_alike, 1.03, 20)):
+    for means, least, most in ((alike, 1, 1.6), (alike / np.sqrt(cases), 1.03, 20), (alike * cases**0.37, 0.94, 1.6)):
         true = (means @ cases / 31).var()
         assert least <= variance_over_patients(means, cases).mean() / true <= most
 
