@@ -3,7 +3,9 @@
 Arms are compared within one training-set size (``size``, percent of the train patients); a table holds all sizes.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -42,7 +44,7 @@ def compare(
     ``size``: the training-set size of all of them, percent. ``worst``: the worst validation cases, from the benchmark
     segmenter's scores. Differences are of Dice, per case, averaged over replicates; Holm's correction is over the
     arms of one group. The benchmark's own differences are None. ``n_empty`` counts references without a nodule.
-    Raises InputError when arms were scored on different cases.
+    Raises InputError when arms were scored on different cases, or a case not once in each replicate.
     """
     _check_paired(scores, benchmark_arm)
     rows = []
@@ -83,14 +85,27 @@ def compare(
 
 
 def _check_paired(scores: Scores, benchmark_arm: str) -> None:
-    expected = {row["case"] for row in scores[benchmark_arm]}
+    """The same cases in every arm, of the same patient and split, each scored once in every replicate."""
+    known = {(row["case"], row["patient"], row["split"]) for row in scores[benchmark_arm]}
     for arm, rows in scores.items():
-        differ = sorted(expected ^ {row["case"] for row in rows})
+        differ = sorted({case for case, *_ in known ^ {(row["case"], row["patient"], row["split"]) for row in rows}})
         if differ:
             raise InputError(
                 f"arms {benchmark_arm!r} and {arm!r} were not scored on the same cases "
-                f"({', '.join(differ[:5])}{', ...' if len(differ) > 5 else ''} in one only): score both again"
+                f"({', '.join(differ[:5])}{', ...' if len(differ) > 5 else ''} in one only, or of another patient or "
+                "split there): score both again"
             )
+        times = Counter((row["replicate"], row["case"]) for row in rows if _is_number(row["dice"]))
+        for replicate, case in product(sorted({row["replicate"] for row in rows}), sorted({case for case, *_ in known})):
+            if (found := times[replicate, case]) != 1:
+                raise InputError(
+                    f"arm {arm!r}: case {case!r} has {found} Dice in replicate {replicate}, not one: give each table "
+                    "once, or score it again"
+                )
+
+
+def _is_number(value) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
 def _members(rows: Sequence[Mapping], group: str, worst: Collection[str]) -> list[Mapping]:

@@ -57,6 +57,25 @@ def test_an_arm_without_a_case_is_refused(scores, worst, evaluation):
         compare(broken, "real", worst, evaluation)
 
 
+@pytest.mark.parametrize("change", [{"patient": "another"}, {"split": "validation"}])
+def test_a_case_that_is_another_patients_in_one_arm_is_refused(change, scores, worst, evaluation):
+    rows = [row | change if row["case"] == "case20" else row for row in scores["synthetic"]]
+    with pytest.raises(InputError, match="case20 in one only, or of another patient or split"):
+        compare(scores | {"synthetic": rows}, "real", worst, evaluation)
+
+
+@pytest.mark.parametrize("times", [0, 2, "nan", "none"])
+def test_a_case_is_scored_once_in_every_replicate(times, scores, worst, evaluation):
+    """Not in the second one, or twice since a table was given twice, or without a number."""
+    that = next(row for row in scores["real"] if (row["case"], row["replicate"]) == ("case20", "1"))
+    others = [row for row in scores["real"] if row is not that]
+    no_number = {"nan": float("nan"), "none": None}
+    rows = [that | {"dice": no_number[times]}] if times in no_number else [that] * times
+    count = 2 if times == 2 else 0
+    with pytest.raises(InputError, match=f"'real': case 'case20' has {count} Dice in replicate 1, not one"):
+        compare(scores | {"real": others + rows}, "real", worst, evaluation)
+
+
 def test_cases_without_nodules_are_counted(scores, worst, evaluation):
     empty = {"n_nodules": 0, "found_nodules": 0, "lesion_dice": None}
     changed = {arm: [row | empty if row["case"] == "case20" else row for row in rows] for arm, rows in scores.items()}
