@@ -38,7 +38,10 @@ class Nearest:
 def nearest(
     queries: np.ndarray, references: Iterable[np.ndarray], max_shift: int, device="cpu", block_bytes: int = 2**26
 ) -> Nearest:
-    """The best of all ``references`` (blocks of cubes ``[b e e e]``) for each of ``queries`` ``[q e e e]``."""
+    """The best of all ``references`` (blocks of cubes ``[b e e e]``) for each of ``queries`` ``[q e e e]``.
+
+    A correlation is no number (nan) where a query has a voxel that is none, and everywhere if a reference has one: that
+    one may be the best."""
     offsets = 2 * max_shift + 1
     edge = queries.shape[-1] - 2 * max_shift
     middle = slice(max_shift, max_shift + edge)
@@ -55,7 +58,7 @@ def nearest(
                 turned = whole.permute(0, 1, *(2 + a for a in order)).flip([2 + a for a in axes]).reshape(-1, edge**3)
                 value, at = (cores @ turned.T).max(dim=1)
                 found = torch.stack([first + at // offsets**3, at % offsets**3, torch.full_like(at, turn)], dim=1)
-                better = value > best
+                better = (value > best) | value.isnan()
                 best, place = torch.where(better, value, best), torch.where(better[:, None], found, place)
             first += len(part)
     index, offset, turn = place.cpu().numpy().T

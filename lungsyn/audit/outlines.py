@@ -74,12 +74,17 @@ class Match:
 
 def find(outlines: np.ndarray, references: np.ndarray, owners: Sequence[str]) -> list[Match]:
     """The nearest of ``references`` ``[r e e e]`` for each outline ``[n e e e]``; ``owners``: the references' patients.
-    Raises InputError if these are one only."""
+    Where a voxel of the outline or of any reference is no number, neither are the distances. Raises InputError if these are one only."""
     if len(set(owners)) < 2:
         raise InputError("outlines are compared with two patients or more: there is no next one to the nearest")
     fine = describe(references)
     coarse = pooled(fine, COARSE).reshape(len(fine), -1)
-    return [_find(query, fine, coarse, owners) for query in describe(outlines)]
+    no_number = Match(0, np.nan, np.nan, 0)
+    if not np.isfinite(references).all():
+        return [no_number] * len(outlines)
+    return [
+        _find(query, fine, coarse, owners) if np.isfinite(query).all() else no_number for query in describe(outlines)
+    ]
 
 
 def describe(outlines: np.ndarray) -> np.ndarray:

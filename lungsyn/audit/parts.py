@@ -10,7 +10,8 @@ and only these are correlated, in all 48 turns. What the masks explain is remove
 `patches.unexplained`: a mask that is shared on purpose makes no copy.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -57,10 +58,13 @@ def details(hu: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def cubes(hu: np.ndarray, masks: np.ndarray, counts: np.ndarray | None = None) -> Tensor:
-    """The cubes around the details of a case, less what the masks explain, of mean 0 and norm 1: ``[n e^3]``.
+    """The cubes around the details of a case, less what the masks explain, of mean 0 and norm 1: ``[n e^3]``. Where
+    a voxel is no number, no detail beside it can be seen: one cube of nan says so.
 
     ``hu`` ``[x y z]``, clipped; ``masks`` ``[3 x y z]``; ``counts``: where details are looked for (default: the body).
     """
+    if not np.isfinite(hu).all():
+        return torch.full((1, EDGE_VOXELS**3), torch.nan)
     places = torch.from_numpy(details(hu, masks[2] if counts is None else counts))
     if not len(places):
         return torch.zeros(0, EDGE_VOXELS**3)
@@ -107,18 +111,21 @@ def description(train: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda parts: (invariants(parts) - centre) / spread @ axes / widths
 
 
-def search(queries: Sequence[Tensor], train: Sequence[Tensor], device="cpu") -> Iterator[Found]:
-    """For each query case's cubes the best among those of the ``train`` cases. A case without details is like none."""
+def search(queries: Iterable[Tensor], train: Sequence[Tensor], device="cpu") -> Iterator[Found]:
+    """For each query case's cubes the best among those of the ``train`` cases. A case without details is like none;
+    one with a voxel that is no number has no correlation (nan), and neither has any if a train case has one.
+
+    Memory holds the train cases' cubes, and the queries one after the other."""
     references = torch.cat(list(train)).to(device)
     owner = torch.cat([torch.full((len(part),), i) for i, part in enumerate(train)])
-    if len(references) < 2:
-        yield from (Found(0.0, 0, 0) for _ in queries)
+    if len(references) < 2 or not references.isfinite().all():
+        yield from (Found(0.0 if len(references) < 2 else math.nan, 0, 0) for _ in queries)
         return
     describe = description(references)
     known = describe(references)
     for query in queries:
         best = [_best(part.to(device), references, known, describe) for part in query.split(AT_ONCE) if len(part)]
-        value, at = max(best, default=(0.0, 0))
+        value, at = max(best, default=(0.0, 0)) if query.isfinite().all() else (math.nan, 0)
         yield Found(value, int(owner[at]), len(query) * len(references))
 
 

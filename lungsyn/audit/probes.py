@@ -7,10 +7,11 @@ held-out cubes too. Of the kinds ``nodule`` and ``volume`` a probe is one cube; 
 with all its small cubes, of which the best counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from lungsyn.audit import disguises, memorisation, parts
 from lungsyn.audit.memorisation import TURNS, Nearest
@@ -99,18 +100,20 @@ def probe_parts(folders: Folders, settings: Probing, seed: int, device) -> list[
     synthetic, held_out, train = (folders[group] for group in ("synthetic", "held-out", "train"))
     places = {group: volume_places(found) for group, found in folders.items()}
     sources = {folder.name: folder for folder in train}
-    queries = [_parts(folder, settings, sources) for folder in synthetic]
-    queries += [_parts(folder, settings) for folder in held_out]
-    planted = []
-    for name, hu, masks, copied in _windows(nodule_places(train), nodule_places(held_out), settings, seed):
-        if name in disguises.DEFORMED:
-            continue
-        queries += [parts.cubes(*window) for window in zip(hu, masks, strict=True)]
-        planted += _about_planted(name, copied)
-    rows = [*_about_probes(PART, folders, places), *planted]
-    found = parts.search(queries, [_parts(folder, settings) for folder in train], device)
-    for row, best in zip(rows, found, strict=True):
-        row |= {"correlation": best.correlation, "nearest": train[best.index].name, "compared": best.compared}
+    rows = _about_probes(PART, folders, places)
+
+    def queries() -> Iterator[Tensor]:
+        """One after the other: all of them at once would take 3 MB each."""
+        yield from (_parts(folder, settings, sources) for folder in synthetic)
+        yield from (_parts(folder, settings) for folder in held_out)
+        for name, hu, masks, copied in _windows(nodule_places(train), nodule_places(held_out), settings, seed):
+            if name not in disguises.DEFORMED:
+                rows.extend(_about_planted(name, copied))
+                yield from (parts.cubes(*window) for window in zip(hu, masks, strict=True))
+
+    found = parts.search(queries(), [_parts(folder, settings) for folder in train], device)
+    for i, best in enumerate(found):
+        rows[i] |= {"correlation": best.correlation, "nearest": train[best.index].name, "compared": best.compared}
     return _complete(PART, rows, places["train"])
 
 

@@ -61,6 +61,17 @@ def test_blocks_do_not_change_the_result():
                 assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
 
 
+@pytest.mark.parametrize("block_bytes", [1, 2**26])
+def test_a_voxel_that_is_no_number_hides_nobody(block_bytes):
+    """Its query has no correlation; if it is a reference's, which may be the best, nobody has."""
+    queries, references = QUERIES.copy(), REFERENCES.copy()
+    queries[1, 4, 4, 4] = references[5, 0, 0, 0] = np.nan
+    found = nearest(queries, [REFERENCES], 1, block_bytes=block_bytes)
+    assert np.isnan(found.correlation).tolist() == [False, True, False, False]
+    for blocks in ([references], [references[4:], references[:4]]):
+        assert np.isnan(nearest(QUERIES, blocks, 1, block_bytes=block_bytes).correlation).all()
+
+
 def test_a_constant_cube_is_like_nothing():
     flat = np.full((1, 8, 8, 8), -1000, np.float32)
     assert nearest(flat, [REFERENCES], 1).correlation[0] == 0

@@ -149,3 +149,11 @@ def test_two_cases_of_a_patient_are_not_each_others_next(folders):
 def test_one_patient_has_no_next_one():
     with pytest.raises(InputError, match="two patients or more"):
         find(np.zeros((1, 36, 36, 36), np.float32), np.zeros((2, 36, 36, 36), np.float32), ["a", "a"])
+
+
+def test_a_voxel_that_is_no_number_hides_nobody():
+    outlines_of = np.random.default_rng(0).random((15, 36, 36, 36)).astype(np.float32)
+    broken, owners = outlines_of.copy(), [str(i) for i in range(15)]
+    broken[1, 3, 3, 3] = np.nan
+    assert np.isnan([match.likeness for match in find(broken[:3], outlines_of, owners)]).tolist() == [False, True, False]
+    assert np.isnan([match.likeness for match in find(outlines_of[:2], broken, owners)]).all()

@@ -71,3 +71,22 @@ def test_a_case_without_details_is_like_none():
     assert [found.correlation for found in search(TRAIN[:1], [empty])] == [0.0]
     masks[2] = False
     assert len(cubes(hu, masks)) == 0
+
+
+def test_a_voxel_that_is_no_number_hides_nobody():
+    """Its case has no correlation; if it is a train case's, which may be the best, nobody has."""
+    hu, masks = window(3)
+    hu[15, 15, 15] = np.nan
+    broken = cubes(hu, masks)
+    one_cube = torch.cat([TRAIN[2], torch.full((1, EDGE_VOXELS**3), torch.nan), TRAIN[3]])
+    found = [each.correlation for each in search([broken, one_cube, TRAIN[3]], TRAIN)]
+    assert np.isnan(found).tolist() == [True, True, False]
+    assert np.isnan([each.correlation for each in search(TRAIN[:2], [*TRAIN, broken])]).all()
+
+
+def test_queries_are_asked_for_one_after_the_other():
+    """A set of 10,000 cases has 30 GB of cubes."""
+    asked = []
+    queries = (asked.append(i) or TRAIN[i] for i in range(3))
+    for i, found in enumerate(search(queries, TRAIN)):
+        assert (found.index, asked) == (i, list(range(i + 1)))
