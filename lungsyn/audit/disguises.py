@@ -16,6 +16,7 @@ from lungsyn.random import stream
 CUBE_MM = 30.0  # of a patient's CT, in another body
 NOISE_HU = 20.0  # and half a voxel: as near as a network comes that knows a patient by heart
 BESIDE_MM = 3.0
+BEND_LENGTH_MM = 8.0  # over which a bend is smooth
 
 Window = tuple[np.ndarray, np.ndarray]
 Disguise = Callable[[Window, Window, float, np.random.Generator], Window]  # train, host, spacing in mm, draw
@@ -75,10 +76,35 @@ def rotated(degrees: float) -> Disguise:
     return lambda train, host, spacing_mm, rng: _deformed(train, rotation(degrees, rng))
 
 
+def bent(by_mm: float) -> Disguise:
+    """By smooth random displacements of this standard deviation along each axis."""
+
+    def make(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+        moves = bends(train[0].shape, BEND_LENGTH_MM / spacing_mm, by_mm / spacing_mm, rng)
+        return _moved(train, lambda channel: displaced(channel, moves))
+
+    return make
+
+
 def _deformed(window: Window, matrix: np.ndarray) -> Window:
+    return _moved(window, lambda channel: mapped(channel, matrix))
+
+
+def _moved(window: Window, move: Callable[[np.ndarray], np.ndarray]) -> Window:
     hu, masks = window
-    moved = [mapped(channel, matrix) for channel in (hu, *masks)]
+    moved = [move(channel) for channel in (hu, *masks)]
     return moved[0], np.rint(moved[1:])
+
+
+def bends(shape: tuple[int, ...], length: float, by: float, rng: np.random.Generator) -> np.ndarray:
+    """Random displacements ``[3 x y z]`` of standard deviation ``by`` along each axis, smooth over ``length``; voxels."""
+    moves = np.stack([ndimage.gaussian_filter(rng.standard_normal(shape), length, mode="wrap") for _ in range(3)])
+    return moves * (by / moves.std())
+
+
+def displaced(cube: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """A cube whose voxels are taken from ``moves`` ``[3 x y z]`` beside."""
+    return ndimage.map_coordinates(cube, np.indices(cube.shape) + moves, order=1, mode="nearest")
 
 
 def rotation(degrees: float, rng: np.random.Generator) -> np.ndarray:
@@ -107,11 +133,12 @@ WHOLES: dict[str, Disguise] = {  # they change whole volumes as well
     "scaled by 1.25": scaled(1.25),
     "rotated by 10 degrees": rotated(10.0),
     "rotated by 20 degrees": rotated(20.0),
+    "bent by 2 mm": bent(2.0),
 }
 DISGUISES = PARTS | WHOLES
 # These must be found, or the audit is blind. Of the others the verdict says whether they were.
 VERBATIM = (EIGHT_MM, "a nodule's mask 3 mm beside its place", "x and y exchanged")
-DEFORMED = ("scaled by 1.25", "rotated by 10 degrees", "rotated by 20 degrees")  # small cubes do not look for them
+DEFORMED = ("scaled by 1.25", "rotated by 10 degrees", "rotated by 20 degrees", "bent by 2 mm")  # small cubes do not look for them
 
 
 def disguise(name: str, train: Window, hosts: Window, spacing_mm: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungsyn.anatomy.shapes import are_cut_outs, frame, frame_of, occupancy
-from lungsyn.audit.disguises import mapped, rotation
+from lungsyn.audit.disguises import bends, displaced, mapped, rotation
 from lungsyn.audit.memorisation import TURNS, names_of, turned
 from lungsyn.errors import InputError
 from lungsyn.random import stream
@@ -134,12 +134,7 @@ def bent(by_mm: float) -> Disguise:
     """By smooth random displacements of this standard deviation along each axis."""
 
     def make(outline: np.ndarray, voxel_mm: float, rng: np.random.Generator) -> np.ndarray:
-        moves = np.stack([
-            ndimage.gaussian_filter(rng.standard_normal(outline.shape), EDGE * BEND_LENGTH, mode="wrap")
-            for _ in range(3)
-        ])  # fmt: skip
-        moves *= by_mm / voxel_mm / moves.std()
-        return ndimage.map_coordinates(outline, np.indices(outline.shape) + moves, order=1, mode="nearest")
+        return displaced(outline, bends(outline.shape, EDGE * BEND_LENGTH, by_mm / voxel_mm, rng))
 
     return make
 

@@ -72,9 +72,14 @@ def volume_places(folders: list[Path]) -> list[Place]:
     return [Place(folder, read_json(folder / "case.json")["patient"], 0, None) for folder in folders]
 
 
+def spacing_of(place: Place) -> float:
+    """Millimetres, the mean of the axes."""
+    return float(map_volume(place.folder / "ct.nii").space.spacing_mm.mean())
+
+
 def nodule_cutter(place: Place, patch_mm: float, max_shift: int, window_hu) -> Cutter:
     """Cubes of ``patch_mm`` at the spacing of ``place``. Raises InputError if shifting leaves too little of them."""
-    spacing_mm = float(map_volume(place.folder / "ct.nii").space.spacing_mm.mean())
+    spacing_mm = spacing_of(place)
     edge = round(patch_mm / spacing_mm)
     if edge - 2 * max_shift < LEAST_CORE_VOXELS:
         raise InputError(

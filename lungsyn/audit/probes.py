@@ -23,6 +23,7 @@ from lungsyn.audit.patches import (
     nodule_cutter,
     nodule_places,
     residuals,
+    spacing_of,
     unexplained,
     volume_cutter,
     volume_places,
@@ -31,7 +32,7 @@ from lungsyn.errors import InputError
 from lungsyn.masks.core.placing import region_to_make
 from lungsyn.random import stream
 from lungsyn.settings.audit import Probing
-from lungsyn.volume.files import map_volume, open_case, read_json
+from lungsyn.volume.files import open_case, read_json
 from lungsyn.volume.tables import read_table
 
 KINDS = ("nodule", "volume")  # cubes that can be shown side by side
@@ -196,7 +197,7 @@ def _noisy(sources: list[Place], cutter: Cutter, settings: Probing, seed: int) -
 
 def _windows(train: list[Place], held_out: list[Place], settings: Probing, seed: int):
     """Every disguise of the same train nodules in their surroundings: its name, HU, masks and the nodules."""
-    spacing_mm = float(map_volume(train[0].folder / "ct.nii").space.spacing_mm.mean())
+    spacing_mm = spacing_of(train[0])
     cutter = Cutter(round(WINDOW_PATCHES * settings.patch_mm / spacing_mm), 1, settings.window_hu)
     sources, hosts = (_chosen(places, COPIES, seed) for places in (train, held_out))
     windows = cut(sources, cutter), cut(hosts, cutter)
@@ -211,8 +212,9 @@ def _coarse(train: list[Place], held_out: list[Place], cutter: Cutter, seed: int
         for places in (train, held_out)
     )
     windows = cut(sources, cutter), cut(hosts, cutter)
+    coarse_mm = cutter.factor * spacing_of(train[0])
     for name in disguises.WHOLES:
-        yield name, *disguises.disguise(name, *windows, 1.0, seed), sources
+        yield name, *disguises.disguise(name, *windows, coarse_mm, seed), sources
 
 
 def _found(nearest: Nearest, i: int, places: Sequence[Place], prefix: str) -> dict:

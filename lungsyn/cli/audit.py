@@ -20,7 +20,7 @@ def _probe_arguments(parser):
     add(parser, "out")
 
 
-@verb("audit", "memorisation", _probe_arguments, recipe=2)
+@verb("audit", "memorisation", _probe_arguments, recipe=3)
 def audit_memorisation(args) -> None:
     """Find what of the train cases is nearest to every synthetic, held-out and planted one: nodules, whole volumes,
     parts and outlines."""
@@ -74,7 +74,7 @@ def _verdict_arguments(parser):
     parser.add_argument("--membership", type=Path, help="losses of the generator, if it has any")
 
 
-@verb("audit", "verdict", _verdict_arguments, recipe=2)
+@verb("audit", "verdict", _verdict_arguments, recipe=3)
 def audit_verdict(args) -> None:
     """Say whether a synthetic set can be shared: every check with its value, threshold and a sentence."""
     from lungsyn.audit.probes import read_probes
@@ -106,7 +106,7 @@ def _fidelity_arguments(parser):
     add(parser, "out", "quality")
 
 
-@verb("audit", "fidelity", _fidelity_arguments, recipe=1)
+@verb("audit", "fidelity", _fidelity_arguments, recipe=2)
 def audit_fidelity(args) -> None:
     """Say how many of a set's volumes were rejected, and how far it is from the train cases, beside held-out ones."""
     from lungsyn.audit import features, floor

@@ -77,7 +77,7 @@ def _compare_arguments(parser):
     add_numbers(parser, "seed")
 
 
-@verb("evaluation", "compare", _compare_arguments, recipe=2)
+@verb("evaluation", "compare", _compare_arguments, recipe=3)
 def evaluation_compare(args) -> None:
     """Compare every arm with the benchmark arm at each size: Dice paired by case, FROC, and nodules of each kind."""
     from lungsyn.evaluation import comparison, froc, scores, strata
@@ -112,7 +112,7 @@ def _plot_arms_arguments(parser):
     parser.add_argument("--null-arms", nargs="*", default=[])
 
 
-@verb("evaluation", "plot-arms", _plot_arms_arguments, recipe=1)
+@verb("evaluation", "plot-arms", _plot_arms_arguments, recipe=2)
 def evaluation_plot_arms(args) -> None:
     """Draw what came of the arms: each size at a glance, case by case, FROC, cases and nodules, loss curves."""
     from lungsyn.evaluation import figures, gallery, summaries
@@ -320,7 +320,7 @@ def _report_arguments(parser):
     add(parser, "verdicts", "quality", nargs="*")
 
 
-@verb("evaluation", "report", _report_arguments, recipe=1)
+@verb("evaluation", "report", _report_arguments, recipe=2)
 def evaluation_report(args) -> None:
     """Put everything on one HTML page, and its comparison tables in a text; copy the main figure to its short name."""
     import shutil

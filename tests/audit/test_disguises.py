@@ -78,3 +78,13 @@ def test_a_scaled_nodule_is_larger():
 
 def test_those_that_must_be_found_are_some_of_them():
     assert set(VERBATIM) < set(DISGUISES)
+
+
+def test_a_bend_moves_voxels_smoothly_by_so_much():
+    """A ramp tells how far each voxel was moved."""
+    ramp = np.broadcast_to(np.arange(EDGE, dtype=np.float32)[:, None, None], TRAIN[0].shape)
+    hu, masks = disguise("bent by 2 mm", (ramp, TRAIN[1]), HOSTS, SPACING_MM, 0)
+    moved = (hu - ramp)[:, 4:-4, 4:-4, 4:-4] * SPACING_MM
+    assert moved.std() == pytest.approx(2.0, rel=0.2)
+    assert np.abs(np.diff(moved, axis=2)).mean() < 0.4  # and its neighbour nearly as far
+    assert masks[:, 0].sum() == pytest.approx(TRAIN[1][:, 0].sum(), rel=0.2) and (masks[:, 0] != TRAIN[1][:, 0]).any()
