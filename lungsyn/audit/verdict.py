@@ -103,6 +103,7 @@ def neighbour_checks(
     """The control and the checks of one kind of cubes."""
     whole = {name: [row for row in rows if row["group"] == name] for name in GROUPS}
     groups = whole | {name: [row for row in whole[name] if _is_number(row)] for name in GROUPS[:3]}
+    groups["looked among"] = [*whole["held-out"], *whole["train"]]
     no_number = sum(len(whole[name]) - len(groups[name]) for name in GROUPS)
     control = _control(kind, groups, no_number, settings, seed)
     values = {name: correlations(groups[name]) for name in ("synthetic", "held-out")}
@@ -122,7 +123,8 @@ def neighbour_checks(
 
 
 def _is_number(row: Mapping) -> bool:
-    needed = [row["correlation"], row.get("held_out_correlation") or 0]
+    twice = row["group"] == "synthetic" and row["kind"] in KINDS  # these look among the held-out ones too
+    needed = [row[key] for key in (["correlation", "held_out_correlation"] if twice else ["correlation"])]
     return bool(np.isfinite([float(value) if value not in (None, "") else np.nan for value in needed]).all())
 
 
@@ -300,8 +302,8 @@ def _beyond(kind: str, groups: Mapping, values: Mapping, control: Control, setti
 def _closer(kind: str, groups: Mapping, values: Mapping, control: Control, settings: Thresholds, seed: int) -> Check:
     means = [by_patient(values[name], [row["patient"] for row in groups[name]]) for name in ("synthetic", "held-out")]
     found = separation(*means, CONFIDENCE)
-    is_train = {row["patient"]: group == "train" for group in ("held-out", "train") for row in groups[group]}
-    owner = {row["place"]: row["patient"] for group in ("held-out", "train") for row in groups[group]}
+    is_train = {row["patient"]: row["group"] == "train" for row in groups["looked among"]}
+    owner = {row["place"]: row["patient"] for row in groups["looked among"]}
     elsewhere = correlations(groups["synthetic"], "held_out_correlation")
     nearest = [
         owner[row["nearest"] if here > there else row["held_out_nearest"]]

@@ -193,7 +193,17 @@ def test_one_kind_finds_what_another_does_not():
 @pytest.mark.parametrize("value", ["nan", "inf", ""])
 def test_a_correlation_that_is_no_number_is_no_pass(group, value):
     rows = neighbours(spread(80, 0.3), spread(60, 0.3), spread(20, 0.85))
-    next(row for row in rows if row["group"] == group)["correlation"] = value
+    second = [row for row in rows if row["group"] == group][1]  # of held-out ones it is somebody's nearest
+    second["correlation"] = value
+    found = verdict(rows, [], SETTINGS, 0)
+    assert found["result"] == "blind"
+    assert "Blind: 1 correlations are no numbers" in found["checks"][0]["sentence"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", ""])
+def test_a_correlation_with_held_out_ones_that_is_no_number_is_no_pass(value):
+    rows = neighbours(spread(80, 0.3), spread(60, 0.3), spread(20, 0.85))
+    rows[3]["held_out_correlation"] = value
     found = verdict(rows, [], SETTINGS, 0)
     assert found["result"] == "blind"
     assert "Blind: 1 correlations are no numbers" in found["checks"][0]["sentence"]
