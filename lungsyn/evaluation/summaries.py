@@ -87,8 +87,8 @@ def _ladder_panel(panel, rows: Mapping, arms: list, colours: dict, confidence: f
 def _ladder_key(confidence: float) -> str:
     return (
         f"Thick line: {100 * confidence:g} % interval over patients, if there are enough; thin: over patients and "
-        f"trainings,\nwhich holds {IF_EVEN}.  Filled: shown to differ; hollow: not.\n"
-        f"Grey band: what other seeds alone do, {100 * confidence:g} % of it."
+        "trainings.  Filled: shown to differ; hollow: not.\n"
+        f"Thin lines hold {IF_EVEN}.  Grey band: what other seeds alone do, {100 * confidence:g} % of it."
     )
 
 
