@@ -35,19 +35,23 @@ def nodule_in_host(rim_mm: float) -> Disguise:
     return make
 
 
-def cube_in_host(train: Window, host: Window, spacing_mm: float, rng) -> Window:
-    """A cube of ``CUBE_MM`` from anywhere in the train window, verbatim anywhere in the host, under its masks."""
-    (hu, _), (made, masks) = train, (host[0].copy(), host[1])
-    edge = min(round(CUBE_MM / spacing_mm), *hu.shape)
-    here, there = (tuple(slice(a, a + edge) for a in rng.integers(0, np.array(hu.shape) - edge + 1)) for _ in range(2))
-    made[there] = hu[here]
-    return made, masks
+def cube_in_host(edge_mm: float) -> Disguise:
+    """A cube from anywhere in the train window, verbatim anywhere in the host, under its masks."""
+
+    def make(train: Window, host: Window, spacing_mm: float, rng) -> Window:
+        (hu, _), (made, masks) = train, (host[0].copy(), host[1])
+        n = min(round(edge_mm / spacing_mm), *hu.shape)
+        here, there = (tuple(slice(a, a + n) for a in rng.integers(0, np.array(hu.shape) - n + 1)) for _ in range(2))
+        made[there] = hu[here]
+        return made, masks
+
+    return make
 
 
 def remembered_cube_in_host(train: Window, host: Window, spacing_mm: float, rng) -> Window:
-    """The same, but not verbatim: half a voxel beside in each direction, and with noise."""
+    """A cube of ``CUBE_MM``, not verbatim: half a voxel beside in each direction, and with noise."""
     hu = ndimage.shift(train[0], 0.5, order=1, mode="nearest") + rng.normal(0, NOISE_HU, train[0].shape)
-    return cube_in_host((hu, train[1]), host, spacing_mm, rng)
+    return cube_in_host(CUBE_MM)((hu, train[1]), host, spacing_mm, rng)
 
 
 def exchanged(train: Window, host: Window, spacing_mm: float, rng) -> Window:
@@ -97,7 +101,7 @@ def _moved(window: Window, move: Callable[[np.ndarray], np.ndarray]) -> Window:
 
 
 def bends(shape: tuple[int, ...], length: float, by: float, rng: np.random.Generator) -> np.ndarray:
-    """Random displacements ``[3 x y z]`` of standard deviation ``by`` along each axis, smooth over ``length``; voxels."""
+    """Displacements ``[3 x y z]`` of standard deviation ``by`` along each axis, smooth over ``length``, in voxels."""
     moves = np.stack([ndimage.gaussian_filter(rng.standard_normal(shape), length, mode="wrap") for _ in range(3)])
     return moves * (by / moves.std())
 
@@ -123,7 +127,8 @@ EIGHT_MM = "a nodule with 8 mm around it in another body"
 PARTS: dict[str, Disguise] = {
     "a nodule with 2 mm around it in another body": nodule_in_host(2.0),
     EIGHT_MM: nodule_in_host(8.0),
-    "a cube of 30 mm in another body": cube_in_host,
+    "a cube of 20 mm in another body": cube_in_host(20.0),
+    "a cube of 30 mm in another body": cube_in_host(CUBE_MM),
     "a cube of 30 mm, half a voxel beside and with noise, in another body": remembered_cube_in_host,
     "a nodule's mask 3 mm beside its place": mask_beside,
 }
@@ -138,7 +143,12 @@ WHOLES: dict[str, Disguise] = {  # they change whole volumes as well
 DISGUISES = PARTS | WHOLES
 # These must be found, or the audit is blind. Of the others the verdict says whether they were.
 VERBATIM = (EIGHT_MM, "a nodule's mask 3 mm beside its place", "x and y exchanged")
-DEFORMED = ("scaled by 1.25", "rotated by 10 degrees", "rotated by 20 degrees", "bent by 2 mm")  # small cubes do not look for them
+DEFORMED = (
+    "scaled by 1.25",
+    "rotated by 10 degrees",
+    "rotated by 20 degrees",
+    "bent by 2 mm",
+)  # small cubes do not look for them
 
 
 def disguise(name: str, train: Window, hosts: Window, spacing_mm: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

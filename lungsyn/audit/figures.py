@@ -13,8 +13,9 @@ SYNTHETIC, TRAIN = COLOURS[1], COLOURS[0]
 SHOWN = {"synthetic": (SYNTHETIC, "o", -0.13), "floor": (NULL_COLOUR, "D", 0.13)}
 EXPLANATION = (
     "All distances are to the train cases. Grey, the floor: held-out real cases, equally many: what a perfect generator"
-    " would reach.  Lines: 95 %, bootstrap over cases, if there are enough.\n≈ floor: the interval of the difference holds 0.  > floor:"
-    " unlike real CT.  < floor: closer to the train cases than new patients are, so look at memorisation."
+    " would reach.  Lines: 95 %, bootstrap over cases, if there are enough.\n≈ floor: the interval of the difference"
+    " holds 0.  > floor: unlike real CT.  < floor: closer to the train cases than new patients are, so look at"
+    " memorisation."
 )
 
 

@@ -74,7 +74,8 @@ class Match:
 
 def find(outlines: np.ndarray, references: np.ndarray, owners: Sequence[str]) -> list[Match]:
     """The nearest of ``references`` ``[r e e e]`` for each outline ``[n e e e]``; ``owners``: the references' patients.
-    Where a voxel of the outline or of any reference is no number, neither are the distances. Raises InputError if these are one only."""
+    Where a voxel of the outline or of any reference is no number, neither are the distances. Raises InputError if the
+    patients are one only."""
     if len(set(owners)) < 2:
         raise InputError("outlines are compared with two patients or more: there is no next one to the nearest")
     fine = describe(references)

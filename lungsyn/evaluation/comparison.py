@@ -96,7 +96,9 @@ def _check_paired(scores: Scores, benchmark_arm: str) -> None:
                 "split there): score both again"
             )
         times = Counter((row["replicate"], row["case"]) for row in rows if _is_number(row["dice"]))
-        for replicate, case in product(sorted({row["replicate"] for row in rows}), sorted({case for case, *_ in known})):
+        for replicate, case in product(
+            sorted({row["replicate"] for row in rows}), sorted({case for case, *_ in known})
+        ):
             if (found := times[replicate, case]) != 1:
                 raise InputError(
                     f"arm {arm!r}: case {case!r} has {found} Dice in replicate {replicate}, not one: give each table "

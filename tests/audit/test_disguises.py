@@ -43,11 +43,12 @@ def test_a_nodule_in_another_body(rim_mm, voxels):
     np.testing.assert_array_equal(masks[:, 0], TRAIN[1][:, 0])
 
 
-def test_a_cube_in_another_body():
-    hu, _ = disguise("a cube of 30 mm in another body", TRAIN, HOSTS, SPACING_MM, 0)
+@pytest.mark.parametrize(("edge_mm", "edge"), [(20, 10), (30, 15)])
+def test_a_cube_in_another_body(edge_mm, edge):
+    hu, _ = disguise(f"a cube of {edge_mm} mm in another body", TRAIN, HOSTS, SPACING_MM, 0)
     for i in range(3):
         same = np.isin(hu[i], TRAIN[0][i]).sum(), np.isin(hu[i], HOSTS[0]).sum()
-        assert same == pytest.approx((15**3, EDGE**3 - 15**3), rel=0.01)  # a few values of noise are alike
+        assert same == pytest.approx((edge**3, EDGE**3 - edge**3), rel=0.01)  # a few values of noise are alike
 
 
 def test_whole_copies():

@@ -155,5 +155,9 @@ def test_a_voxel_that_is_no_number_hides_nobody():
     outlines_of = np.random.default_rng(0).random((15, 36, 36, 36)).astype(np.float32)
     broken, owners = outlines_of.copy(), [str(i) for i in range(15)]
     broken[1, 3, 3, 3] = np.nan
-    assert np.isnan([match.likeness for match in find(broken[:3], outlines_of, owners)]).tolist() == [False, True, False]
+    assert np.isnan([match.likeness for match in find(broken[:3], outlines_of, owners)]).tolist() == [
+        False,
+        True,
+        False,
+    ]
     assert np.isnan([match.likeness for match in find(outlines_of[:2], broken, owners)]).all()

@@ -59,12 +59,18 @@ def named(design: Design) -> str:
     )
 
 
-@pytest.mark.parametrize("design", [Design(), *FEW, *UNEQUAL, *GROWING, *FEWER_OF_THE_BENCHMARK, *SPREADS, *SHAPES], ids=named)
+@pytest.mark.parametrize(
+    "design", [Design(), *FEW, *UNEQUAL, *GROWING, *FEWER_OF_THE_BENCHMARK, *SPREADS, *SHAPES], ids=named
+)
 def test_studies_without_a_difference_claim_one_in_5_percent_at_most(design):
     assert false_claims(design, STUDIES, seed=6) <= 0.06 + 0.005
 
 
-@pytest.mark.parametrize("design", [Design(), Design(own=0.0), *FEW, *UNEQUAL[::2], *GROWING, *FEWER_OF_THE_BENCHMARK, *SPREADS[:3]], ids=named)
+@pytest.mark.parametrize(
+    "design",
+    [Design(), Design(own=0.0), *FEW, *UNEQUAL[::2], *GROWING, *FEWER_OF_THE_BENCHMARK, *SPREADS[:3]],
+    ids=named,
+)
 def test_what_could_have_been_seen_is_claimed_with_80_percent_power_at_least(design):
     assert power(design, STUDIES, seed=9)[1] >= 0.75 - 0.02  # two standard errors
 

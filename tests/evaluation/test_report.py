@@ -211,7 +211,10 @@ def test_few_patients_are_named_as_such(comparison):
     }
     none = few | {"trainings_low": None, "trainings_high": None, "p_holm": None, "n_patients": 2}
     none |= {"smallest_resolvable": None}
-    for change, words in ((few, "(interval over patients and trainings -0.100 to +0.300, if"), (none, "too few patients")):
+    for change, words in (
+        (few, "(interval over patients and trainings -0.100 to +0.300, if"),
+        (none, "too few patients"),
+    ):
         rows = [row | change if row["arm"] == "real+synthetic" else row for row in comparison]
         assert words in answer.sentences(rows, CONFIG)[2]
 
