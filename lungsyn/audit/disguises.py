@@ -143,12 +143,8 @@ WHOLES: dict[str, Disguise] = {  # they change whole volumes as well
 DISGUISES = PARTS | WHOLES
 # These must be found, or the audit is blind. Of the others the verdict says whether they were.
 VERBATIM = (EIGHT_MM, "a nodule's mask 3 mm beside its place", "x and y exchanged")
-DEFORMED = (
-    "scaled by 1.25",
-    "rotated by 10 degrees",
-    "rotated by 20 degrees",
-    "bent by 2 mm",
-)  # small cubes do not look for them
+# Small cubes do not look for these.
+DEFORMED = ("scaled by 1.25", "rotated by 10 degrees", "rotated by 20 degrees", "bent by 2 mm")
 
 
 def disguise(name: str, train: Window, hosts: Window, spacing_mm: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

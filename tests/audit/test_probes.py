@@ -104,7 +104,7 @@ def test_the_command_writes_the_table(groups, tmp_path):
     ]
     assert cli.main(["audit", "memorisation", *told, *cases, "--out", table]) == 0
     rows = read_table(tmp_path / "nearest.tsv")
-    assert Counter(row["kind"] for row in rows) == {"nodule": 288, "volume": 154, "part": 174, "outline": 174}
+    assert Counter(row["kind"] for row in rows) == {"nodule": 328, "volume": 174, "part": 194, "outline": 174}
 
 
 def test_membership_from_the_command_line(groups, generator_settings, tmp_path):
