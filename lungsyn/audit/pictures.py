@@ -13,7 +13,7 @@ from lungsyn.audit.outlines import OUTLINE, read_outline
 from lungsyn.audit.patches import Cutter, Place, cut
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.pictures import draw_slice
-from lungsyn.settings.evaluation import Figures
+from lungsyn.settings.evaluation import Drawing
 from lungsyn.volume.files import open_case
 
 OUTLINES = 4  # of each group
@@ -31,7 +31,7 @@ class Cubes:
 
 
 def plot_nearest(
-    rows: Sequence[Mapping], cubes: Cubes, set_name: str, study_name: str, settings: Figures, out: Path
+    rows: Sequence[Mapping], cubes: Cubes, set_name: str, study_name: str, settings: Drawing, out: Path
 ) -> None:
     """The synthetic cubes with the highest correlation to a train cube, each beside it and beside the nearest held-out
     one; and for comparison the held-out cubes that are closest to a train cube, for which it is chance.
@@ -66,7 +66,7 @@ def plot_nearest(
 
 
 def plot_outlines(
-    rows: Sequence[Mapping], folders: Mapping[str, Path], set_name: str, study_name: str, settings: Figures, out: Path
+    rows: Sequence[Mapping], folders: Mapping[str, Path], set_name: str, study_name: str, settings: Drawing, out: Path
 ) -> None:
     """The synthetic outlines whose nearest train one stands out most, laid over it in three planes; beside them the
     held-out ones for which that is chance. ``rows``: of `outlines.probe_outlines`; ``folders``: of all cases."""

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lungsyn.cli import audit, cohort, evaluation, generation, segmentation, study  # noqa: F401  they register verbs
+from lungsyn.cli import audit, cohort, evaluation, generation, segmentation, study, viewer  # noqa: F401  register verbs
 from lungsyn.cli.arguments import VERBS
 from lungsyn.codedigest import of_verb
 from lungsyn.costs import spent
@@ -28,6 +28,7 @@ STAGES = {
     "segmentation": "Train segmenters and predict.",
     "audit": "How real is a synthetic set, and does it give patients away?",
     "evaluation": "Scores, comparison of the arms, pictures and the report.",
+    "viewer": "The study's volumes in a browser.",
     "config": "The schema of config.yaml.",
 }
 

@@ -17,7 +17,7 @@ from lungsyn.cli.arguments import (
 from lungsyn.errors import InputError
 from lungsyn.provenance import versions
 from lungsyn.settings.audit import Probing
-from lungsyn.settings.evaluation import Evaluation, Figures
+from lungsyn.settings.evaluation import Drawing, Evaluation
 from lungsyn.settings.section import as_json
 from lungsyn.settings.study import Benchmark, Config, Study
 from lungsyn.volume.files import map_volume, open_case, read_json, read_written, whole_case, write_text
@@ -108,7 +108,7 @@ def _plot_arms_arguments(parser):
     add(parser, "nodules", "predictions", nargs="*")  # of figures.case_arms, wherever both are
     add(parser, "cohort", "out", "pictures")
     add_section(parser, benchmark=Benchmark, evaluation=Evaluation)
-    add_section(parser, study=Study, figures=Figures)
+    add_section(parser, study=Study, figures=Drawing)
     parser.add_argument("--null-arms", nargs="*", default=[])
 
 
@@ -248,7 +248,7 @@ def _plot_set_arguments(parser):
     parser.add_argument("--hosts", type=Path, nargs="*", default=[], help="train cases without marked lesions")
     add(parser, "neighbours", "fidelity", "out", "pictures")
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
-    add_section(parser, audit=Probing, study=Study, figures=Figures)
+    add_section(parser, audit=Probing, study=Study, figures=Drawing)
 
 
 @verb("evaluation", "plot-set", _plot_set_arguments, recipe=2)
@@ -318,6 +318,7 @@ def _report_arguments(parser):
     add(parser, "cohort", "main-figure", "text", "cost-table", "out")
     add(parser, "comparisons", "strata", "pictures", "costs", nargs="+")
     add(parser, "verdicts", "quality", nargs="*")
+    parser.add_argument("--viewer", help="the viewer's page, as the report links to it; without: no link")
 
 
 @verb("evaluation", "report", _report_arguments, recipe=2)

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from lungsyn.evaluation.figures import COLOURS, headline, save
 from lungsyn.evaluation.scores import nodule_mask
 from lungsyn.random import stream
-from lungsyn.settings.evaluation import Figures
+from lungsyn.settings.evaluation import Drawing
 from lungsyn.volume.files import Case
 from lungsyn.volume.space import PLANES, bounding_box
 
@@ -86,7 +86,7 @@ class Drawn:
 
 
 def plot_cases(
-    drawn: Sequence[Drawn], dice: Sequence[Mapping[str, float]], study_name: str, settings: Figures, out: Path
+    drawn: Sequence[Drawn], dice: Sequence[Mapping[str, float]], study_name: str, settings: Drawing, out: Path
 ) -> None:
     """A row per case, a block of three planes per arm: the largest nodule, its truth and every replicate's contour.
 
@@ -143,7 +143,7 @@ def _legend(figure: Figure, names: Sequence[str]) -> None:
 
 def plot_turned(
     gained: Sequence[tuple[Drawn, int]], lost: Sequence[tuple[Drawn, int]], totals: tuple[int, int],
-    study_name: str, settings: Figures, out: Path,
+    study_name: str, settings: Drawing, out: Path,
 ) -> None:  # fmt: skip
     """Nodules that only one of ``settings.case_arms`` found, a thumbnail each: by the second only, by the first only.
 
@@ -196,7 +196,7 @@ def choose(names: Sequence[str], count: int, seed: int) -> list[str]:
 
 
 def plot_contact_sheet(real: Mapping[str, Case], synthetic: Mapping[str, Case], seed: int, study_name: str,
-                       settings: Figures, out: Path) -> None:  # fmt: skip
+                       settings: Drawing, out: Path) -> None:  # fmt: skip
     """Random real cases beside random synthetic ones: two planes through the largest nodule, and a close-up.
 
     The cases, by name, are all there are; ``settings.contact_cases`` of each are drawn by ``seed``.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lungsyn.evaluation.figures import COLOURS, INK, QUIET, headline, jitter, save
 from lungsyn.evaluation.pictures import choose, draw_contour, draw_slice
-from lungsyn.settings.evaluation import Figures
+from lungsyn.settings.evaluation import Drawing
 from lungsyn.settings.study import Study
 
 ROWS = ("real train", "accepted", "rejected")
@@ -34,7 +34,7 @@ class Judged:
     pictures: Mapping[tuple[str, int], Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
-def plot_quality(judged: Judged, set_name: str, study: Study, settings: Figures, out: Path) -> None:
+def plot_quality(judged: Judged, set_name: str, study: Study, settings: Drawing, out: Path) -> None:
     """A panel per measure with the range marked, above ``settings.contact_cases`` rejected volumes, drawn at random.
 
     Of a pasted set there are no measures, and the picture says so.

@@ -12,6 +12,7 @@ from lungsyn.machine import uses_gpu
 from lungsyn.recipes import recipe_of  # a parameter of every rule: it says when new code makes results again
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.registry import family
+from lungsyn.settings.evaluation import Drawing, Viewing
 from lungsyn.settings.cohort import Listing, Preparation, Simulation
 from lungsyn.settings.section import as_json, part
 from lungsyn.settings.segmenters import inference_of, settings_of

@@ -1,6 +1,7 @@
 # REQUIRED INPUTS: results/predictions/{segmenter}/{arm}/{size}/, results/cases/{case}/, results/cohort.tsv,
 #                  results/audit/{set}/{size}/
-# OUTPUTS:         results/scores/, results/comparison/, results/figures/, results/report.html, results/costs.tsv
+# OUTPUTS:         results/scores/, results/comparison/, results/figures/, results/viewer/, results/report.html,
+#                  results/costs.tsv
 
 
 rule score:
@@ -122,7 +123,7 @@ rule plot_arms:
         evaluation=settings(STUDY.evaluation),
         null_arms=null_arms(STUDY.model_dump()["arms"], STUDY.benchmark.arm),
         study=settings(STUDY.title),
-        figures=settings(STUDY.figures),
+        figures=settings(STUDY.figures, Drawing),
     shell:
         "lungsyn evaluation plot-arms --scores {input.scores} --nodules {input.nodules}"
         " --predictions {input.predictions} --comparisons {input.comparisons} --frocs {input.frocs}"
@@ -164,13 +165,36 @@ rule plot_set:
         reference=lambda w, input: f"--reference {input.reference}" if input.reference else "",
         audit=settings(STUDY.audit, Probing),
         study=settings(STUDY.title),
-        figures=settings(STUDY.figures),
+        figures=settings(STUDY.figures, Drawing),
     shell:
         "lungsyn evaluation plot-set --of set={wildcards.set} size={wildcards.size} --synthetic {input.synthetic}"
         " --train {input.train} --hosts {input.hosts} --held-out {input.held_out} --donors {input.donors}"
         " --neighbours {input.neighbours} --fidelity {input.fidelity} {params.reference}"
         " --audit {params.audit:q} --study {params.study:q} --figures {params.figures:q}"
         " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"
+
+
+rule viewer:
+    """Volumes to look at in a browser: synthetic beside real ones, and predictions. They are never exported."""
+    input:
+        synthetic=lambda w: [batch for name, size in USED_SETS for batch in batches(name, size)],
+        cases=cases("train", "validation", "test"),
+        neighbours=[f"results/audit/{name}/{size}/nearest.tsv" for name, size in USED_SETS],
+        scores=of_arms("results/scores/{segmenter}/{arm}/{size}.tsv", COMPARED),
+        predictions=of_arms("results/predictions/{segmenter}/{arm}/{size}", COMPARED),
+        cohort="results/cohort.tsv",
+    output:
+        folder=directory("results/viewer"),
+    log:
+        "results/logs/viewer.log",
+    params:
+        recipe=recipe_of("viewer", "write"),
+        study=settings(STUDY.title),
+        figures=settings(STUDY.figures, Viewing),
+    shell:
+        "lungsyn viewer write --cohort {input.cohort} --cases {input.cases} --synthetic {input.synthetic}"
+        " --neighbours {input.neighbours} --scores {input.scores} --predictions {input.predictions}"
+        " --study {params.study:q} --figures {params.figures:q} --out {output.folder} > {log} 2>&1"
 
 
 def costs(wildcards):
@@ -215,6 +239,7 @@ rule report:
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
         costs=costs,
+        viewer=["results/viewer"] if STUDY.figures.viewer_cases else [],
     output:
         report="results/report.html",
         figure="results/figures/dice_difference.png",
@@ -225,8 +250,9 @@ rule report:
     params:
         recipe=recipe_of("evaluation", "report"),
         config=fixed(as_json(STUDY, without={"compute"})),
+        viewer=lambda w, input: "--viewer viewer/index.html" if input.viewer else "",  # as the page links to it
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"
         " --costs {input.costs} --main-figure {output.figure} --text {output.text} --cost-table {output.costs}"
-        " --out {output.report} > {log} 2>&1"
+        " {params.viewer} --out {output.report} > {log} 2>&1"
