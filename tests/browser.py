@@ -1,4 +1,4 @@
-"""Pages as a headless Chromium shows them, opened from the disk. A page is looked at by a script that is put into it."""
+"""Pages as a headless Chromium shows them, opened from the disk. A script that is put into a page looks at it."""
 
 import html
 import json

@@ -1,6 +1,5 @@
 """Verbs of the evaluation: predictions to tables, pictures and the report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -115,9 +114,10 @@ def _plot_arms_arguments(parser):
 @verb("evaluation", "plot-arms", _plot_arms_arguments, recipe=2)
 def evaluation_plot_arms(args) -> None:
     """Draw what came of the arms: each size at a glance, case by case, FROC, cases and nodules, loss curves."""
-    from lungsyn.evaluation import figures, gallery, summaries
+    from lungsyn.evaluation import data, figures, gallery, summaries
     from lungsyn.evaluation.comparison import COMPARISON_COLUMNS
     from lungsyn.evaluation.froc import FROC_COLUMNS
+    from lungsyn.evaluation.groups import TEST
     from lungsyn.evaluation.scores import read_arms
 
     shown, scores = [], read_arms(args.scores)
@@ -133,21 +133,29 @@ def evaluation_plot_arms(args) -> None:
     for segmenter in dict.fromkeys(segmenter for segmenter, _ in scores):
         rows = [row for row in comparison if row["segmenter"] == segmenter]
         trained_on = {size: patients[size] for name, size in scores if name == segmenter}
-        out = place("ladder", segmenter)
+        out, tested = place("ladder", segmenter), [row for row in rows if row["group"] == TEST]
         summaries.plot_ladder(rows, trained_on, args.evaluation.confidence, frame, out)
+        data.write_data(out, tested, COMPARISON_COLUMNS)
         if len(trained_on) > 1:
-            summaries.plot_learning(rows, trained_on, frame, place("learning", segmenter))
-        points = [row for row in froc if row["segmenter"] == segmenter]
-        summaries.plot_froc(points, trained_on, frame, place("froc", segmenter))
+            out = place("learning", segmenter)
+            summaries.plot_learning(rows, trained_on, frame, out)
+            of = [row | {"train_patients": trained_on[row["size"]]} for row in tested]
+            data.write_data(out, of, ["train_patients", *COMPARISON_COLUMNS])
+        points, out = [row for row in froc if row["segmenter"] == segmenter], place("froc", segmenter)
+        summaries.plot_froc(points, trained_on, frame, out)
+        data.write_data(out, points, ["size", *FROC_COLUMNS])
     worst, drawable = _worst(scores, args.benchmark), _Drawable(args)
     for (segmenter, size), arms in scores.items():
         rows = [row for row in comparison if (row["segmenter"], row["size"]) == (segmenter, size)]
         out = place(gallery.MAIN, segmenter, size)
         figures.plot_dice_difference(arms, rows, worst[size], frame, out)
+        data.write_data(out, data.changes(arms, args.benchmark.arm, worst[size]), data.CHANGE)
         if set(args.figures.case_arms) <= set(arms):
             drawable.plot_cases(segmenter, size, arms, place("cases", segmenter, size))
             drawable.plot_turned(segmenter, size, place("turned", segmenter, size))
-    figures.plot_training(_curves(args.curves), frame, place("training"))
+    curves, out = data.read_curves(args.curves), place("training")
+    figures.plot_training(curves, frame, out)
+    data.write_data(out, data.losses(curves), data.LOSS)
     write_table(args.pictures, shown, gallery.COLUMNS)
 
 
@@ -197,6 +205,7 @@ class _Drawable:
 
     def plot_cases(self, segmenter: str, size: int, scores: Mapping, out: Path) -> None:
         """The test cases of best, median and worst change with every replicate's contour for two arms."""
+        from lungsyn.evaluation import data
         from lungsyn.evaluation.groups import case_means, chosen_changes
         from lungsyn.evaluation.pictures import plot_cases
 
@@ -209,9 +218,11 @@ class _Drawable:
         ]
         values = [{arm: means[name] for arm, means in dice.items()} for name in chosen]
         plot_cases(drawn, values, self.study_name, self.settings, out)
+        data.write_data(out, data.drawn_cases(scores, (first, second)), data.CASE)
 
     def plot_turned(self, segmenter: str, size: int, out: Path) -> None:
         """The test nodules that most replicates of one arm found and most of the other missed."""
+        from lungsyn.evaluation import data
         from lungsyn.evaluation.pictures import MOST_TURNED, plot_turned
         from lungsyn.evaluation.strata import turned
 
@@ -225,20 +236,7 @@ class _Drawable:
             for rows in found
         ]
         plot_turned(*drawn, (len(found[0]), len(found[1])), self.study_name, self.settings, out)
-
-
-def _curves(paths: Sequence[Path]) -> list[list[dict]]:
-    """The lines of each loss curve that has any. Raises InputError for one that does not say what was trained."""
-    curves = []
-    for path in paths:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if records and "size" not in records[0]:
-            raise InputError(
-                f"{path} does not say what was trained, as when an older version wrote it: delete it and give the same "
-                "command again, which trains again"
-            )
-        curves += [records] if records else []
-    return curves
+        data.write_data(out, data.turned_nodules(found, self.settings.case_arms), data.NODULE)
 
 
 def _plot_set_arguments(parser):
@@ -251,12 +249,12 @@ def _plot_set_arguments(parser):
     add_section(parser, audit=Probing, study=Study, figures=Drawing)
 
 
-@verb("evaluation", "plot-set", _plot_set_arguments, recipe=2)
+@verb("evaluation", "plot-set", _plot_set_arguments, recipe=3)
 def evaluation_plot_set(args) -> None:
     """Draw a synthetic set: random cases beside real ones, the closest to a train case, its measures and distances."""
     from lungsyn.audit.figures import plot_fidelity
-    from lungsyn.evaluation import gallery
-    from lungsyn.evaluation.pictures import plot_contact_sheet
+    from lungsyn.evaluation import data, gallery
+    from lungsyn.evaluation.pictures import choose, plot_contact_sheet
     from lungsyn.evaluation.quality import plot_quality
 
     set_name, study = args.of["set"], args.study
@@ -267,12 +265,23 @@ def evaluation_plot_set(args) -> None:
     places = {kind: args.out / row["file"] for kind, row in shown.items()}
     real, made = ({f.name: open_case(f) for f in case_folders(paths)} for paths in (args.train, args.synthetic))
     plot_contact_sheet(real, made, study.seed, study.name, args.figures, places["contact_sheet"])
-    plot_quality(_judged(args), set_name, study, args.figures, places["quality"])
+    judged, found, rows = _judged(args), read_json(args.fidelity), read_table(args.neighbours)
+    plot_quality(judged, set_name, study, args.figures, places["quality"])
     _plot_nearest(args, places["nearest"])
     _plot_outlines(args, places["outlines"])
-    plot_fidelity(read_json(args.fidelity), study.name, args.figures.dpi, places["fidelity"])
-    judged = [row for kind, row in shown.items() if kind != "quality" or args.reference]  # else it shows nothing
-    write_table(args.pictures, judged, gallery.COLUMNS)
+    plot_fidelity(found, study.name, args.figures.dpi, places["fidelity"])
+    sheet = [{"case": case, "is": what} for what, cases in (("real", real), ("synthetic", made))
+             for case in choose(list(cases), args.figures.contact_cases, study.seed)]  # fmt: skip
+    for kind, shown_rows, columns in (
+        ("contact_sheet", sheet, data.SHEET),
+        ("quality", data.measured(judged.reference, judged.records), data.MEASURE),
+        ("nearest", data.probed(rows, ("nodule", "volume")), data.PROBED),
+        ("outlines", data.probed(rows, ("outline",)), data.PROBED),
+        ("fidelity", data.distances(found), data.FIDELITY),
+    ):
+        data.write_data(places[kind], shown_rows, columns)
+    telling = [row for kind, row in shown.items() if kind != "quality" or args.reference]  # else it shows nothing
+    write_table(args.pictures, telling, gallery.COLUMNS)
 
 
 def _judged(args):
@@ -345,6 +354,7 @@ def evaluation_report(args) -> None:
         quality=_grouped([row for path in args.quality for row in read_table(path)], "{set}, size {size} %"),
         versions=versions(),
         costs=costs.totals(spent),
+        viewer=args.viewer,
     )
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(pictures[0]["file"], temporary)
@@ -382,3 +392,5 @@ def evaluation_answer(args) -> None:
         return
     print(text.read_text(encoding="utf-8"))
     print(f"report: {args.results / 'report.html'}\nfigure: {args.results / 'figures' / 'dice_difference.png'}")
+    if (viewer := args.results / "viewer" / "index.html").exists():
+        print(f"viewer: {viewer}")

@@ -22,22 +22,39 @@ def differs(row: Mapping, confidence: float) -> bool:
 
 def headline(rows: Sequence[Mapping], config: Mapping) -> str:
     """What adding synthetic data to real data did on the test cases. ``config``: the config, from JSON."""
-    added = [row for row in _test_rows(rows) if _adds(config["arms"][row["arm"]])]
-    shown = [row for row in added if differs(row, config["evaluation"]["confidence"])]
-    chance = _chance(rows, config)
+    added, shown = _added(rows, config)
     if not added:
         return "No arm adds synthetic data to real data, so this study does not say whether it helps."
     if not shown:
-        resolvable = [row["smallest_resolvable"] for row in added]
-        known = None not in resolvable  # of one arm a difference of 1 may not be enough
-        limit = f" One of {max(resolvable):.3f} Dice or more would have been seen (80 % power)." if known else ""
-        return f"No difference could be shown between real data with and without synthetic data.{limit}{chance}"
+        return "No difference could be shown between real data with and without synthetic data."
     parts = [
         f"“{row['arm']}” {'raised' if row['mean_difference'] > 0 else 'lowered'} the mean Dice of the test "
         f"cases by {abs(row['mean_difference']):.3f}"
         for row in shown
     ]
-    return f"Compared with “{config['benchmark']['arm']}”, {' and '.join(parts)}.{chance}"
+    return f"Compared with “{config['benchmark']['arm']}”, {' and '.join(parts)}."
+
+
+def uncertainty(rows: Sequence[Mapping], config: Mapping) -> str:
+    """How much the headline rests on, what it would not have seen, and what chance alone did."""
+    (added, shown), test = _added(rows, config), _test_rows(rows)
+    if not test:
+        return "the test group is empty, so nothing can be claimed."
+    words = f"{test[0]['n_cases']} test cases of {test[0]['n_patients']} patients, {config['replicates']} trainings of "
+    words += "each arm."
+    if shown:
+        confidence = config["evaluation"]["confidence"]
+        words += "".join(f" “{row['arm']}”: {_change(row, confidence)}." for row in shown)
+    resolvable = [row["smallest_resolvable"] for row in added]
+    if added and not shown and None not in resolvable:  # of one arm a difference of 1 may not be enough
+        words += f" A difference of {max(resolvable):.3f} Dice or more would have been seen (80 % power)."
+    return words + _chance(rows, config)
+
+
+def _added(rows: Sequence[Mapping], config: Mapping) -> tuple[list[Mapping], list[Mapping]]:
+    """The test group's rows of arms that add synthetic to real data; those of them that differ."""
+    added = [row for row in _test_rows(rows) if _adds(config["arms"][row["arm"]])]
+    return added, [row for row in added if differs(row, config["evaluation"]["confidence"])]
 
 
 def _chance(rows: Sequence[Mapping], config: Mapping) -> str:
@@ -69,10 +86,7 @@ def sentences(rows: Sequence[Mapping], config: Mapping) -> list[str]:
 
 
 def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: float, null: float) -> str:
-    change = f"{signed(row['mean_difference'])} Dice"
-    if interval := _interval(row):
-        sure = f"{100 * confidence:g} % " if row["ci_low"] is not None else ""
-        change += f" ({sure}interval {interval}, p {p_text(row['p_holm'])} after Holm)"
+    change = _change(row, confidence)
     if _is_null(config, row["arm"]):
         return f"“{row['arm']}”, the null arm (same data, other random seeds): {change}: what chance alone does."
     text = f"“{row['arm']}”: {change}: "
@@ -98,6 +112,14 @@ def _sentence(row: Mapping, benchmark: Mapping, config: Mapping, confidence: flo
         share = row["mean_dice"] / benchmark["mean_dice"]
         text += f". Without any real case it reaches {share:.0%} of the benchmark's Dice"
     return text + "."
+
+
+def _change(row: Mapping, confidence: float) -> str:
+    change = f"{signed(row['mean_difference'])} Dice"
+    if interval := _interval(row):
+        sure = f"{100 * confidence:g} % " if row["ci_low"] is not None else ""
+        change += f" ({sure}interval {interval}, p {p_text(row['p_holm'])} after Holm)"
+    return change
 
 
 def _interval(row: Mapping) -> str:

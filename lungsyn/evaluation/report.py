@@ -1,4 +1,7 @@
-"""The report: one HTML file that opens anywhere, offline, without scripts; pictures are inside it."""
+"""The report: one HTML file that opens anywhere, offline; its pictures and their data are inside it.
+
+The first screen has the answer, the rest is folded.
+"""
 
 import base64
 import json
@@ -9,13 +12,17 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from lungsyn.evaluation.answer import headline, sentences
+from lungsyn.evaluation.answer import headline, sentences, uncertainty
 from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
+from lungsyn.evaluation.page import SCRIPT, STYLE
 from lungsyn.evaluation.paired import IF_EVEN, NO_INTERVAL
 from lungsyn.hosts import is_host
 from lungsyn.volume.tables import JOIN
 
+RESULTS = {
+    "pass": "no sign that it gives patients away", "fail": "do not share it", "blind": "cannot be told",
+}  # fmt: skip
 WARNED_CASES = 10  # that are named beside a warning
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -23,53 +30,54 @@ TEMPLATE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
-<style>
-body { max-width: 66rem; margin: 0 auto; padding: 1rem; color: #1a1a1a; background: #fff;
-       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
-.answer { border-left: 5px solid #0072b2; background: #f3f7fa; padding: .8rem 1rem; margin: 1rem 0; }
-.answer p { font-size: 1.25rem; line-height: 1.4; margin: 0 0 .5rem; font-weight: 600; }
-.answer ul { margin: 0; padding-left: 1.2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { text-align: right; padding: .3rem .55rem; border-bottom: 1px solid #e6e6e6; white-space: nowrap; }
-th { white-space: normal; vertical-align: bottom; line-height: 1.2; }
-th:first-child, td:first-child { text-align: left; }
-td.words { text-align: left; white-space: normal; min-width: 14rem; }
-.quiet, figcaption { color: #555; font-size: .9rem; }
-figure { margin: 1.5rem 0; }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
-img { width: 100%; height: auto; display: block; }
-pre { overflow-x: auto; background: #f7f7f7; padding: .8rem; font-size: .8rem; line-height: 1.35; }
-summary { cursor: pointer; padding: .2rem 0; }
-</style>
+<style>{{ style|safe }}</style>
 </head>
 <body>
+<main>
 <h1>{{ title }}</h1>
-<p class="quiet">Does synthetic CT help a lung-nodule segmenter? Study “{{ config.study.name }}”,
-seed {{ config.study.seed }}, {{ config.replicates }} replicates of each arm.</p>
+<p>The question: does synthetic CT help a lung-nodule segmenter, by how much, and can it be shared?</p>
 
 {% for segmenter, rows in comparisons.items() %}
-<section class="answer">
+<section class="answer"{% if comparisons|length > 1 %} aria-label="answer, {{ segmenter }}"{% endif %}>
 {% if comparisons|length > 1 %}<div class="quiet">Segmenter: {{ segmenter }}</div>{% endif %}
-<p>{{ headline(rows, config) }}</p>
-<ul>{% for sentence in sentences(rows, config) %}<li>{{ sentence }}</li>{% endfor %}</ul>
+<p class="headline">{{ headline(rows, config) }}</p>
+<p>How sure: {{ uncertainty(rows, config) }}</p>
 </section>
 {% endfor %}
 {% if comparisons|length > 1 %}<p class="quiet">These are {{ comparisons|length }} answers, each corrected for its own
 arms: where nothing differs, each has its own chance, up to
 {{ "%g"|format(100 - 100 * config.evaluation.confidence) }} in 100, to say that something does.</p>{% endif %}
+<dl class="glance">
+{% if verdicts %}<dt>May it be shared?</dt>
+<dd>{% for verdict in verdicts %}{{ verdict.set }}{% if sizes > 1 %}, {{ verdict.size }} %{% endif %}:
+<b>{{ results[verdict.result] }}</b>{{ "; " if not loop.last }}{% endfor %}.
+<a href="#sharing">What was looked for</a></dd>{% endif %}
+{% if costs %}<dt>What did it cost?</dt>
+<dd>{{ costs|selectattr("verb", "none")|sum("jobs") }} jobs of
+{{ (costs|selectattr("verb", "none")|sum("seconds") / 3600)|number(1) }} hours in all, {{ peak|number(1) }} GB of memory
+at most. <a href="#cost">By stage</a></dd>{% endif %}
+{% if viewer %}<dt class="screen">Look at it</dt>
+<dd class="screen"><a href="{{ viewer }}">Scroll through the volumes</a>, synthetic beside real and with predictions.
+They lie beside this page and hold the cases' CT: do not pass them on with it.</dd>{% endif %}
+<dt>Study</dt>
+<dd>“{{ config.study.name }}”, seed {{ config.study.seed }}, {{ config.replicates }} trainings of each arm</dd>
+</dl>
+<details class="part"><summary><h2>Every arm in a sentence</h2></summary>
+{% for segmenter, rows in comparisons.items() %}
+{% if comparisons|length > 1 %}<h3>{{ segmenter }}</h3>{% endif %}
+<ul>{% for sentence in sentences(rows, config) %}<li>{{ sentence }}</li>{% endfor %}</ul>
+{% endfor %}</details>
 
 {% macro figure_of(picture) %}
 <figure>
 <div class="scroll"><img src="data:image/png;base64,{{ picture.data }}" alt="{{ picture.caption }}"></div>
-<figcaption>{{ picture.caption }}</figcaption></figure>
+<figcaption>{{ picture.caption }}{% if picture.table %} <a class="screen" download="{{ picture.name }}.tsv"
+href="data:text/tab-separated-values;base64,{{ picture.table }}">Its data as TSV: {{ picture.name }}</a>{% endif %}
+</figcaption></figure>
 {% endmacro %}
 {% if pictures %}{{ figure_of(pictures[0]) }}{% endif %}
 
-{% if verdicts %}<h2>Can the synthetic sets be shared?</h2>
+{% if verdicts %}<details class="part"><summary><h2 id="sharing">Can the synthetic sets be shared?</h2></summary>
 <p class="quiet">Each set is compared with the train cases, less what the masks explain. The yardstick are real
 held-out cases, of patients whom the generator never saw; disguised copies of train cases are planted in every audit
 and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is.
@@ -77,12 +85,11 @@ Outlines of lungs and body are compared by themselves: a set that has a patient'
 </p>
 {% for verdict in verdicts %}
 <h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients:
-{{ {"pass": "no sign that it gives patients away", "fail": "do not share it",
-"blind": "cannot be told"}[verdict.result] }}{% if verdict.not_found %}; not looked for:
+{{ results[verdict.result] }}{% if verdict.not_found %}; not looked for:
 {{ verdict.not_found|join("; ") }}{% endif %} <span class="quiet">({{ verdict.result }}; held-out:
 {{ verdict.held_out_splits|join(" and ") }} cases)</span></h3>
 <div class="scroll"><table>
-<tr><th>check</th><th>result</th><th>value</th><th>interval</th><th>limit</th><td class="words"><b>what it says</b></td>
+<tr><th>check</th><th>result</th><th>value</th><th>interval</th><th>limit</th><th class="words">what it says</th>
 </tr>
 {% for check in verdict.checks %}<tr><td>{{ check.check }}</td><td>{{ check.result }}</td>
 <td>{{ check.value|short }}</td>
@@ -94,9 +101,9 @@ Outlines of lungs and body are compared by themselves: a set that has a patient'
 planted, {{ (100 * control.recall)|number(0) }} % found; {{ control.synthetic }} synthetic and {{ control.held_out }}
 held-out against {{ control.train }} train{% if control.false_alarms is not none %}; halves of the held-out patients
 differed in {{ (100 * control.false_alarms)|number(1) }} % of random splits at this level{% endif %}.</p>{% endfor %}
-{% endfor %}{% endif %}
+{% endfor %}</details>{% endif %}
 
-<h2>Comparison of the arms</h2>
+<details class="part"><summary><h2>Comparison of the arms</h2></summary>
 <p class="quiet">Dice is a mean over cases and replicates. Differences are to “{{ config.benchmark.arm }}”,
 paired by case, with an interval over patients and Wilcoxon's signed-rank test. Both are about other patients, for
 these trainings; “and trainings” is the interval over other patients and other trainings of the segmenter, and so is p,
@@ -129,9 +136,9 @@ HD95 the diagonal of the volume); the number of cases without a nodule stands ab
 <td>{{ row.sensitivity|number(2) }}</td><td>{{ row.false_positives|number(2) }}</td>
 <td>{{ row.lesion_dice|number(3) }}</td></tr>
 {% endfor %}</table></div>
-{% endif %}{% endfor %}{% endfor %}
+{% endif %}{% endfor %}{% endfor %}</details>
 
-<h2>Kinds of nodules</h2>
+<details class="part"><summary><h2>Kinds of nodules</h2></summary>
 <p class="quiet">Nodules of the test cases. Differences are to “{{ config.benchmark.arm }}”, paired by nodule, with
 an interval over patients (“-”: {{ no_interval }}); they are many and nothing is corrected for that, so no claim rests
 on them.
@@ -140,19 +147,19 @@ Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, be
 <details><summary>{{ segmenter }}, {{ size }} % of the train patients</summary><div class="scroll"><table>
 <tr><th>kind</th><th>nodules</th><th>patients</th><th>arm</th><th>sensitivity</th><th>difference</th>
 <th>interval</th><th>lesion Dice</th><th>difference</th><th>interval</th></tr>
-{% for row in members %}{% set first = loop.first or row.stratum != loop.previtem.stratum %}
-<tr><td>{{ row.stratum if first }}</td><td>{{ row.n_nodules if first }}</td><td>{{ row.n_patients if first }}</td>
+{% for row in members %}
+<tr><td>{{ row.stratum }}</td><td>{{ row.n_nodules }}</td><td>{{ row.n_patients }}</td>
 <td>{{ row.arm }}</td><td>{{ row.sensitivity|number(2) }}</td><td>{{ signed(row.sensitivity_difference) }}</td>
 <td>{{ ends(row.sensitivity_difference, row.sensitivity_ci_low, row.sensitivity_ci_high) }}</td>
 <td>{{ row.lesion_dice|number(3) }}</td><td>{{ signed(row.dice_difference) }}</td>
 <td>{{ ends(row.dice_difference, row.dice_ci_low, row.dice_ci_high) }}</td></tr>
 {% endfor %}</table></div></details>
-{% endfor %}{% endfor %}
+{% endfor %}{% endfor %}</details>
 
-{% if pictures[1:] %}<h2>Figures</h2>{% endif %}
-{% for picture in pictures[1:] %}{{ figure_of(picture) }}{% endfor %}
+{% if pictures[1:] %}<details class="part"><summary><h2>Figures</h2></summary>
+{% for picture in pictures[1:] %}{{ figure_of(picture) }}{% endfor %}</details>{% endif %}
 
-{% if quality %}<h2>Quality control</h2>
+{% if quality %}<details class="part"><summary><h2>Quality control</h2></summary>
 <p class="quiet">Each synthetic volume's measures must lie where those of the real train cases lie; a rejected one is
 made again with other noise, {{ config.quality.tries }} times at most. The ranges are as wide as it takes to reject
 {{ (config.quality.false_rejections * 100)|number(0) }} % of new real cases; n train cases promise no less than one in
@@ -163,13 +170,13 @@ case.json and counted here: every set has its full number of volumes.</p>
 all the same</h3>
 <div class="scroll"><table><tr><th>measure</th><th>low</th><th>high</th><th>median of train cases</th>
 <th>median of accepted volumes</th><th>judged</th><th>rejected</th><th>kept</th>
-<td class="words"><b>what it is</b></td></tr>
+<th class="words">what it is</th></tr>
 {% for row in rows[1:] %}<tr><td>{{ row.measure }}</td><td>{{ row.low }}</td><td>{{ row.high }}</td>
 <td>{{ row.train_median }}</td><td>{{ row.accepted_median }}</td><td>{{ row.judged }}</td><td>{{ row.rejected }}</td>
 <td>{{ row.kept }}</td><td class="words">{{ row.what }}</td></tr>{% endfor %}</table></div>
-{% endfor %}{% endif %}
+{% endfor %}</details>{% endif %}
 
-<h2>Cohort</h2>
+<details class="part"><summary><h2>Cohort</h2></summary>
 <div class="scroll"><table><tr><th>split</th><th>patients</th><th>cases</th><th>nodules</th></tr>
 {% for row in cohort.splits %}<tr><td>{{ row.split }}</td><td>{{ row.patients }}</td><td>{{ row.cases }}</td>
 <td>{{ row.nodules }}</td></tr>{% endfor %}</table></div>
@@ -177,23 +184,24 @@ all the same</h3>
 cases without marked lesions. They teach the generators and lend their bodies. They are in no arm as labelled data, and
 in no test. What lies in them unmarked was learned as lung.</p>{% endif %}
 {% if cohort.excluded %}<h3>Excluded: {{ cohort.n_excluded }} cases</h3>
-<div class="scroll"><table><tr><th>cases</th><td class="words"><b>reason</b></td></tr>
+<div class="scroll"><table><tr><th>cases</th><th class="words">reason</th></tr>
 {% for reason, n in cohort.excluded %}<tr><td>{{ n }}</td><td class="words">{{ reason }}</td></tr>{% endfor %}
 </table></div>
 {% else %}<p>No case was excluded.</p>{% endif %}
 {% if cohort.warned %}<h3>Warnings: used, but look at them</h3>
 <div class="scroll"><table>
-<tr><th>cases</th><td class="words"><b>warning</b></td><td class="words"><b>which</b></td></tr>
+<tr><th>cases</th><th class="words">warning</th><th class="words">which</th></tr>
 {% for warning, cases in cohort.warned.items() %}<tr><td>{{ cases|length }}</td><td class="words">{{ warning }}</td>
 <td class="words">{{ cases[:shown]|join(", ") }}{% if cases|length > shown %} and {{ cases|length - shown }} more{%
 endif %}</td></tr>{% endfor %}
-</table></div>{% endif %}
+</table></div>{% endif %}</details>
 
-<h2>Settings, versions, cost</h2>
+<details class="part"><summary><h2 id="cost">Settings, versions, cost</h2></summary>
 {% for section, content in config.items() %}<details><summary>{{ section }}</summary>
 <pre>{{ pretty(content) }}</pre></details>
 {% endfor %}
 {% if versions %}<h3>Versions</h3><div class="scroll"><table>
+<tr><th>package</th><th>version</th></tr>
 {% for name, version in versions.items() %}<tr><td>{{ name }}</td><td>{{ version }}</td></tr>
 {% endfor %}</table></div>{% endif %}
 {% if costs %}<h3>Cost</h3>
@@ -203,13 +211,15 @@ jobs of a few seconds write none. A training that went on after a stop counts fr
 one job: of its GPU where it had one, else of the host. Each job's own cost is in <code>costs.tsv</code>.</p>
 <div class="scroll"><table>
 <tr><th>stage</th><th>of</th><th>jobs</th><th>time, s</th><th>memory, MB</th>
-<td class="words"><b>ran on</b></td></tr>
+<th class="words">ran on</th></tr>
 {% for row in costs %}{% if row.verb is none %}
-<tr><td><b>{{ row.stage }}</b></td><td></td><td><b>{{ row.jobs }}</b></td>
+<tr><td><b>{{ row.stage }}</b></td><td>all of it</td><td><b>{{ row.jobs }}</b></td>
 <td><b>{{ row.seconds|number(0) }}</b></td><td><b>{{ row.peak_mb|number(0) }}</b></td><td class="words"></td></tr>
-{% else %}<tr><td>{{ row.verb }}</td><td>{{ row.of }}</td><td>{{ row.jobs }}</td><td>{{ row.seconds|number(0) }}</td>
-<td>{{ row.peak_mb|number(0) }}</td><td class="words">{{ row.ran_on }}</td></tr>
-{% endif %}{% endfor %}</table></div>{% endif %}
+{% else %}<tr><td>{{ row.stage }}: {{ row.verb }}</td><td>{{ row.of }}</td><td>{{ row.jobs }}</td>
+<td>{{ row.seconds|number(0) }}</td><td>{{ row.peak_mb|number(0) }}</td><td class="words">{{ row.ran_on }}</td></tr>
+{% endif %}{% endfor %}</table></div>{% endif %}</details>
+</main>
+<script>{{ script|safe }}</script>
 </body>
 </html>
 """
@@ -221,7 +231,7 @@ class Findings:
     rows of `strata.strata_rows` with their ``size``, by segmenter; ``cohort``: rows of ``cohort.tsv``; ``pictures``:
     rows of `gallery.read_pictures`, the main one first; ``verdicts``: of the audit, one per synthetic set;
     ``quality``: by synthetic set, how many volumes were rejected, as read from the table; ``versions``: by package;
-    ``costs``: rows of `costs.totals`."""
+    ``costs``: rows of `costs.totals`; ``viewer``: its page, as a link from the report says it."""
 
     comparisons: Mapping[str, Sequence[Mapping]]
     strata: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
@@ -231,6 +241,7 @@ class Findings:
     quality: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     costs: Sequence[Mapping] = ()
+    viewer: str | None = None
 
 
 def build(title: str, config_json: str, found: Findings) -> str:
@@ -241,12 +252,23 @@ def build(title: str, config_json: str, found: Findings) -> str:
     return environment.from_string(TEMPLATE).render(
         title=title, config=json.loads(config_json), comparisons=found.comparisons, strata=found.strata,
         cohort=cohort_summary(found.cohort), shown=WARNED_CASES, verdicts=found.verdicts, quality=found.quality,
-        pictures=[{"data": _base64(row["file"]), "caption": row["caption"]} for row in found.pictures],
-        versions=found.versions, costs=found.costs,
+        pictures=[_shown(row) for row in found.pictures], versions=found.versions, costs=found.costs,
+        peak=max((row["peak_mb"] or 0 for row in found.costs), default=0) / 1000, viewer=found.viewer,
+        sizes=len({verdict["size"] for verdict in found.verdicts}), results=RESULTS, style=STYLE, script=SCRIPT,
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
-        sentences=sentences, signed=signed, interval=interval_text, ends=ends_text, no_interval=NO_INTERVAL,
-        if_even=IF_EVEN, p_text=p_text, pretty=_pretty,
+        uncertainty=uncertainty, sentences=sentences, signed=signed, interval=interval_text, ends=ends_text,
+        no_interval=NO_INTERVAL, if_even=IF_EVEN, p_text=p_text, pretty=_pretty,
     )  # fmt: skip
+
+
+def _shown(picture: Mapping) -> dict:
+    """A picture as the page has it; its data lie beside it, in a table of its name."""
+    path = Path(picture["file"])
+    table = path.with_suffix(".tsv")
+    return {
+        "data": _base64(path), "caption": picture["caption"], "name": path.stem,
+        "table": _base64(table) if table.is_file() else None,
+    }  # fmt: skip
 
 
 def _base64(path: Path) -> str:

@@ -22,7 +22,7 @@ CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 def section(name: str, **changes) -> str:
-    return json.dumps(CONFIG[name] | changes)
+    return json.dumps({key: value for key, value in (CONFIG[name] | changes).items() if key != "viewer_cases"})
 
 
 BENCHMARK = section("benchmark", segmenter=SEGMENTER, worst_cases=1)
@@ -154,6 +154,24 @@ def test_pictures(drawn):
         "ladder-unet-2", "froc-unet-2", "dice_difference-unet-2-50", "cases-unet-2-50", "turned-unet-2-50", "training",
     }  # fmt: skip
     assert min(sizes.values()) > 5000
+
+
+def test_beside_each_picture_lie_its_numbers(drawn, compared):
+    tables = {row["file"][:-4]: read_table(drawn / f"{row['file'][:-4]}.tsv") for row in read_table(drawn / "arms.tsv")}
+    assert all(tables[name] for name in tables if not name.startswith("turned"))
+    change = {(row["case"], row["arm"]): row for row in tables["dice_difference-unet-2-50"]}
+    assert len(change) == 8 and {row["group"] for row in change.values()} == {"worst validation", "test"}
+    for (case, arm), row in change.items():  # a second implementation: the scores as they were written
+        means = {
+            of: np.mean([float(r["dice"]) for r in read_table(table_of(compared, of, "")) if r["case"] == case
+                         and r["replicate"] != "ensemble"]) for of in ARMS
+        }  # fmt: skip
+        assert float(row["dice"]) == pytest.approx(means[arm], rel=1e-5)
+        assert float(row["difference"]) == pytest.approx(means[arm] - means["real"], abs=1e-5)
+    assert [(row["arm"], row["group"]) for row in tables["ladder-unet-2"]] == [(arm, "test") for arm in ARMS]
+    assert len(tables["training"]) == 8 and tables["training"][1]["loss"] == "0.5"
+    assert len(tables["cases-unet-2-50"]) == 3 * 2 * 3
+    assert {row["found_by"] for row in tables["turned-unet-2-50"]} == {"real-100"}  # the second nodule of each case
 
 
 def test_a_picture_s_caption_says_what_it_shows_whatever_its_file_is_called(drawn, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from lungsyn.costs import COLUMNS, totals
 from lungsyn.evaluation import answer, report
+from lungsyn.evaluation.page import SCRIPT
 
 CONFIG = {
     "study": {"name": "phantom", "seed": 1}, "replicates": 2,
@@ -65,7 +66,7 @@ def test_null_is_what_differs_by_its_random_draws_alone(comparison):
     arms = CONFIG["arms"] | {"synthetic": CONFIG["arms"]["synthetic"] | {"reseeded": True}}
     said = answer.sentences(comparison, CONFIG | {"arms": arms})
     assert [s.startswith("“real-reseeded”, the null arm") for s in said] == [False, False, False, True]
-    assert "-0.2" not in answer.headline(comparison, CONFIG | {"arms": arms})
+    assert "-0.2" not in answer.uncertainty(comparison, CONFIG | {"arms": arms})
 
 
 @pytest.fixture
@@ -80,12 +81,15 @@ def html(comparison, big_study, tmp_path):
     return report.build(HOSTILE, json.dumps(config), found)
 
 
-def test_one_file_that_loads_nothing_and_runs_nothing(html):
+def test_one_file_that_loads_nothing_and_runs_its_own_script_only(html):
     parser = Parser()
     parser.feed(html)
     assert not parser.open
-    assert "script" not in parser.tags and "link" not in parser.tags
-    assert parser.loaded == ["data:image/png;base64," + base64.b64encode(b"picture").decode()] * 2
+    assert html.count("<script") == 1 and f"<script>{SCRIPT}</script>" in html and "link" not in parser.tags
+    assert not re.search("fetch|XMLHttp|import", SCRIPT)
+    assert [address for address in parser.loaded if not address.startswith("#")] == [
+        "data:image/png;base64," + base64.b64encode(b"picture").decode()
+    ] * 2
     assert "http://" not in html and "https://" not in html and "url(" not in html
 
 
@@ -139,9 +143,19 @@ def test_the_cost_is_told_by_stage_and_below_it_by_what_was_made(html):
     """Of a job with a GPU the memory is the GPU's."""
     cost = html.split("<h3>Cost</h3>")[1]
     cells = [re.sub("<.*?>", " ", row).split() for row in cost.split("</tr>")]
-    assert ["segmentation", "3", "3,660", "7,000"] in cells and ["cohort", "1", "1,800", "900"] in cells
-    assert ["train", "unet", "2", "3,600", "7,000", "cpu", "(x86_64);", "cuda", "(H200)"] in cells
-    assert ["predict", "unet", "1", "60", "900", "cpu", "(x86_64)"] in cells and "4 in all,\nof 1.5 hours" in cost
+    assert ["segmentation", "all", "of", "it", "3", "3,660", "7,000"] in cells
+    assert ["cohort", "all", "of", "it", "1", "1,800", "900"] in cells
+    assert ["segmentation:", "train", "unet", "2", "3,600", "7,000", "cpu", "(x86_64);", "cuda", "(H200)"] in cells
+    assert [
+        "segmentation:",
+        "predict",
+        "unet",
+        "1",
+        "60",
+        "900",
+        "cpu",
+        "(x86_64)",
+    ] in cells and "4 in all,\nof 1.5 hours" in cost
 
 
 def test_cohort_counts():
@@ -156,9 +170,10 @@ def test_an_effect_is_named(comparison):
     assert "“real+synthetic” raised the mean Dice of the test cases by 0." in answer.headline(comparison, CONFIG)
     lines = answer.sentences(comparison, CONFIG)
     assert lines[0].startswith("“real”, the benchmark: mean Dice 0.")
-    assert "Other random seeds alone moved the mean by" in answer.headline(comparison, CONFIG)
+    words = answer.uncertainty(comparison, CONFIG)
+    assert re.search(r"Other random seeds alone moved the mean by \+0\.\d+ \(up to 0\.\d+ either way\)", words)
     assert re.search(
-        r"seeds alone moved the mean by \+0\.\d+ \(up to 0\.\d+ either way\)", answer.headline(comparison, CONFIG)
+        r"^20 test cases of 20 patients, 2 trainings .* “real\+synthetic”: \+0.0\d+ Dice \(95 % int", words
     )
     assert "worse" in lines[1] and "% of the benchmark's Dice" in lines[1]
     assert "null arm" in lines[-1] and "chance alone" in lines[-1]
@@ -178,8 +193,9 @@ def test_no_effect_is_named_as_such(comparison):
         "smallest_resolvable": 0.05,
     }
     rows = [row | flat if row["arm"] == "real+synthetic" else row for row in comparison]
-    words = answer.headline(rows, CONFIG)
-    assert words.startswith("No difference could be shown") and "0.050 Dice" in words and "random seeds alone" in words
+    words = answer.uncertainty(rows, CONFIG)
+    assert answer.headline(rows, CONFIG).startswith("No difference could be shown")
+    assert "0.050 Dice" in words and "random seeds alone" in words
     assert "no difference could be shown; one of 0.050 or more" in answer.sentences(rows, CONFIG)[2]
 
 
@@ -189,13 +205,14 @@ def test_an_arm_of_which_nothing_could_be_seen_leaves_no_limit(comparison):
     added = next(row for row in comparison if row["group"] == "test" and row["arm"] == "real+synthetic") | flat
     config = CONFIG | {"arms": CONFIG["arms"] | {"more": CONFIG["arms"]["real+synthetic"]}}
     both = [added, added | {"arm": "more", "smallest_resolvable": None}]
-    assert "0.050 Dice" in answer.headline(both[:1], config)
-    assert "would have been seen" not in answer.headline(both, config)
+    assert "0.050 Dice" in answer.uncertainty(both[:1], config)
+    assert "would have been seen" not in answer.uncertainty(both, config)
 
 
 def test_the_validation_groups_cannot_make_a_claim(comparison):
     only_validation = [row for row in comparison if row["group"] != "test"]
     assert answer.headline(only_validation, CONFIG).startswith("No arm adds")
+    assert answer.uncertainty(only_validation, CONFIG) == "the test group is empty, so nothing can be claimed."
     assert answer.sentences(only_validation, CONFIG) == ["The test group is empty, so nothing can be claimed."]
 
 

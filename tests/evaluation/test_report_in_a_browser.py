@@ -1,89 +1,95 @@
-"""The report as a browser shows it: on a phone's width, offline. Skipped where there is no Chromium."""
+"""The report as a browser shows it, offline: on a phone, on a desk, on paper. Skipped where there is no Chromium."""
 
-import html
 import json
-import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 
 from lungsyn.evaluation import report
-from tests.evaluation.test_report import COHORT, CONFIG
+from lungsyn.volume.tables import write_table
+from tests.browser import DESK_PX, PHONE_PX, look_at, needs_browser
+from tests.evaluation.test_report import COHORT, CONFIG, QUALITY
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE_PX, DESK_PX = 390, 1280
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install the package chromium to look at the report"),
-]
-
-# A frame of the wanted width around the page (a headless window has a smallest width); what it measures is its text.
-FRAME = """<!doctype html><meta charset="utf-8"><title>frame</title>
-<iframe id="page" style="width:{width}px;height:800px;border:0" srcdoc="{page}"></iframe><pre id="found"></pre>
-<script>
-document.getElementById("page").onload = event => {{
-  const inside = event.target.contentDocument, root = inside.documentElement;
-  const wide = [...inside.querySelectorAll("body *")].filter(e =>
-    e.getBoundingClientRect().right > {width} + 1 && !e.closest(".scroll, pre"));
-  document.getElementById("found").textContent = JSON.stringify({{
-    scroll: root.scrollWidth, wide: wide.map(e => e.tagName + " " + e.textContent.slice(0, 40)),
-    images: [...inside.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width]),
-    text_px: parseFloat(getComputedStyle(inside.body).fontSize)}});
-}};
-</script>"""
-
-
-def look_at(page: str, width: int, folder: Path) -> tuple[dict, str]:
-    """What the frame measured, and the browser's console."""
-    (folder / "frame.html").write_text(FRAME.format(page=html.escape(page), width=width), encoding="utf-8")
-    ended = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
-         f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--window-size=1400,900", "--dump-dom",
-         (folder / "frame.html").as_uri()],
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    found = re.search(r'<pre id="found">(.*?)</pre>', ended.stdout, re.DOTALL)
-    assert found and found[1], ended.stderr[-2000:]
-    return json.loads(html.unescape(found[1])), "\n".join(
-        line for line in ended.stderr.splitlines() if "CONSOLE" in line
-    )
+pytestmark = needs_browser
+IMAGES = """found.images = [...document.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width]);
+  found.text_px = parseFloat(getComputedStyle(document.body).fontSize);"""
+OPEN = 'document.querySelectorAll("details").forEach(one => { one.open = true; });'
 
 
 @pytest.fixture
-def page(comparison, tmp_path) -> str:
+def page(comparison, big_study, tmp_path):
     figure, axes = plt.subplots(figsize=(11, 4))
     axes.plot([0, 1], [1, 0])
     figure.savefig(tmp_path / "a.png", dpi=100)
     plt.close(figure)
+    write_table(tmp_path / "a.tsv", [{"x": 0, "y": 1.5}], ["x", "y"])
     cost = {"stage": "generation", "verb": "synthesise", "of": "a-long-name", "jobs": 1, "seconds": 3, "peak_mb": 9,
             "ran_on": "cuda (a long name of a device), bfloat16, 8 threads"}  # fmt: skip
     config = CONFIG | {"study": {"name": "a_name_without_spaces_that_is_longer_than_a_phone_is_wide_" * 2, "seed": 1}}
     pictures = [{"file": tmp_path / "a.png", "caption": words} for words in ("the difference", "a case")]
-    found = report.Findings({"unet": comparison}, cohort=COHORT, pictures=pictures, costs=[cost],
-                            versions={"a-package-with-a-long-name": "1.2.3"})  # fmt: skip
-    return report.build("title_" * 20, json.dumps(config), found)
+    checks = [{"check": "nodule: beyond", "value": 0.01, "low": 0.002, "high": 0.04, "threshold": 0.05,
+               "result": "pass", "sentence": "2 of 162 synthetic nodules"}]  # fmt: skip
+    verdict = {"set": "a", "size": 100, "held_out_splits": ["test"], "result": "pass", "checks": checks, "controls": [],
+               "not_found": ["scaled"]}  # fmt: skip
+    found = report.Findings({"unet": comparison}, {"unet": big_study["strata"]}, COHORT, pictures, [verdict],
+                            {"a": QUALITY}, {"a-package-with-a-long-name": "1.2.3"},
+                            [cost, cost | {"verb": None, "of": ""}], "viewer/index.html")  # fmt: skip
+    (tmp_path / "report.html").write_text(report.build("title_" * 20, json.dumps(config), found), encoding="utf-8")
+    return tmp_path / "report.html"
 
 
 @pytest.mark.parametrize("width", [PHONE_PX, DESK_PX])
-def test_everything_is_visible_and_nothing_is_wider_than_the_screen(page, width, tmp_path):
-    found, console = look_at(page, width, tmp_path)
-    assert console == ""
-    assert found["scroll"] <= width
-    assert found["wide"] == []
+def test_everything_is_visible_and_can_be_read_by_everybody(page, width):
+    """What is folded, and then all of it: nothing is wider than the screen, and axe finds nothing wrong."""
+    found, console = look_at(page, f"""
+      found.first = [...document.querySelectorAll(".answer, .glance")].map(e => e.getBoundingClientRect().bottom);
+      found.folded = document.querySelectorAll("details:not([open])").length;
+      {OPEN} await sleep(200); {IMAGES} found.broken = await broken();""", width=width, flags=(), axe=True)  # fmt: skip
+    assert console == "" and found.get("error") is None
+    assert found["broken"] == []
+    assert found["scroll"] <= width and found["wide"] == []
     assert len(found["images"]) == 2
     assert all(complete and natural == 1100 and 300 < shown <= width for complete, natural, shown in found["images"])
-    assert found["text_px"] >= 15
+    assert found["text_px"] >= 15 and found["folded"] > 5
+    assert max(found["first"]) < (1100 if width == PHONE_PX else 700)  # though both names are longer than any
 
 
-def test_the_look_finds_what_is_wrong(page, tmp_path):
-    """A picture that does not load, a table that is too wide, an error of a script."""
-    bad = page.replace("</body>", '<img src="nowhere.png"><table style="width:900px"><tr><td>x</td></tr></table>'
-                       "<script>console.error('broken')</script></body>")  # fmt: skip
-    found, console = look_at(bad, PHONE_PX, tmp_path)
+def test_tables_are_sorted_by_number_and_copied_and_figures_bring_their_data(page):
+    found, _ = look_at(page, f"""
+      {OPEN}
+      const table = [...document.querySelectorAll("table")].find(t => t.rows[0].innerText.includes("mean Dice"));
+      const column = k => [...table.rows].slice(1).map(row => row.cells[k].textContent.trim());
+      const click = k => table.rows[0].cells[k].querySelector("button").click();
+      click(3); found.rising = column(3); found.how = table.rows[0].cells[3].getAttribute("aria-sort");
+      click(3); found.falling = column(3); click(0); found.names = column(0);
+      let copied = null;
+      Object.defineProperty(navigator, "clipboard", {{value: {{writeText: async text => {{ copied = text; }}}}}});
+      const button = table.closest(".scroll").previousElementSibling; button.click(); await sleep(50);
+      found.copied = copied; found.said = button.textContent;
+      found.links = await Promise.all([...document.querySelectorAll("a[download]")].map(
+        async a => [a.download, atob(a.href.split(",")[1])]));
+      dispatchEvent(new Event("beforeprint"));
+      found.printed = document.querySelectorAll("details:not([open])").length;
+      """, flags=())  # fmt: skip
+    assert found.get("error") is None
+    numbers = [float(text) if text else None for text in found["rising"]]
+    shown = [number for number in numbers if number is not None]
+    assert shown == sorted(shown) and numbers[len(shown) :] == [None] * (len(numbers) - len(shown))
+    assert [text for text in found["falling"] if text] == [text for text in reversed(found["rising"]) if text]
+    assert found["falling"][-1] == "" and found["how"] == "ascending"
+    assert [found["names"][k] for k in (0, -1)] == ["real", "synthetic"]
+    lines = [line.split("\t") for line in found["copied"].split("\n")]
+    assert len({len(line) for line in lines}) == 1 and lines[0][:2] == ["arm", "mean Dice"]
+    assert [line[0] for line in lines[1:]] == found["names"] and found["said"] == "Copied"
+    assert found["links"] == [["a.tsv", "x\ty\n0\t1.5\n"]] * 2 and found["printed"] == 0
+
+
+def test_the_look_finds_what_is_wrong(page):
+    """A picture that does not load, a table that is too wide, an error of a script, grey on grey."""
+    bad = '<img src="nowhere.png"><table style="width:900px"><tr><td>x</td></tr></table><p style="color:#ccc">pale</p>'
+    page.write_text(page.read_text().replace("</main>", f"{bad}<script>console.error('broken')</script></main>"))
+    found, console = look_at(page, f"{IMAGES} found.broken = await broken();", PHONE_PX, flags=(), axe=True)
     assert "broken" in console
     assert found["scroll"] > PHONE_PX and found["wide"]
     assert 0 in [natural for _, natural, _ in found["images"]]
+    assert {line.partition(":")[0] for line in found["broken"]} >= {"image-alt", "color-contrast"}

@@ -60,7 +60,10 @@ def write_study(folder) -> list[str]:
     }  # fmt: skip
     figures = {"window_hu": [-1000, 300], "case_arms": ARMS, "viewer_cases": 2}
     given = ["--study", json.dumps({"name": "a study", "seed": 1}), "--figures", json.dumps(figures)]
-    return [*given, *[part for key, values in paths.items() for part in (f"--{key}", *(str(folder / v) for v in values))]]
+    return [
+        *given,
+        *[part for key, values in paths.items() for part in (f"--{key}", *(str(folder / v) for v in values))],
+    ]
 
 
 @pytest.fixture(scope="session")

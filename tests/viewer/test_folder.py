@@ -100,7 +100,10 @@ def test_synthetic_cases_stand_beside_the_nearest_real_ones(viewer):
 def test_any_arm_and_replicate_is_there_over_test_cases(viewer):
     study = study_of(viewer)
     view = study["views"][1]
-    assert [(one["name"], one["why"]) for one in view["cases"]] == [("test-c", "best change"), ("test-b", "median change")]
+    assert [(one["name"], one["why"]) for one in view["cases"]] == [
+        ("test-c", "best change"),
+        ("test-b", "median change"),
+    ]
     for one in view["cases"]:
         texts = [side["text"] for side in one["left"]]
         assert texts == [f"arm {arm}, replicate {k}" for arm in ("real", "real+synthetic") for k in (0, 1)]

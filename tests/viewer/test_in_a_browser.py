@@ -61,7 +61,9 @@ def test_it_loads_moves_and_switches_and_can_be_read_by_everybody(page, viewer, 
     for at, wanted in zip(found["begin"], (side["beside_at"], side["at"]), strict=True):
         assert at == pytest.approx(wanted, abs=2.0)  # a voxel
     assert found["wheeled"] != found["begin"][0]
-    assert found["left"] == pytest.approx([0, 0, 2], abs=0.1) and found["right"] == pytest.approx(found["left"], abs=0.1)
+    assert found["left"] == pytest.approx([0, 0, 2], abs=0.1) and found["right"] == pytest.approx(
+        found["left"], abs=0.1
+    )
     assert found["masks"] == [["nodules", True], ["lungs", False], ["body", False]]
     assert found["none"][1:] == [0, 0, 0] and found["all"][1:] == [0.5, 0.5, 0.5]
     assert found["window"] == [[-160, 240]] * 2

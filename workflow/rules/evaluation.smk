@@ -90,6 +90,23 @@ def figures(name, pairs, caption=None):
     return [report(path, labels=of, **shown) for of, path in zip(labels, paths)]
 
 
+def beside(pictures):
+    """The tables with the numbers behind these pictures."""
+    return [f"{path.removesuffix('.png')}.tsv" for path in pictures]
+
+
+ARM_PICTURES = [
+    *figures("dice_difference", MAIN_FIRST),
+    *figures("ladder", zip(STUDY.segmenters)),
+    *figures("learning", zip(SEVERAL_SIZES)),
+    *figures("froc", zip(STUDY.segmenters)),
+    *figures("cases", DRAWN),
+    *figures("turned", DRAWN),
+    "results/figures/training.png",
+]
+KINDS_OF_SETS = ("contact_sheet", "fidelity", "quality", "nearest", "outlines")
+
+
 rule plot_arms:
     """What came of the arms: each size at a glance, the FROC, case by case, cases and nodules, loss curves."""
     input:
@@ -113,6 +130,7 @@ rule plot_arms:
         figures("cases", DRAWN, caption="cases"),
         figures("turned", DRAWN),
         training="results/figures/training.png",
+        data=beside(ARM_PICTURES),
         pictures="results/figures/arms.tsv",
         cost="results/figures/arms.cost.json",
     log:
@@ -156,6 +174,7 @@ rule plot_set:
         "results/figures/quality-{set}-{size}.png",
         "results/figures/nearest-{set}-{size}.png",
         "results/figures/outlines-{set}-{size}.png",
+        data=[f"results/figures/{kind}-{{set}}-{{size}}.tsv" for kind in KINDS_OF_SETS],
         pictures="results/figures/set-{set}-{size}.tsv",
         cost="results/figures/set-{set}-{size}.cost.json",
     log:
@@ -224,17 +243,10 @@ rule report:
         strata=expand("results/comparison/{segmenter}.strata.tsv", segmenter=STUDY.segmenters),
         pictures=["results/figures/arms.tsv", *(f"results/figures/set-{name}-{size}.tsv" for name, size in USED_SETS)],
         shown=[
-            figures("dice_difference", MAIN_FIRST),
-            figures("ladder", zip(STUDY.segmenters)),
-            figures("learning", zip(SEVERAL_SIZES)),
-            figures("froc", zip(STUDY.segmenters)),
-            figures("cases", DRAWN),
-            figures("turned", DRAWN),
-            figures("contact_sheet", USED_SETS),
-            figures("quality", CHECKED_SETS),
-            figures("fidelity", USED_SETS),
-            figures("nearest", USED_SETS),
-            "results/figures/training.png",
+            ARM_PICTURES,
+            beside(ARM_PICTURES),
+            [figures(kind, CHECKED_SETS if kind == "quality" else USED_SETS) for kind in KINDS_OF_SETS],
+            [beside(figures(kind, CHECKED_SETS if kind == "quality" else USED_SETS)) for kind in KINDS_OF_SETS],
         ],
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
