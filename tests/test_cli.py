@@ -49,7 +49,8 @@ def test_overlays_of_a_plan_are_named_as_snakemake_s_or_one_by_one():
         assert cli.make_parser().parse_args(["plan", *given]).configfile == [Path("a"), Path("b")]
 
 
-PICTURES = {("evaluation", "plot-arms"), ("evaluation", "plot-set")}  # no number that is read again comes of them
+# No number that is read again comes of them.
+PICTURES = {("evaluation", "plot-arms"), ("evaluation", "plot-set"), ("viewer", "write")}
 
 
 def test_whatever_computes_with_a_case_looks_whether_its_voxels_are_those_that_were_written():

@@ -51,14 +51,15 @@ def test_only_the_command_line_looks_on_while_a_network_learns():
 @pytest.mark.parametrize(
     ("room", "closed"),
     [
-        ("volume", ("cohort", "generators", "masks", "quality", "segmenters", "evaluation", "audit")),
-        ("cohort", ("generators", "masks", "quality", "segmenters", "evaluation", "audit")),
-        ("quality", ("cohort", "generators", "masks", "segmenters", "evaluation", "audit")),
-        ("masks", ("cohort", "generators", "quality", "segmenters", "evaluation", "audit")),
-        ("generators", ("cohort", "segmenters", "evaluation", "audit")),
+        ("volume", ("cohort", "generators", "masks", "quality", "segmenters", "evaluation", "audit", "viewer")),
+        ("cohort", ("generators", "masks", "quality", "segmenters", "evaluation", "audit", "viewer")),
+        ("quality", ("cohort", "generators", "masks", "segmenters", "evaluation", "audit", "viewer")),
+        ("masks", ("cohort", "generators", "quality", "segmenters", "evaluation", "audit", "viewer")),
+        ("generators", ("cohort", "segmenters", "evaluation", "audit", "viewer")),
         ("segmenters", ("cohort", "generators", "masks", "quality", "evaluation", "audit")),
-        ("evaluation", ("cohort", "generators", "masks", "quality", "segmenters", "audit")),
-        ("audit", ("cohort", "segmenters")),
+        ("evaluation", ("cohort", "generators", "masks", "quality", "segmenters", "audit", "viewer")),
+        ("viewer", ("cohort", "generators", "masks", "quality", "segmenters", "audit")),
+        ("audit", ("cohort", "segmenters", "viewer")),
     ],
 )
 def test_imports_point_one_way(room, closed):

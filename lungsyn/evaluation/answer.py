@@ -36,15 +36,14 @@ def headline(rows: Sequence[Mapping], config: Mapping) -> str:
 
 
 def uncertainty(rows: Sequence[Mapping], config: Mapping) -> str:
-    """How much the headline rests on, what it would not have seen, and what chance alone did."""
+    """What the headline rests on, each arm's difference, what would have been seen, and what chance alone did."""
     (added, shown), test = _added(rows, config), _test_rows(rows)
     if not test:
         return "the test group is empty, so nothing can be claimed."
     words = f"{test[0]['n_cases']} test cases of {test[0]['n_patients']} patients, {config['replicates']} trainings of "
     words += "each arm."
-    if shown:
-        confidence = config["evaluation"]["confidence"]
-        words += "".join(f" “{row['arm']}”: {_change(row, confidence)}." for row in shown)
+    confidence = config["evaluation"]["confidence"]
+    words += "".join(f" “{row['arm']}”: {_change(row, confidence)}." for row in added)
     resolvable = [row["smallest_resolvable"] for row in added]
     if added and not shown and None not in resolvable:  # of one arm a difference of 1 may not be enough
         words += f" A difference of {max(resolvable):.3f} Dice or more would have been seen (80 % power)."

@@ -113,5 +113,8 @@ addEventListener("beforeprint", () => {
   folded.forEach(one => { one.open = true; });
 });
 addEventListener("afterprint", () => folded.forEach(one => { one.open = false; }));
-if (location.hash) document.getElementById(location.hash.slice(1))?.closest("details")?.setAttribute("open", "");
+const unfold = () => location.hash && document.getElementById(location.hash.slice(1))?.closest("details")
+  ?.setAttribute("open", "");
+addEventListener("hashchange", unfold);
+unfold();
 """

@@ -17,7 +17,7 @@ def view_of_set(shelf: Shelf, title: str, made: Mapping[str, Path], nearest: Seq
     train = [name for name in shelf.cases if shelf.split[name] == "train"]
     random = choose(train, len(train), seed)
     cases = [
-        _synthetic(shelf, made[name], why, neighbours(name, nearest), random[k % min(len(random), count)])
+        _synthetic(shelf, made[name], why, neighbours(name, nearest), random[k % len(random)])
         for k, (name, why) in enumerate(chosen.items())
     ]
     return {"title": title, "cases": cases}

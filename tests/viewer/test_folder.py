@@ -13,7 +13,7 @@ import pytest
 
 from lungsyn.evaluation.pictures import choose
 from lungsyn.viewer import volumes
-from lungsyn.viewer.folder import HERE
+from lungsyn.viewer.folder import HERE, PAGE
 from lungsyn.volume.files import open_case
 from tests.conftest import make_case
 
@@ -122,6 +122,12 @@ def test_nothing_is_asked_of_a_network_and_nobody_else_may_read(viewer):
     own = [path for path in viewer.iterdir() if path.suffix in (".js", ".html", ".css")]
     assert len(own) == 4
     assert not [path.name for path in own if re.search("https?://|//cdn|fetch|XMLHttp", path.read_text())]
+
+
+def test_a_change_of_the_page_is_noted_where_code_is_looked_at():
+    """Else a study would keep the page of an older version. Recipe numbers: CONTRIBUTING.md."""
+    found = {file: hashlib.sha256((HERE / file).read_bytes()).hexdigest()[:12] for file in PAGE}
+    assert found == PAGE, "write these into lungsyn/viewer/folder.py, and raise the recipe of the verb"
 
 
 def test_the_library_is_the_one_that_its_readme_names_with_its_licence():

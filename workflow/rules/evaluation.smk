@@ -105,6 +105,9 @@ ARM_PICTURES = [
     "results/figures/training.png",
 ]
 KINDS_OF_SETS = ("contact_sheet", "fidelity", "quality", "nearest", "outlines")
+SET_PICTURES = [
+    picture for kind in KINDS_OF_SETS for picture in figures(kind, CHECKED_SETS if kind == "quality" else USED_SETS)
+]
 
 
 rule plot_arms:
@@ -242,12 +245,7 @@ rule report:
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
         strata=expand("results/comparison/{segmenter}.strata.tsv", segmenter=STUDY.segmenters),
         pictures=["results/figures/arms.tsv", *(f"results/figures/set-{name}-{size}.tsv" for name, size in USED_SETS)],
-        shown=[
-            ARM_PICTURES,
-            beside(ARM_PICTURES),
-            [figures(kind, CHECKED_SETS if kind == "quality" else USED_SETS) for kind in KINDS_OF_SETS],
-            [beside(figures(kind, CHECKED_SETS if kind == "quality" else USED_SETS)) for kind in KINDS_OF_SETS],
-        ],
+        shown=[*ARM_PICTURES, *SET_PICTURES, *beside(ARM_PICTURES), *beside(SET_PICTURES)],
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
         costs=costs,

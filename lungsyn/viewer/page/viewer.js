@@ -1,15 +1,22 @@
-// The page of the viewer. study.js says what there is (STUDY); volumes are scripts that call `loaded`, since a page that
-// was opened from the disk may load nothing else.
+// The page of the viewer. study.js says what there is (STUDY). Volumes are scripts that call `loaded`, since a page
+// that was opened from the disk may load nothing else.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
 const SIDES = ["left", "right"];
-const WINDOWS = { "as in the report": STUDY.window_hu, "lung": [-1350, 150], "soft tissue": [-160, 240], "bone": [-200, 1000] };
+const WINDOWS = {
+  "as in the report": STUDY.window_hu, "lung": [-1350, 150], "soft tissue": [-160, 240], "bone": [-200, 1000],
+};
 const ZOOMS = { "whole": 1, "2 times": 2, "4 times": 4 };
-const PLANES = { "all three": ["MULTIPLANAR", 2], "axial": ["AXIAL", 2], "coronal": ["CORONAL", 1], "sagittal": ["SAGITTAL", 0] };
+const PLANES = {
+  "all three": ["MULTIPLANAR", 2], "axial": ["AXIAL", 2], "coronal": ["CORONAL", 1], "sagittal": ["SAGITTAL", 0],
+};
 // Colours that colour-blind people tell apart (Okabe and Ito); those of predictions are as in the report's pictures.
-const COLOURS = { nodules: [240, 228, 66], lungs: [0, 158, 115], body: [204, 121, 167], left: [86, 180, 233], right: [255, 138, 61] };
+const COLOURS = {
+  nodules: [240, 228, 66], lungs: [0, 158, 115], body: [204, 121, 167], left: [86, 180, 233], right: [255, 138, 61],
+};
 const FURTHER = [[230, 159, 0], [0, 114, 178], [213, 94, 0], [150, 150, 150]];
+const OPACITY = 0.5; // of masks
 const KEPT = 8; // loaded files: the case before and the one after are there at once
 
 const at = { view: 0, case: 0, left: 0, right: 0 };
@@ -55,7 +62,8 @@ function colourOf(name, side) {
 
 async function mask(text, name, side) {
   const [r, g, b] = colourOf(name, side);
-  const made = await image(text, name, { colormap: "gray", opacity: hidden.has(name) ? 0 : 0.5, cal_min: 0, cal_max: 1 });
+  const opacity = hidden.has(name) ? 0 : OPACITY;
+  const made = await image(text, name, { colormap: "gray", opacity, cal_min: 0, cal_max: 1 });
   made.setColormapLabel({ R: [0, r], G: [0, g], B: [0, b], A: [0, 255], I: [0, 1], labels: ["", name] });
   made.lungsyn = name;
   return made;
@@ -87,15 +95,27 @@ function write() {
     options(byId(`choice-${side}`), shownCase()[side].map((one) => one.text), at[side]);
     byId(`choice-${side}`).disabled = shownCase()[side].length < 2;
     byId(`name-${side}`).textContent = `${volume.name} (${volume.what})`;
-    byId(`words-${side}`).replaceChildren(...[...words, grain(volume)].map((word) => {
-      const line = document.createElement("p");
-      line.textContent = word;
-      return line;
-    }));
+    byId(`words-${side}`).replaceChildren(...lines(words), ...lines([grain(volume)]));
     byId(`canvas-${side}`).setAttribute("aria-label", `CT of ${volume.name}, ${choice(side).text}; ${volume.what}`);
     byId(`picture-${side}`).alt = `Three planes through the largest nodule of ${volume.name}, ${volume.what}`;
   }
   history.replaceState(null, "", `#${at.view}.${at.case}.${at.left}.${at.right}`);
+}
+
+// Of several only the first is open: a rejected case can have many faults.
+function lines(words) {
+  const made = words.map((word, k) => element(words.length > 1 && k === 0 ? "summary" : "p", word));
+  if (made.length < 2) return made;
+  const folded = element("details", "");
+  folded.append(...made);
+  made[0].append(` (and ${made.length - 1} more)`);
+  return [folded];
+}
+
+function element(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
 }
 
 function grain(volume) {
@@ -162,7 +182,7 @@ function offerMasks() {
 
 function paintMasks() {
   for (const side of SIDES) {
-    panes[side].volumes.slice(1).forEach((one) => { one.opacity = hidden.has(one.lungsyn) ? 0 : 0.5; });
+    panes[side].volumes.slice(1).forEach((one) => { one.opacity = hidden.has(one.lungsyn) ? 0 : OPACITY; });
     panes[side].updateGLVolume();
   }
 }
