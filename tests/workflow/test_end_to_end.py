@@ -232,6 +232,13 @@ def test_the_answer_for_a_terminal_is_that_of_the_report(results):
             assert re.search(rf"\n  {re.escape(row['arm'])} +{float(row['mean_dice']):.3f} ", text), row["arm"]
 
 
+def test_the_report_links_to_the_viewer_and_brings_the_numbers_of_its_pictures(results):
+    page, study = (results / "report.html").read_text(), (results / "viewer/study.js").read_text()
+    assert 'href="viewer/index.html"' in page and (results / "viewer/index.html").is_file()
+    assert '"Synthetic set \\u201cuntargeted\\u201d"' in study and "phantom" in study
+    assert page.count("data:text/tab-separated-values;base64,") == page.count("data:image/png;base64,")
+
+
 def test_the_report_says_phantom(results):
     page = (results / "report.html").read_text()
     assert "phantom, tiny" in page
