@@ -113,8 +113,11 @@ addEventListener("beforeprint", () => {
   folded.forEach(one => { one.open = true; });
 });
 addEventListener("afterprint", () => folded.forEach(one => { one.open = false; }));
-const unfold = () => location.hash && document.getElementById(location.hash.slice(1))?.closest("details")
-  ?.setAttribute("open", "");
+function unfold() {
+  const target = document.getElementById(location.hash.slice(1));
+  target?.closest("details")?.setAttribute("open", "");
+  target?.scrollIntoView();
+}
 addEventListener("hashchange", unfold);
 unfold();
 """

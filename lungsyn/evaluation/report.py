@@ -196,7 +196,7 @@ in no test. What lies in them unmarked was learned as lung.</p>{% endif %}
 endif %}</td></tr>{% endfor %}
 </table></div>{% endif %}</details>
 
-<details class="part"><summary><h2 id="cost">Settings, versions, cost</h2></summary>
+<details class="part"><summary><h2>Settings, versions, cost</h2></summary>
 {% for section, content in config.items() %}<details><summary>{{ section }}</summary>
 <pre>{{ pretty(content) }}</pre></details>
 {% endfor %}
@@ -204,7 +204,7 @@ endif %}</td></tr>{% endfor %}
 <tr><th>package</th><th>version</th></tr>
 {% for name, version in versions.items() %}<tr><td>{{ name }}</td><td>{{ version }}</td></tr>
 {% endfor %}</table></div>{% endif %}
-{% if costs %}<h3>Cost</h3>
+{% if costs %}<h3 id="cost">Cost</h3>
 <p class="quiet">All jobs whose results are in this report, {{ costs|selectattr("verb", "none")|sum("jobs") }} in all,
 of {{ (costs|selectattr("verb", "none")|sum("seconds") / 3600)|number(1) }} hours;
 jobs of a few seconds write none. A training that went on after a stop counts from its beginning. Memory is the peak of

@@ -141,7 +141,7 @@ def test_rejected_volumes_are_counted(html):
 
 def test_the_cost_is_told_by_stage_and_below_it_by_what_was_made(html):
     """Of a job with a GPU the memory is the GPU's."""
-    cost = html.split("<h3>Cost</h3>")[1]
+    cost = html.split('<h3 id="cost">Cost</h3>')[1]
     cells = [re.sub("<.*?>", " ", row).split() for row in cost.split("</tr>")]
     assert ["segmentation", "all", "of", "it", "3", "3,660", "7,000"] in cells
     assert ["cohort", "all", "of", "it", "1", "1,800", "900"] in cells
