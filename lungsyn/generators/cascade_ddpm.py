@@ -21,14 +21,14 @@ class Whole(Section):
         default=[48, 96, 128], min_length=1, max_length=5, description="Channels per level, first at half spacing"
     )
     blocks: int = Field(default=1, ge=1, le=8, description="Residual blocks per level")
-    images: Count = Field(default=2000, description="Training length in chests seen")
+    images: Count = Field(default=2400, description="Training length in chests seen")
     batch_patches: Count = Field(default=2, description="Chests per optimiser step")
     learning_rate: float = Field(default=0.0015, gt=0, le=1, description="Of AdamW; Muon's steps are as long")
     warmup_images: int = Field(default=200, ge=0, description="Chests over which the learning rate rises from zero")
     ema_images: Count = Field(default=300, description="Half-life of the averaged weights, in chests")
-    steps: int = Field(default=20, ge=1, le=4000, description="Sampling steps (dpmpp_2m)")
+    steps: int = Field(default=30, ge=1, le=4000, description="Sampling steps (dpmpp_2m)")
     noise_sd: float = Field(
-        default=0.05, ge=0, le=0.15,
+        default=0.02, ge=0, le=0.15,
         description="Noise on the whole chest before patches are led by it, window_hu being -1 to 1",
     )  # fmt: skip
 
@@ -42,6 +42,7 @@ class WholeChest(PatchSettings):
     schedule: Literal["cosine", "linear"]
     timesteps: int
     nodule_dropout: float
+    activation_checkpointing: bool
 
     def learning(self):
         from lungsyn.generators.networks.cascade import LearningWhole
@@ -64,7 +65,8 @@ class Settings(DiffusionSettings, SourceSettings):
     @property
     def whole_training(self) -> WholeChest:
         """The settings of the model of whole chests."""
-        led = {key: getattr(self, key) for key in ("schedule", "timesteps", "nodule_dropout")}
+        keys = ("schedule", "timesteps", "nodule_dropout", "activation_checkpointing")
+        led = {key: getattr(self, key) for key in keys}
         return WholeChest(**part(self, PatchSettings).model_dump() | led | self.whole.model_dump())
 
     @model_validator(mode="after")
@@ -77,4 +79,4 @@ class Family(DiffusionFamily):
     """Coarse to fine."""
 
     Settings = Settings
-    recipe = 1
+    recipe = 2

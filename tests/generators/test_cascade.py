@@ -157,6 +157,27 @@ def test_whole_masks_tell_the_mean_that_they_tell_of_patches():
     torch.testing.assert_close(cascade.expected_mean(masks, means), expected(masks, means))
 
 
+def test_an_untrained_coarse_network_takes_noise_off_even_tissue_and_leaves_edges(settings):
+    """Its first guess is as wide as the noisy chest shows near each voxel, up to the chest's ends."""
+    learning = settings.whole_training.learning()
+    torch.manual_seed(1)
+    fresh, t = learning.build(), torch.tensor([1])
+    abar = learning.abar[1].float()
+    masks = torch.ones(1, 3, 16, 16, 32)
+    masks[:, :2] = 0
+    x0 = fresh.means[1] + torch.zeros(1, 1, 16, 16, 32)
+    x0[..., 16:] += 0.5 * (torch.arange(16) // 2 % 2)  # bones, two voxels wide
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(x0.shape, dtype=np.float32))
+    with torch.no_grad():
+        v = fresh(abar.sqrt() * x0 + (1 - abar).sqrt() * noise, masks, masks, t, torch.tensor([8.0]))
+    x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+    error = (abar.sqrt() * x_t - (1 - abar).sqrt() * v - x0).square()
+    added = float((1 - abar) / abar)
+    assert error[..., :12].mean() < 0.25 * added  # as wide everywhere it would be 0.63
+    assert error[..., :2, :12].mean() < 0.25 * added  # at an end: 0.55
+    assert error[..., 18:].mean() < 0.5 * added  # at edges: 0.64
+
+
 def test_a_constant_chest_comes_out_within_the_body(settings, synthesis):
     canvas = canvas_of((21, 34, 18), settings)
     learning = settings.whole_training.learning()

@@ -24,15 +24,15 @@ from torch.utils.data import Dataset
 
 from lungsyn.errors import InputError
 from lungsyn.generators.cascade_ddpm import Settings, WholeChest
-from lungsyn.generators.core.bands import HALO, expected_blocks, from_bands, inner, tissue_means, to_bands, to_half
+from lungsyn.generators.core.bands import HALO, expected_blocks, inner, tissue_means
 from lungsyn.generators.core.canvas import Canvas, to_generate
 from lungsyn.generators.core.learning import DiffusionLearning, Learning
 from lungsyn.generators.core.patches import Example
-from lungsyn.generators.core.prediction import diffuse, precondition, to_x0, training_target
+from lungsyn.generators.core.prediction import diffuse, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
 from lungsyn.generators.core.schedule import middle_of_part, sampling_timesteps
 from lungsyn.generators.core.synthesis import denoised_volume
-from lungsyn.generators.networks.patch_unet import PatchUNet, UNet
+from lungsyn.generators.networks.patch_unet import PatchUNet
 from lungsyn.random import seed_of, stream
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_model_range
@@ -216,25 +216,21 @@ def expected_mean(masks: Tensor, means: Tensor) -> Tensor:
     return air + (tissue - air) * rest + (lungs - air) * lung + (nodules - air) * nodule
 
 
-class CoarseUNet(UNet):
-    """(x_t, shares of the masks, t, spacing) -> v of a coarse chest: the patch U-Net without what is for patches."""
+class CoarseUNet(PatchUNet):
+    """The patch U-Net on a coarse chest: its masks are shares, its outermost voxels are repeated beyond its ends."""
 
     def __init__(self, learning: Learning):
-        super().__init__(learning, 0, 8)
-        band_sd = torch.tensor([COARSE_SD[i.bit_count()] for i in range(8)])
-        self.register_buffer("band_sd", band_sd, persistent=False)
+        super().__init__(learning)
+        self.band_sd.copy_(torch.tensor([COARSE_SD[i.bit_count()] for i in range(8)]))
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
         """v ``[b 1 x y z]`` of ``x`` ``[b 1 x y z]`` and ``masks`` ``[b labels x y z]``; ``t`` and spacing ``[b]``."""
-        embedding = self.embed(t, spacing_mm)
-        abar = self.abar[t][:, None, None, None, None]
-        c_in, c_skip, c_out = precondition(abar, self.band_sd[:, None, None, None])
-        with torch.autocast(x.device.type, enabled=False):
-            mean = expected_mean(masks, self.means)
-            bands = to_bands(x - abar.sqrt() * mean)
-        correction = self.outputs(torch.cat([c_in * bands, to_half(masks)], dim=1), embedding)
-        with torch.autocast(x.device.type, enabled=False):
-            return from_bands(c_skip * bands + c_out * correction) - (1 - abar).sqrt() * mean
+        nothing = x.new_zeros(len(x), 0, *(n // 2 for n in x.shape[2:]))
+        x, masks = (F.pad(values, [HALO] * 6, mode="replicate") for values in (x, masks))
+        return super().forward(x, masks, nothing, t, spacing_mm)
+
+    def expected(self, masks: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        return expected_mean(masks, self.means), coarse
 
 
 class LedUNet(PatchUNet):

@@ -67,60 +67,28 @@ def channel_norm(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = 
     return y.movedim(-1, 1)
 
 
-class UNet(nn.Module):
-    """From Haar bands of x_t and masks to ``outputs`` channels. Additive skips; no attention."""
+class PatchUNet(nn.Module):
+    """(x_t, masks, coarse, t, spacing, kind of scan if it is told) -> prediction. Additive skips; no attention."""
 
-    checkpointing = False
-
-    def __init__(self, learning: Learning, coarse: int, outputs: int):
-        """``coarse``: channels that enter beside the bands."""
+    def __init__(self, learning: Learning):
         super().__init__()
         settings = learning.settings
         channels, embedding = settings.channels, 4 * settings.channels[0]
+        inputs = 8 * (1 + len(settings.labels)) + coarse_channels(learning)
+        self.checkpointing = settings.activation_checkpointing
+        self.prediction = learning.prediction
         self.embed = Embedding(embedding, learning.timesteps, learning.source_numbers)
-        self.stem = nn.Conv3d(8 * (1 + len(settings.labels)) + coarse, channels[0], 3, padding=1)
+        self.stem = nn.Conv3d(inputs, channels[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.encode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels)
         self.decode = nn.ModuleList(_level(c, settings.blocks, embedding) for c in channels[:-1])
-        self.head = nn.Conv3d(channels[0], outputs, 3, padding=1)
+        self.head = nn.Conv3d(channels[0], 2 * 8, 3, padding=1)
         self.register_buffer("abar", learning.abar.float(), persistent=False)
         self.register_buffer("means", tissue_means(settings.window_hu), persistent=False)
+        self.register_buffer("band_sd", band_sd(), persistent=False)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-
-    def outputs(self, inputs: Tensor, embedding: Tensor) -> Tensor:
-        """``[b outputs x y z]`` of ``inputs`` ``[b 8(1+labels)+coarse x y z]``, float32."""
-        h = self.stem(inputs.contiguous(memory_format=torch.channels_last_3d))
-        skips = []
-        for i, level in enumerate(self.encode):
-            h = self._run(level, self.down[i - 1](h) if i else h, embedding)
-            skips.append(h)
-        for i in reversed(range(len(self.decode))):
-            h = self._run(self.decode[i], self.up[i](h) + skips[i], embedding)
-        return self.head(F.silu(channel_norm(h))).float()
-
-    def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
-        for block in level:
-            if self.checkpointing and self.training:
-                h = checkpoint(block, h, embedding, use_reentrant=False, preserve_rng_state=False)  # none is used
-            else:
-                h = block(h, embedding)
-        return h
-
-
-def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
-    return nn.ModuleList(Block(channels, embedding) for _ in range(blocks))
-
-
-class PatchUNet(UNet):
-    """(x_t, masks, coarse, t, spacing, kind of scan if it is told) -> prediction."""
-
-    def __init__(self, learning: Learning):
-        super().__init__(learning, coarse_channels(learning), 2 * 8)
-        self.checkpointing = learning.settings.activation_checkpointing
-        self.prediction = learning.prediction
-        self.register_buffer("band_sd", band_sd(), persistent=False)
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor, *source) -> Tensor:
         """``[b 1 x y z]`` of ``x`` ``[b 1 ...]`` and ``masks`` ``[b labels ...]``, both with their halo, ``coarse``
@@ -145,6 +113,29 @@ class PatchUNet(UNet):
     def expected(self, masks: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
         """What is said of x_0 before anything is learned, with its halo, and the inputs at half resolution."""
         return expected_blocks(masks, self.means), coarse
+
+    def outputs(self, inputs: Tensor, embedding: Tensor) -> Tensor:
+        """Two numbers for each band, ``[b 16 x y z]``, of ``inputs`` ``[b 8(1+labels)+coarse x y z]``, float32."""
+        h = self.stem(inputs.contiguous(memory_format=torch.channels_last_3d))
+        skips = []
+        for i, level in enumerate(self.encode):
+            h = self._run(level, self.down[i - 1](h) if i else h, embedding)
+            skips.append(h)
+        for i in reversed(range(len(self.decode))):
+            h = self._run(self.decode[i], self.up[i](h) + skips[i], embedding)
+        return self.head(F.silu(channel_norm(h))).float()
+
+    def _run(self, level: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
+        for block in level:
+            if self.checkpointing and self.training:
+                h = checkpoint(block, h, embedding, use_reentrant=False, preserve_rng_state=False)  # none is used
+            else:
+                h = block(h, embedding)
+        return h
+
+
+def _level(channels: int, blocks: int, embedding: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(channels, embedding) for _ in range(blocks))
 
 
 def coarse_channels(learning: Learning) -> int:
