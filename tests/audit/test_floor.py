@@ -17,7 +17,8 @@ from lungsyn.audit.features import scattering
 from lungsyn.audit.specimens import TISSUES, VIEWS, measure, specimen
 from lungsyn.errors import InputError
 from lungsyn.settings.audit import Fidelity, Probing
-from lungsyn.settings.section import as_json
+from lungsyn.settings.evaluation import Drawing
+from lungsyn.settings.section import as_json, part
 from lungsyn.volume.files import Case, open_case, read_volume, write_case
 from lungsyn.volume.nodules import nodule_facts
 from lungsyn.volume.tables import read_table
@@ -254,7 +255,7 @@ def test_the_command_line_measures_and_draws(folders, tmp_path, study, few_draws
     assert cli.main(["audit", "memorisation", audit, *sets, "--seed=1", "--of", *OF, f"--out={nearest}"]) == 0
     assert cli.main(["evaluation", "plot-set", audit, *sets, "--of", *OF[1:], f"--pictures={tmp_path / 'set.tsv'}",
                      f"--neighbours={nearest}", f"--fidelity={tmp_path / 'fidelity.json'}",
-                     f"--study={as_json(study.study)}", f"--figures={as_json(study.figures)}",
+                     f"--study={as_json(study.study)}", f"--figures={as_json(part(study.figures, Drawing))}",
                      f"--out={tmp_path / 'figures'}"]) == 0  # fmt: skip
     for name in ("contact_sheet", "quality", "nearest", "outlines", "fidelity"):
         picture = Image.open(tmp_path / f"figures/{name}-untargeted-100.png").convert("L")
