@@ -60,6 +60,8 @@ def shifted_spans(length: int, patch: int, offset: int, unit: int) -> list[Span]
         cuts[1] = _half(cuts[2], unit)
     if len(cuts) > 2 and cuts[-1] - cuts[-2] < patch / 2:
         cuts[-2] = cuts[-3] + _half(cuts[-1] - cuts[-3], unit)
+        if _up(cuts[-1] - cuts[-2], unit) < patch / 2:  # the neighbour had been made shorter: both are one
+            del cuts[-2]
     spans = list(itertools.pairwise(cuts))
     return [(end - _up(end - start, unit), _up(end - start, unit)) for start, end in spans]
 

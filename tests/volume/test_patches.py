@@ -42,6 +42,10 @@ def test_shifted_partitions_evaluate_each_voxel_once(quads, sizes, multiple, dat
     assert not (times > 1).any() or length % unit
 
 
+def test_where_both_ends_are_short_no_span_is():
+    assert p.shifted_spans(30, 24, 4, 4) == [(0, 16), (14, 16)]  # not 16, 8 and 8
+
+
 def test_the_picture_in_the_docstring():
     assert p.axis_starts(7, 4, 2) == [0, 2, 3]
     assert p.axis_starts(8, 4, 2) == [0, 2, 4]
