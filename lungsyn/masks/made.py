@@ -99,7 +99,7 @@ class Family(MaskSource):
     """Shapes of no patient; the row says which cases are mixed, and how."""
 
     Settings = Settings
-    recipe = 1
+    recipe = 2
     columns = ("volume", "cases", "weights", "turns", "cut_out", "nodules", "powers", "place", "seed")
 
     def rows(self, cases, volumes, seed, settings, worst=()):
@@ -246,7 +246,7 @@ def cut_out_of(cases, weights, turns, rng) -> tuple[dict[str, np.ndarray], np.nd
         field = ndimage.gaussian_filter(shapes.mixed([fields[name] for fields in every], weights), SMOOTH_CUT_OUT)
         layers[name] = (shapes.on_grid(field, shape, np.full(3, step), first) > 0).astype(np.uint8)
     layers["lungs"] &= layers["body"]
-    return layers, cases[0].affine
+    return layers, np.diag([*cases[0].space.spacing_mm, 1.0])  # where a patient lay is his
 
 
 def chest_of(cases, weights, turns, rng) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -271,8 +271,7 @@ def chest_of(cases, weights, turns, rng) -> tuple[dict[str, np.ndarray], np.ndar
     lungs = np.where(np.maximum(right, left) > 0, np.where(right >= left, 1, 2), 0).astype(np.uint8)
     lungs *= shapes.largest_pieces(lungs == 1, 1) | shapes.largest_pieces(lungs == 2, 1)
     body = (fine["body"] > 0) | (lungs > 0)
-    affine = Space(tuple(shape), cases[0].affine).affine.copy()
-    return {"lungs": lungs, "body": body.astype(np.uint8)}, affine
+    return {"lungs": lungs, "body": body.astype(np.uint8)}, np.diag([*spacing_mm, 1.0])
 
 
 def lost_roughness(case: Case, edge_mm: float) -> float:

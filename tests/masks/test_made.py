@@ -22,7 +22,9 @@ def with_nodule(lungs: np.ndarray, name: str, radius: float) -> Case:
     middle = np.array(lungs.shape) // 2 if (lungs[:1] > 0).any() else at[len(at) // 3]
     nodules = (((np.indices(lungs.shape) - middle[:, None, None, None]) ** 2).sum(0) < radius**2).astype(np.uint8)
     lungs[(nodules > 0) & (lungs == 0)] = 1
-    space = Space(lungs.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -31.7, 12.3, 451.9  # where a patient lay
+    space = Space(lungs.shape, affine)
     about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, lungs, space)}
     return labelled_case(np.zeros(lungs.shape, np.int16), nodules, lungs, np.ones_like(lungs), space.affine, about)
 
@@ -67,7 +69,7 @@ def test_made_masks_are_a_chest_or_a_cut_out(folders, drawn):
         assert nodules.any() and (lungs[nodules > 0] > 0).all() and (body[lungs > 0] > 0).all()
         assert {array.dtype for array in (nodules, lungs, body)} == {np.dtype(np.uint8)}
         assert 0.3 * min(share) < (lungs > 0).mean() < 1.5 * max(share)
-        assert np.allclose(scene.spacing_mm, 2.0)
+        np.testing.assert_array_equal(scene.affine, np.diag([2.0, 2.0, 2.0, 1.0]))  # nothing of where a patient lay
 
 
 def test_what_is_asked_for_is_made(folders):
