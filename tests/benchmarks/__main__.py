@@ -92,7 +92,7 @@ def main() -> None:
     if bench.device.type == "cuda":
         bench = dataclasses.replace(bench, clock=CLOCKS["gpu"])
     torch.manual_seed(0)
-    precision = choose_precision(bench.compute, bench.device, notes=bench.work)  # once, for all of them
+    precision = choose_precision(bench.compute, bench.device)  # once, for all of them
     compute = bench.compute.model_copy(update={"precision": name_of(precision)})
     bench = dataclasses.replace(bench, compute=compute)
     print(f"# {describe(bench.device, precision)}, torch {torch.__version__}, "

@@ -75,7 +75,7 @@ def train(
         begin_with=before_fall if 0 < kept <= fall_begins(settings) else None,
     )  # fmt: skip
     about = restart.about
-    precision = choose_precision(compute, device, about.get("precision"), checkpoints)
+    precision = choose_precision(compute, device, about.get("precision"))
     about["precision"] = name_of(precision)
     ran_on = describe(device, precision) + (f", {team.size} processes" if team.size > 1 else "")
     if team.leads:

@@ -49,7 +49,7 @@ def train(
         compute.checkpoint_seconds,
     )
     about = restart.about
-    precision = choose_precision(compute, device, about.get("precision"), run.checkpoints)
+    precision = choose_precision(compute, device, about.get("precision"))
     about["precision"] = name_of(precision)
     ran_on = describe(device, precision)
     print(f"segmenter training on {ran_on}, from {about['steps']} of {settings.steps} steps", flush=True)
