@@ -13,7 +13,7 @@ class Compute(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
-        description="auto: bfloat16 where the device has it; on a CPU, where it is measured to be faster",
+        description="auto: bfloat16 where the device has instructions for it, else float32",
     )
     gpus: Count = Field(default=1, description="GPUs that train one generator together, a process for each")
     generator_threads: Count = Field(default=2, description="CPU threads of generator training and synthesis")
