@@ -96,7 +96,7 @@ def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
     megavoxels = case_voxels(study.cohort) / 1e6
     trained = [(segmenter, arm, size) for segmenter in study.segmenters
                for arm in study.arms_of(segmenter) for size in study.sizes_of(segmenter)]  # fmt: skip
-    sets = {(study.arms[arm].synthetic, size) for _, arm, size in trained if study.arms[arm].synthetic}
+    sets = study.used_sets
     volumes = sum(study.sets[name].volumes for name, _ in sets)
     n_scored = n_cases * (study.cohort.split.validation + study.cohort.split.test)
     phantom = study.cohort.phantom

@@ -145,6 +145,22 @@ class Config(Section):
         """The training-set sizes that a segmenter is trained at, percent of the train patients, ascending."""
         return sorted(self.segmenters[segmenter].training_percent or self.training_percent)
 
+    @property
+    def used_sets(self) -> list[tuple[str, int]]:
+        """(set, size) of every synthetic set that a segmenter is trained with, in the config's order. Others are not
+        made."""
+        uses = (
+            (self.arms[arm].synthetic, size)
+            for segmenter in self.segmenters
+            for size in self.sizes_of(segmenter)
+            for arm in self.arms_of(segmenter)
+        )
+        return list(dict.fromkeys((name, size) for name, size in uses if name))
+
+    def batches_of(self, name: str) -> int:
+        """In how many jobs the volumes of a set are made."""
+        return -(-self.sets[name].volumes // self.synthesis.volumes_per_job)
+
 
 def null_arms(arms: dict[str, dict], benchmark: str) -> list[str]:
     """The arms (as in the config) that differ from the benchmark by their random draws alone."""
@@ -178,8 +194,8 @@ def _check_pair(name: str, synthetic: SyntheticSet, generator: Section) -> None:
             f"sets.{name}.source asks for a kind of scan, but generators.{synthetic.generator} is not told of any: set "
             "its source_conditions to true (patch_ddpm, cascade_ddpm), or remove the key"
         )
-    if family("generators", generator.kind).needs_known and not source_of(synthetic).gives_known:
-        fitting = [kind for kind, source in families("masks").items() if source.gives_known]
+    if family("generators", generator.kind).needs_known and not source.gives_known:
+        fitting = [kind for kind, other in families("masks").items() if other.gives_known]
         raise ValueError(
             f"sets.{name}.conditions is {synthetic.conditions.kind!r}, but {generator.kind} only changes the CT of "
             f"train cases, so it must be {' or '.join(fitting)}"

@@ -64,10 +64,9 @@ def share_set(study: Study, name: str, size: int, terms: Terms, out: Path) -> di
 
 def cases_of(study: Study, name: str, size: int) -> Cases:
     """The cases of a set by name, from the batches that the config has."""
-    chosen = study.config.sets[name]
-    batches = -(-chosen.volumes // study.config.synthesis.volumes_per_job)
-    made = study.results / "synthetic" / chosen.generator / name / str(size)
-    folders = [file.parent for batch in range(batches) for file in sorted(made.glob(f"{batch}/*/case.json"))]
+    made = study.results / "synthetic" / study.config.sets[name].generator / name / str(size)
+    batches = range(study.config.batches_of(name))
+    folders = [file.parent for batch in batches for file in sorted(made.glob(f"{batch}/*/case.json"))]
     return [(folder.name, open_case(folder)) for folder in folders]
 
 

@@ -64,10 +64,7 @@ class Study:
 
     def used(self, size: int) -> list[str]:
         """The synthetic sets that an arm of this size uses: others are not made."""
-        config = self.config
-        segmenters = [name for name in config.segmenters if size in config.sizes_of(name)]
-        arms = [config.arms[arm] for name in segmenters for arm in config.arms_of(name)]
-        return list(dict.fromkeys(arm.synthetic for arm in arms if arm.synthetic))
+        return [name for name, at in self.config.used_sets if at == size]
 
     def model(self, generator: str, size: int) -> Path:
         """The file of a trained generator."""

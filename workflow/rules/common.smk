@@ -148,9 +148,8 @@ HOSTS = cases("train", hosts=True, marked=False)
 def batches(name, size):
     """The folders of a synthetic set for one training-set size, each made by one job."""
     cohort_rows()  # whoever asks is asked again once the list is made, and found to have nothing to do if it is the same
-    synthetic = STUDY.sets[name]
-    count = -(-synthetic.volumes // STUDY.synthesis.volumes_per_job)
-    return [f"results/synthetic/{synthetic.generator}/{name}/{size}/{i}" for i in range(count)]
+    generator = STUDY.sets[name].generator
+    return [f"results/synthetic/{generator}/{name}/{size}/{i}" for i in range(STUDY.batches_of(name))]
 
 
 def kind_of(wildcards):
@@ -188,14 +187,7 @@ def of_generator(place, has=trained):
 
 # (segmenter, size) of every comparison; (set, size) and (generator, size) of what they use.
 COMPARED = [(segmenter, size) for segmenter in STUDY.segmenters for size in STUDY.sizes_of(segmenter)]
-USED_SETS = sorted(
-    {
-        (STUDY.arms[arm].synthetic, size)
-        for segmenter, size in COMPARED
-        for arm in STUDY.arms_of(segmenter)
-        if STUDY.arms[arm].synthetic
-    }
-)
+USED_SETS = sorted(STUDY.used_sets)
 if workflow.is_main_process:
     for name in sorted(STUDY.sets.keys() - {name for name, _ in USED_SETS}):
         logger.warning(f"sets.{name} is in no arm, so it is not made.")
