@@ -111,8 +111,7 @@ learned from?
 {% endfor %}
 {% endif %}
 
-Nor was it asked whether the outlines of bodies and lungs as a whole are more like the training patients than like
-others. A pass says that these attacks found nobody. It says nothing of others.
+A pass says that these attacks found nobody. It says nothing of others.
 
 ## Collection process
 
