@@ -300,12 +300,17 @@ def _judged(args):
     return Judged(read_json(args.reference), attempts(args.synthetic), pictures)
 
 
+def _audited(args) -> list[Path]:
+    """The cases that the audit compared."""
+    return case_folders([*args.synthetic, *args.train, *args.hosts, *args.held_out])
+
+
 def _plot_nearest(args, out: Path) -> None:
     """The synthetic cases that are closest to train cases, beside held-out ones."""
     from lungsyn.audit import probes
     from lungsyn.audit.pictures import Cubes, plot_nearest
 
-    folders = case_folders([*args.synthetic, *args.train, *args.hosts, *args.held_out])
+    folders = _audited(args)
     places = {kind: {place.name: place for place in probes.find_places(kind, folders)} for kind in probes.KINDS}
     cutters = {kind: probes.choose_cutter(kind, list(found.values()), args.audit) for kind, found in places.items()}
     cubes, rows = Cubes(places, cutters, args.audit.max_shift_voxels), read_table(args.neighbours)
@@ -316,9 +321,7 @@ def _plot_outlines(args, out: Path) -> None:
     """Outlines of the synthetic cases over those of the nearest train cases."""
     from lungsyn.audit.pictures import plot_outlines
 
-    folders = {
-        f.name: f for f in case_folders([*args.synthetic, *args.train, *args.hosts, *args.held_out, *args.donors])
-    }
+    folders = {f.name: f for f in [*_audited(args), *case_folders(args.donors)]}
     plot_outlines(read_table(args.neighbours), folders, args.of["set"], args.study.name, args.figures, out)
 
 
