@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from lungsyn.cohort import nifti
+from lungsyn.cohort import nifti, pairs
 from lungsyn.cohort.dicom import read_header
 from lungsyn.cohort.names import readable
 from lungsyn.cohort.readers.nifti import IMAGES
@@ -58,10 +58,10 @@ def survey(root: Path, workers: int = 1) -> Survey:
     dataset, layout = recognise(root)
     if dataset != "nifti":
         return Survey(dataset, layout)
-    pairs = [row for row in nifti.find_pairs(root, public_names=False) if not row["reason"]]
+    found = [row for row in pairs.find_pairs(root, public_names=False) if not row["reason"]]
     with mapping(workers) as map_over:
-        values = list(map_over(label_values, [root / row["annotation"] for row in pairs]))
-    grids = [grid for row in pairs if (grid := _grid(root / row["source"])) is not None]
+        values = list(map_over(label_values, [root / row["annotation"] for row in found if row["annotation"]]))
+    grids = [grid for row in found if (grid := _grid(root / row["source"])) is not None]
     spacings, sizes = (np.array([grid[i] for grid in grids]).reshape(-1, 3) for i in range(2))
     names = nifti.label_names(root)
     return Survey(
@@ -83,7 +83,7 @@ def recognise(root: Path) -> tuple[str, str]:
         more = f" (and {len(meant) - 1} more)" if len(meant) > 1 else ""
         raise InputError(f"{root} holds no cases itself, but {meant[0]} does{more}: name that folder")
     files = _files(root)
-    images = [path for path in files if nifti.is_nifti(path.name)]
+    images = [path for path in files if pairs.is_nifti(path.name)]
     dicom = any(_is_dicom(path) for path in [path for path in files if path not in set(images)][:LOOKED_AT])
     if dicom and not images:
         return "lidc", DICOM
@@ -93,7 +93,7 @@ def recognise(root: Path) -> tuple[str, str]:
 
 def _layout(root: Path) -> str:
     """The key of ``LAYOUTS`` that fits, or nothing."""
-    name = nifti.images_folder(root)
+    name = pairs.images_folder(root)
     if name != "imagesTr":
         return name
     numbered = any(re.search(r"_\d{4}\.nii", path.name) for path in (root / name).iterdir())

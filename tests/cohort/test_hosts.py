@@ -10,7 +10,7 @@ from lungsyn.audit import membership
 from lungsyn.audit.specimens import measure, openers
 from lungsyn.cli import main
 from lungsyn.cohort import export, nifti, table
-from lungsyn.cohort.nifti import LABEL_OF_HOST, NO_LABEL
+from lungsyn.cohort.pairs import LABEL_OF_HOST, NO_LABEL
 from lungsyn.cohort.split import training_set
 from lungsyn.errors import InputError
 from lungsyn.evaluation.report import cohort_summary

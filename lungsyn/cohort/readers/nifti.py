@@ -1,4 +1,4 @@
-"""Any cohort in NIfTI files: images/ and labels/, Medical Segmentation Decathlon, nnU-Net raw. See ``cohort.nifti``."""
+"""Any cohort in NIfTI files: images/ and labels/, Medical Segmentation Decathlon, nnU-Net raw. See ``cohort.pairs``."""
 
 import os
 from pathlib import Path
