@@ -1,7 +1,7 @@
 """From a folder of data to the overlay of a study: what to write, why, and what to type next (`lungsyn init`).
 
 An overlay is a list of choices, each a key of the config, its value, and the reason. Lengths of trainings and sizes of
-networks are those of the studies in workflow/experiments, of cut-outs and whole chests, for a CPU and for a GPU.
+networks are read from the studies in workflow/experiments, of cut-outs and whole chests, for a CPU and for a GPU.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ import yaml
 
 from lungsyn.cohort.recognised import CUT_OUT_MM
 from lungsyn.cohort.survey import LOOK, Survey, lesion_labels
+from lungsyn.settings.checking import read
 
+EXPERIMENTS = Path("workflow/experiments")
 FINEST_MM, LAPTOP_MM, ROUND_MM = 1.0, 2.0, 0.5  # spacings; a chest has eight times the voxels at 1 mm that it has at 2
 SMALLEST_MM, SMALLEST_VOXELS = 3, 3  # nodules
 COARSE_MM = 8  # voxels that tell spine from airway
@@ -85,6 +87,14 @@ def of_trainings(view: str, gpu: bool, spacing_mm: float, prepared: Prepared) ->
     ]
 
 
+def of_study(name: str, *keys: str) -> dict[str, Any]:
+    """A section of a study in workflow/experiments."""
+    section = read([EXPERIMENTS / f"{name}.yaml"])
+    for key in keys:
+        section = section[key]
+    return section
+
+
 def _of_cut_outs(gpu: bool, shapes: np.ndarray) -> list[Choice]:
     shape = np.median(shapes, axis=0)
     padded = {edge: float(np.maximum(shape, edge).prod() / shape.prod()) for edge in PATCHES}
@@ -92,45 +102,33 @@ def _of_cut_outs(gpu: bool, shapes: np.ndarray) -> list[Choice]:
     edge = float(np.sort(shape)[1:].mean())
     seen = next((p for p in PATCHES if p <= UNSEEN_MIDDLE * edge), PATCHES[-1])
     told = " x ".join(f"{n:.0f}" for n in shape)
-    length = [("images", 60000), ("batch_patches", 16), ("learning_rate", 0.002), ("warmup_images", 2000),
-              ("ema_images", 4000), ("validation_every_images", 3000)] if gpu else [
-              ("images", 8000), ("validation_every_images", 1000)]  # fmt: skip
-    of = "as cubes_gpu.yaml" if gpu else "as cubes.yaml: a laptop"
+    name, of = ("cubes_gpu", "as cubes_gpu.yaml") if gpu else ("cubes", "as cubes.yaml: a laptop")
+    generator, unet = of_study(name, "generators", "patch_ddpm"), of_study(name, "segmenters", "unet")
+    why = {"flips": "a cut-out has no left and right", "mirrored": "fewer false positives"}
     return [
         Choice("generators.patch_ddpm.patch_voxels", patch, f"fits cut-outs of {told} voxels (median)"),
-        *([Choice("generators.patch_ddpm.channels", [64, 128, 192], of)] if gpu else []),
-        Choice("generators.patch_ddpm.flips", True, "a cut-out has no left and right"),
-        *(Choice(f"generators.patch_ddpm.{key}", value, of) for key, value in length),
-        Choice("generators.patch_ddpm.validation_patches", 64, of),
+        *(Choice(f"generators.patch_ddpm.{key}", value, why.get(key, of)) for key, value in generator.items()),
         Choice("synthesis.mode", "fused", "few patches cover a cut-out: nothing to save by shifting"),
         Choice("synthesis.volumes_per_job", 26, "a second a volume"),
-        Choice("segmenters.unet.channels", [16, 32, 64, 128], of),
+        *(Choice(f"segmenters.unet.{key}", value, why.get(key, of)) for key, value in unet.items()
+          if key != "patch_voxels"),
         Choice("segmenters.unet.patch_voxels", seen, "not the whole cut-out, whose middle is always nodule"),
-        Choice("segmenters.unet.batch_patches", 8 if gpu else 4, of),
-        Choice("segmenters.unet.steps", 2000 if gpu else 1000, of),
-        Choice("segmenters.unet.mirrored", True, "fewer false positives"),
-    ]
+    ]  # fmt: skip
 
 
 def _of_chests(gpu: bool, spacing_mm: float, prepared: Prepared) -> list[Choice]:
     coarse = max(2 * round(COARSE_MM / spacing_mm / 2), 2)
     whole = {"factor": coarse, "images": 20000 if gpu else 2400}
     of = "as msd_lung.yaml: one GPU" if gpu else "as chests.yaml: a CPU"
-    length: dict[str, Any] = {"images": 8000}
+    length, trial = {"images": of_study("chests", "generators", "cascade_ddpm")["images"]}, {}
     if gpu:
-        length = {
-            "patch_voxels": 64 if spacing_mm <= LAPTOP_MM else 32,
-            "channels": [64, 128, 192, 256], "blocks": 2, "images": 1_000_000, "batch_patches": 16,
-            "learning_rate": 0.0002, "warmup_images": 20_000, "ema_images": 100_000, "validation_patches": 256,
-            "validation_every_images": 20_000, "early_stop_checks": 20,
-        }  # fmt: skip
+        length, trial = of_study("msd_lung", "generators", "patch_ddpm"), of_study("msd_lung", "segmenters", "unet")
+        length |= {"patch_voxels": length["patch_voxels"] if spacing_mm <= LAPTOP_MM else PATCHES[0]}
     held_out = 0 if prepared.cases["train"] < 10 else 0.1
-    trial = {"network": "dynunet", "channels": [32, 64, 128, 256, 320], "patch_voxels": 96, "steps": 30_000,
-             "batch_patches": 4, "learning_rate": 0.0005, "overlap": 0.5} if gpu else {}  # fmt: skip
     name = "generators.cascade_ddpm"
     return [
         Choice(f"{name}.kind", "cascade_ddpm", "spine, heart and airway are decided once, for the whole chest"),
-        *(Choice(f"{name}.{key}", value, of) for key, value in length.items()),
+        *(Choice(f"{name}.{key}", value, of) for key, value in length.items() if key != "held_out"),
         Choice(f"{name}.nodule_patches", 0.3, "the rest anywhere: anatomy is everywhere"),
         Choice(f"{name}.held_out", held_out, "share of the train cases that only watch"),
         Choice(f"{name}.whole", whole, f"voxels of {coarse * spacing_mm:g} mm tell spine from airway"),
