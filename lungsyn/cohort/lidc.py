@@ -28,7 +28,7 @@ from lungsyn.cohort.dicom import (
 from lungsyn.cohort.stack import slice_doubts
 from lungsyn.cohort.workers import mapping
 from lungsyn.errors import InputError
-from lungsyn.hosts import HOST
+from lungsyn.hosts import HOST, MARKED
 from lungsyn.seams import RawCase
 from lungsyn.settings.cohort import Listing, Nodules
 from lungsyn.volume.space import Volume
@@ -138,6 +138,7 @@ def _row_of(job: tuple[Path, str, list[Header], Listing]) -> dict:
     spacing = f"{column_mm:.4g}x{row_mm:.4g}x{z_mm:.4g}"
     return row | {
         "status": "included", "n_nodules": len(nodules), "spacing_mm": spacing, "warnings": oddities(headers) + found,
+        "role": MARKED if nodules else HOST,  # of the phantom, too, whatever ``unmarked`` is there
     }  # fmt: skip
 
 

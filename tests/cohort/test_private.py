@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lungsyn import cli
-from lungsyn.cohort import nifti, preprocess, private, table
+from lungsyn.cohort import preprocess, private, table
+from lungsyn.cohort.names import as_folder
 from lungsyn.errors import InputError
 from lungsyn.settings.checking import check
 from lungsyn.settings.cohort import Cohort, Listing, Preparation
@@ -162,7 +163,7 @@ def test_the_split_does_not_depend_on_whether_names_are_public(tmp_path):
     numbered = table.index(cohort, tmp_path / "raw", seed=1)
     readable = table.index(cohort.model_copy(update={"public_names": True}), tmp_path / "raw", seed=1)
     assert {row["source"]: row["split"] for row in numbered} == {row["source"]: row["split"] for row in readable}
-    assert {row["case"] for row in readable} == {nifti.as_folder(person) for person in PEOPLE}
+    assert {row["case"] for row in readable} == {as_folder(person) for person in PEOPLE}
 
 
 def test_a_digest_of_voxels_that_may_be_shared_is_keyed(tmp_path):
