@@ -3,12 +3,11 @@
 import os
 import platform
 from collections.abc import Callable
-from glob import glob
 
 import torch
 
 from lungsyn.errors import InputError
-from lungsyn.machine import cpus
+from lungsyn.machine import cpus, has_nvidia
 from lungsyn.memory import keep_freed_memory, peak_host_mb
 from lungsyn.settings.compute import Compute
 
@@ -25,7 +24,7 @@ def choose_device(compute: Compute) -> torch.device:
         return torch.device(compute.device)
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if glob("/dev/nvidia[0-9]*") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+    if has_nvidia() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         print("there is an NVIDIA GPU, but torch cannot use it (its driver is too old, or torch is a build for CPUs)")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -12,6 +12,7 @@ def cpus() -> int:
 
 
 def has_nvidia() -> bool:
+    """Whether the system shows an NVIDIA GPU, whether or not torch can use it. ``dxg`` is WSL's."""
     return bool(glob("/dev/nvidia[0-9]*") or glob("/dev/dxg"))
 
 

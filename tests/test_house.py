@@ -38,9 +38,10 @@ def test_nobody_imports_the_command_line():
     assert not [p for p in outside if any(name.startswith("lungsyn.cli") for name in imports_of(p))]
 
 
-def test_nobody_imports_what_is_shared_but_the_command_line():
-    outside = (path for path in files(".") if path.parent.name not in ("cli", "sharing"))
-    assert not [p for p in outside if any(name.startswith("lungsyn.sharing") for name in imports_of(p))]
+@pytest.mark.parametrize("room", ["sharing", "study"])
+def test_only_the_command_line_opens_the_rooms_above_all_others(room):
+    outside = (path for path in files(".") if path.parent.name not in ("cli", room))
+    assert not [p for p in outside if any(name.startswith(f"lungsyn.{room}") for name in imports_of(p))]
 
 
 def test_only_the_command_line_looks_on_while_a_network_learns():

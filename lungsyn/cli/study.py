@@ -36,7 +36,7 @@ def _init_arguments(parser):
 def study_init(args) -> None:
     """Look at a folder of data, say what it holds, write a study's overlay, name the next command."""
     from lungsyn.machine import has_nvidia
-    from lungsyn.starting import begin
+    from lungsyn.study.starting import begin
 
     gpu = args.device == "gpu" if args.device else has_nvidia()
     begin(args.folder, args.out, args.name, gpu, args.force, partial(print, flush=True))
@@ -52,7 +52,7 @@ def _run_arguments(parser):
 @verb("study", "run", _run_arguments)
 def study_run(args) -> None:
     """Run the study: Snakemake with the default profile and one line of progress."""
-    from lungsyn.running import run
+    from lungsyn.study.running import run
 
     sys.exit(run(args.arguments))
 
@@ -70,8 +70,8 @@ def _plan_arguments(parser):
 @verb("study", "plan", _plan_arguments)
 def study_plan(args) -> None:
     """Print what a study will cost: jobs, hours and memory per rule, disk. Run it in the repository's folder."""
-    from lungsyn import planning
     from lungsyn.evaluation.groups import check_worst
+    from lungsyn.study import planning
 
     files = [Path("config.yaml"), *args.configfile]
     study = check(read(files))

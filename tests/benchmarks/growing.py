@@ -20,8 +20,8 @@ ARMS, REPLICATES, SYNTHETIC = ("real", "synthetic", "real+synthetic"), 3, 100
 
 def planning(folder: Path, cases: int) -> Work:
     """``lungsyn plan``: the list of cases and two dry runs of Snakemake."""
-    from lungsyn.planning import jobs_of
     from lungsyn.settings.checking import check, read
+    from lungsyn.study.planning import jobs_of
 
     files = [ROOT / "config.yaml", ROOT / "tests/workflow/tiny.yaml"]
     return lambda: jobs_of(files, check(read(files)), cases)
@@ -53,7 +53,7 @@ def index(folder: Path, cases: int) -> Work:
 def cohort(folder: Path, cases: int) -> Work:
     """The table of cases after all were prepared."""
     from lungsyn.cli import main
-    from lungsyn.planning import write_made_up_cohort
+    from lungsyn.study.planning import write_made_up_cohort
     from lungsyn.volume.files import write_json
 
     write_made_up_cohort(folder, _splits(cases))

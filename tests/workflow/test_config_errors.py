@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from lungsyn.planning import write_made_up_cohort
+from lungsyn.study.planning import write_made_up_cohort
 
 BAD = {
     "unknown key": (

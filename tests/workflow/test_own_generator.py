@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsyn.planning import measured
 from lungsyn.provenance import model_facts
+from lungsyn.study.planning import measured
 from lungsyn.volume.files import open_case
 from lungsyn.volume.tables import read_table
 from tests.conftest import ROOT

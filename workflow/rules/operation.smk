@@ -10,9 +10,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from lungsyn import failures, planning
+from lungsyn import failures
 from lungsyn.errors import InputError
 from lungsyn.recipes import recorded
+from lungsyn.study import planning
 from lungsyn.why import find_record
 
 # What every job inherits. The package is called by its command: that of the environment which runs this, active or not

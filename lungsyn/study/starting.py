@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from lungsyn import machine, overlay, planning
+from lungsyn import machine
 from lungsyn.cohort import table
 from lungsyn.cohort.split import SPLITS
 from lungsyn.cohort.survey import Survey, survey, told_values
 from lungsyn.errors import InputError
-from lungsyn.overlay import Choice, Prepared
 from lungsyn.settings.checking import check, merge, read
 from lungsyn.settings.cohort import Listing, Preparation
 from lungsyn.settings.section import part
 from lungsyn.settings.study import Config
+from lungsyn.study import overlay, planning
+from lungsyn.study.overlay import Choice, Prepared
 from lungsyn.volume.files import whole_file
 
 CONFIG = Path("config.yaml")

@@ -11,8 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lungsyn import planning
 from lungsyn.settings.study import Config
+from lungsyn.study import planning
 
 PHANTOM = Path("workflow/phantom_seconds.json")
 ON_A_GPU = ("train_generator", "synthesise", "train_segmenter", "predict", "memorisation", "membership")

@@ -16,8 +16,8 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from lungsyn.failures import lines_of
-from lungsyn.forecast import Outlook
 from lungsyn.progress import clock, share_done
+from lungsyn.study.forecast import Outlook
 
 ERASE = "\r\033[K"
 EVERY_S = {True: 1.0, False: 60.0}  # on a terminal, elsewhere

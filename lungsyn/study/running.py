@@ -1,4 +1,4 @@
-"""`lungsyn run`: Snakemake in this process, with one line for the whole study (``lungsyn.study_line``).
+"""`lungsyn run`: Snakemake in this process, with one line for the whole study (``lungsyn.study.line``).
 
 What is given is Snakemake's own: ``lungsyn run --configfile my.yaml --directory my`` is `snakemake` with the default
 profile. The study is planned first, in a process of its own, so that the line counts the jobs that Snakemake itself
@@ -13,9 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
-from lungsyn import forecast, planning
 from lungsyn.machine import cpus, uses_gpu
 from lungsyn.settings.checking import check, merge, read
+from lungsyn.study import forecast, planning
 
 PROFILE = "workflow/profiles/default"
 # What Snakemake does instead of running jobs, which is told as ever.
@@ -45,9 +45,9 @@ def parsed(arguments: Sequence[str]):
     from snakemake.cli import parse_args
     from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-    from lungsyn import study_line
+    from lungsyn.study import line
 
-    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_lungsyn", study_line)
+    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_lungsyn", line)
     has_profile = any(word.startswith(("--workflow-profile", "--profile")) for word in arguments)
     given = [*([] if has_profile else ["--workflow-profile", PROFILE]), *arguments]
     said = io.StringIO()
@@ -61,7 +61,7 @@ def parsed(arguments: Sequence[str]):
 
 def prepare(args) -> None:
     """What the line has to know of the study before it starts."""
-    from lungsyn.study_line import Start
+    from lungsyn.study.line import Start
 
     folder, cores = (args.directory or Path()).absolute(), args.cores or cpus()
     Start.settled = bool(args.targets) or (folder / "results/cohort.tsv").exists()

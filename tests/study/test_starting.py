@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lungsyn import cli, overlay, starting
+from lungsyn import cli
 from lungsyn.cohort.survey import LOOK, Survey, lesion_labels, recognise, survey
 from lungsyn.errors import InputError
-from lungsyn.overlay import Choice, Prepared
 from lungsyn.settings.checking import check, read
+from lungsyn.study import overlay, starting
+from lungsyn.study.overlay import Choice, Prepared
 from tests.cohort.test_nifti import DEFECTS, image, label, name_seed, write, write_cases
 from tests.conftest import ROOT
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from lungsyn import forecast, planning, progress, running, study_line
-from lungsyn.forecast import Outlook
+from lungsyn import progress
 from lungsyn.settings.checking import check, read
+from lungsyn.study import forecast, line, planning, running
+from lungsyn.study.forecast import Outlook
 from tests.conftest import ROOT
 
 
@@ -40,9 +41,9 @@ def test_jobs_on_one_gpu_follow_one_another():
 def test_rules_that_were_never_timed_are_named():
     outlook = Outlook({"prepare": 1, "train": 1}, {"prepare": 10}, cores=1)
     assert outlook.left() == (10, ["train"])
-    assert study_line.left_in_words(*outlook.left()) == "at least 0:10 left"
-    assert study_line.not_timed(outlook.left()[1]) == " (train: not timed here yet)"
-    assert study_line.not_timed(["a", "b", "c"]) == " (3 kinds of jobs: not timed here yet)"
+    assert line.left_in_words(*outlook.left()) == "at least 0:10 left"
+    assert line.not_timed(outlook.left()[1]) == " (train: not timed here yet)"
+    assert line.not_timed(["a", "b", "c"]) == " (3 kinds of jobs: not timed here yet)"
     assert outlook.left([("train", 5)])[1] == ["train"]
 
 
@@ -80,9 +81,9 @@ def handler(monkeypatch):
     """A handler of a study of two cases and a training whose list of cases is not there yet, on no terminal."""
     seconds = {"listing": 1, "prepare": 5, "cohort": 1, "train_generator": 100}
     expected = {"listing": 1, "prepare": 2, "cohort": 1, "train_generator": 1}
-    monkeypatch.setattr(study_line.Start, "outlook", Outlook(expected, seconds, cores=2))
-    monkeypatch.setattr(study_line.Start, "settled", False)
-    made = study_line.LogHandler(None, None)
+    monkeypatch.setattr(line.Start, "outlook", Outlook(expected, seconds, cores=2))
+    monkeypatch.setattr(line.Start, "settled", False)
+    made = line.LogHandler(None, None)
     yield made
     made.over.set()
 
@@ -128,7 +129,7 @@ def test_what_has_to_be_known_stands_above_the_line(handler, capsys):
     send(handler, LogEvent.ERROR, logging.ERROR, "RuleException:\nCalledProcessError in file cohort.smk: Command ...")
     send(handler, LogEvent.JOB_ERROR, logging.ERROR, "Error in rule prepare", jobid=1, rule_name="prepare")
     send(handler, LogEvent.ERROR, logging.ERROR, "At least one job did not complete successfully.")
-    assert capsys.readouterr().err == f"sets.x is in no arm\nfailed: prepare case-1; {study_line.AGAIN}\n"
+    assert capsys.readouterr().err == f"sets.x is in no arm\nfailed: prepare case-1; {line.AGAIN}\n"
     assert ", 1 failed" in handler.line()
     begin(handler, 1, "prepare", case="case-1")  # a retry
     assert "failed" not in handler.line()
@@ -140,26 +141,26 @@ def test_an_error_before_any_job_is_shown(handler, capsys):
 
 
 def test_on_a_terminal_the_line_is_written_over_itself_and_no_wider(handler, capsys, monkeypatch):
-    monkeypatch.setattr(study_line.shutil, "get_terminal_size", lambda: os.terminal_size((40, 20)))
+    monkeypatch.setattr(line.shutil, "get_terminal_size", lambda: os.terminal_size((40, 20)))
     handler.live = True
     send(handler, LogEvent.RUN_INFO, stats={"prepare": 2})
     begin(handler, 1, "prepare", case="a-very-long-name-of-a-case")
-    last = capsys.readouterr().err.split(study_line.ERASE)[-1]
+    last = capsys.readouterr().err.split(line.ERASE)[-1]
     assert last.endswith("\r") and "\n" not in last and len(last) == 40
 
 
 @pytest.mark.parametrize(("results", "settled"), [([], False), (["cohort.tsv"], True)])
 def test_a_run_is_planned_before_it_starts(tmp_path, monkeypatch, results, settled):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(study_line.Start, "outlook", None)
-    monkeypatch.setattr(study_line.Start, "settled", None)
+    monkeypatch.setattr(line.Start, "outlook", None)
+    monkeypatch.setattr(line.Start, "settled", None)
     for name in results:
         (tmp_path / "results").mkdir()
         (tmp_path / "results" / name).write_text("case\tstatus\n" + "a\tincluded\n" * 6)
     given = ["--configfile", "tests/workflow/tiny.yaml", "--directory", str(tmp_path), "--cores", "3"]
     running.prepare(running.parsed([*given, "--config", "replicates=3"])[1])
-    outlook = study_line.Start.outlook
-    assert outlook.cores == 3 and study_line.Start.settled == settled
+    outlook = line.Start.outlook
+    assert outlook.cores == 3 and line.Start.settled == settled
     assert (outlook.expected["prepare"], outlook.expected["train_segmenter"]) == (6, 15)
     assert outlook.seconds["phantom"] > 0 and "train_generator" not in outlook.seconds  # with other settings
 
