@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lungsyn.cli.arguments import add, add_section, case_folders, verb
+from lungsyn.hosts import is_host
 from lungsyn.settings.evaluation import Viewing
 from lungsyn.settings.study import Study
 from lungsyn.volume.files import read_json
@@ -27,7 +28,8 @@ def viewer_write(args) -> None:
     from lungsyn.viewer.views import view_of_predictions, view_of_set
 
     cases = {folder.name: folder for folder in case_folders(args.cases)}
-    split = {row["case"]: row["split"] for row in read_table(args.cohort, ["case", "split"])}
+    rows = read_table(args.cohort, ["case", "split"])
+    split = {row["case"]: f"{row['split']} host" if is_host(row) else row["split"] for row in rows}
     shelf, views = Shelf(args.out, args.study, args.figures, cases, split), []
     nearest = _by_set([row for path in args.neighbours for row in read_table(path)])
     for (name, size), made in _made(args.synthetic).items():

@@ -39,7 +39,8 @@ PICTURE_DPI = 80
 
 @dataclass(eq=False)
 class Shelf:
-    """What is written so far below ``out``. ``cases``: folders of real ones by name; ``split``: of each."""
+    """What is written so far below ``out``. ``cases``: folders of real ones by name; ``split``: of each, a
+    host's is ``train host``."""
 
     out: Path
     study: Study

@@ -13,13 +13,14 @@ from lungsyn.volume.space import Volume
 from lungsyn.volume.tables import write_table
 from tests.conftest import make_case
 
+HOST = "unmarked-a"
 ARMS, SEGMENTER, SIZE = ("real", "real+synthetic"), "unet", 100
-SPLITS = {"train-a": "train", "train-b": "train", "test-a": "test", "test-b": "test", "test-c": "test"}
+SPLITS = {"train-a": "train", "train-b": "train", "test-a": "test", "test-b": "test", "test-c": "test", HOST: "train"}
 FAULT = {"reason": "HU of the lungs is too high"}
 NEAREST = [  # kind, case, place, correlation, nearest
     ("nodule", "made-0", "made-0/1", 0.4, "train-a/1"), ("nodule", "made-0", "made-0/2", 0.9, "train-a/2"),
     ("volume", "made-0", "made-0", 0.3, "train-b"), ("volume", "made-1", "made-1", 0.6, "train-a"),
-    ("outline", "made-0", "made-0", 0.99, "train-b"),
+    ("outline", "made-0", "made-0", 0.99, "train-b"), ("outline", "made-1", "made-1", 0.97, HOST),
 ]  # fmt: skip
 
 
@@ -30,9 +31,12 @@ def nearest_row(kind: str, case: str, place: str, correlation: float, nearest: s
 
 
 def write_study(folder) -> list[str]:
-    """The files of a study of five real and two synthetic cases and two arms; the arguments of the verb."""
-    rows = [{"case": name, "patient": name, "split": split} for name, split in SPLITS.items()]
-    write_table(folder / "cohort.tsv", rows, ["case", "patient", "split"])
+    """The files of a study of six real cases (one is a host), two synthetic ones and two arms; the verb's arguments."""
+    rows = [
+        {"case": name, "patient": name, "split": split, "role": "host" if name == HOST else "marked"}
+        for name, split in SPLITS.items()
+    ]
+    write_table(folder / "cohort.tsv", rows, ["case", "patient", "split", "role"])
     for k, name in enumerate(SPLITS):
         write_case(folder / "cases" / name, make_case((34, 28, 24), seed=k, name=name))
     for k in range(2):

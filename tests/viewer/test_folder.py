@@ -16,6 +16,7 @@ from lungsyn.viewer import volumes
 from lungsyn.viewer.folder import HERE, PAGE
 from lungsyn.volume.files import open_case
 from tests.conftest import make_case
+from tests.viewer.conftest import HOST
 
 
 def study_of(viewer) -> dict:
@@ -51,6 +52,15 @@ def test_voxels_are_those_of_the_case_to_half_a_step(viewer):
         for index, at_mm in volume["nodules"].items():
             voxel = np.round(inverse @ [*at_mm, 1])[:3].astype(int)
             assert np.asarray(case.nodules)[box][tuple(voxel)] == int(index)
+
+
+def test_a_host_is_shown_where_it_is_the_nearest_and_is_called_one(viewer):
+    study = study_of(viewer)
+    case = next(case for case in study["views"][0]["cases"] if case["name"] == "made-1")
+    shown = [(study["volumes"][side["volume"]]["name"], side["text"]) for side in case["right"]]
+    assert (HOST, "nearest train case by outline of lungs and body (likeness 0.97)") in shown
+    assert next(v for v in study["volumes"].values() if v["name"] == HOST)["what"] == "real, train host"
+    assert all(HOST not in name for name, text in shown if "at random" in text)
 
 
 def test_a_large_case_becomes_coarser_and_its_masks_keep_their_volume():

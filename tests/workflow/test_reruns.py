@@ -745,7 +745,7 @@ def test_a_host_reaches_what_a_generator_learns_and_is_measured_by_and_no_segmen
 
     learning = {"train_generator", "membership", "reference", "conditions untargeted", "synthesise untargeted"}
     learning |= of_sets("memorisation", "plot_set")
-    always = {"cohort"} | of_sets("fidelity")  # which has one reference for all sizes
+    always = {"cohort", "viewer"} | of_sets("fidelity")  # which has one reference for all sizes
     assert given("g", "50") == given("g", "100") == given("h", "100") == learning | always
     assert given("h", "50") == always
     segmenters = [job for job in jobs if job.rule.name == "train_segmenter" and job.wildcards_dict["arm"] == "real"]

@@ -200,7 +200,7 @@ rule viewer:
     """Volumes to look at in a browser: synthetic beside real ones, and predictions. They are never exported."""
     input:
         synthetic=lambda w: [batch for name, size in USED_SETS for batch in batches(name, size)],
-        cases=cases("train", "validation", "test"),
+        cases=cases("train", "validation", "test", hosts=True),
         neighbours=[f"results/audit/{name}/{size}/nearest.tsv" for name, size in USED_SETS],
         scores=of_arms("results/scores/{segmenter}/{arm}/{size}.tsv", COMPARED),
         predictions=of_arms("results/predictions/{segmenter}/{arm}/{size}", COMPARED),
