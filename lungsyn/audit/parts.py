@@ -18,6 +18,7 @@ from itertools import product
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -33,7 +34,7 @@ COMPONENTS = 48  # principal ones, of the invariants
 AT_ONCE = 256
 
 HALF = EDGE_VOXELS // 2
-MARGIN = 2  # that the blurred masks look beyond a cube
+MARGIN = 2  # that the blurred masks look beyond a voxel
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,22 +69,22 @@ def cubes(hu: np.ndarray, masks: np.ndarray, counts: np.ndarray | None = None) -
     places = torch.from_numpy(details(hu, masks[2] if counts is None else counts))
     if not len(places):
         return torch.zeros(0, EDGE_VOXELS**3)
-    channels = torch.from_numpy(np.stack([hu, *masks, depth_below_surface(masks[0])], dtype=np.float32))
-    return torch.cat([_unexplained(channels, part) for part in places.split(AT_ONCE)])
+    known = torch.from_numpy(np.stack([*masks, depth_below_surface(masks[0])], dtype=np.float32))
+    known = F.pad(known[None], (MARGIN,) * 6, mode="replicate")  # beyond the border: the border
+    given = explaining(known[:, :3], known[:, 3])[(0, slice(None), *[slice(MARGIN, -MARGIN)] * 3)]
+    seen = torch.from_numpy(hu.astype(np.float32))
+    return torch.cat([_unexplained(seen, given, part) for part in places.split(AT_ONCE)])
 
 
-def _unexplained(channels: Tensor, places: Tensor) -> Tensor:
-    """``channels`` ``[5 x y z]``: HU, masks and depth."""
-    reach = torch.arange(-HALF - MARGIN, HALF + MARGIN + 1)
-    x, y, z = (
-        (places[:, axis, None] + reach).clamp(0, n - 1) for axis, n in enumerate(channels.shape[1:])
-    )  # beyond the border: the border
-    around = channels[:, x[:, :, None, None], y[:, None, :, None], z[:, None, None, :]]  # [5 n w w w]
-    core = (..., *[slice(MARGIN, -MARGIN)] * 3)
-    target = around[0][core].flatten(1)[:, :, None].double()  # [n e^3 1]
-    given = explaining(around[1:4].transpose(0, 1), around[4])[core].flatten(2).double()  # [n 16 e^3]
-    weights = torch.linalg.pinv(given @ given.transpose(1, 2), hermitian=True, rtol=1e-9) @ (given @ target)
-    return unit((target - given.transpose(1, 2) @ weights)[:, :, 0].float())
+def _unexplained(hu: Tensor, given: Tensor, places: Tensor) -> Tensor:
+    """The cubes of ``hu`` ``[x y z]`` around ``places`` ``[n 3]``, less what ``given`` ``[16 x y z]`` explains in each."""
+    reach = torch.arange(-HALF, HALF + 1)
+    x, y, z = (places[:, axis, None] + reach for axis in range(3))
+    box = (x[:, :, None, None], y[:, None, :, None], z[:, None, None, :])
+    target = hu[box].flatten(1)[:, :, None].double()  # [n e^3 1]
+    columns = given[(slice(None), *box)].transpose(0, 1).flatten(2).double()  # [n 16 e^3]
+    weights = torch.linalg.pinv(columns @ columns.transpose(1, 2), hermitian=True, rtol=1e-9) @ (columns @ target)
+    return unit((target - columns.transpose(1, 2) @ weights)[:, :, 0].float())
 
 
 @cache
