@@ -50,11 +50,14 @@ def section(model: type[Section]) -> Callable[[str], Section]:
 
 
 def case_folders(paths: list[Path]) -> list[Path]:
-    """The case folders that ``paths`` name: a case.json, or a folder of cases; in the given order, sorted within."""
+    """The case folders that ``paths`` name: a case.json, a case's folder, or a folder of cases; in the given order,
+    sorted within."""
     folders = []
     for path in paths:
         if path.name == "case.json":
             folders.append(path.parent)
+        elif (path / "case.json").is_file():
+            folders.append(path)
         else:
             folders += sorted(file.parent for file in path.glob("*/case.json"))
     return folders

@@ -38,7 +38,7 @@ def test_nnunet_raw_is_read_back_by_our_own_reader(tmp_path, synthetic):
     real = make_case((25, 31, 13), seed=2, name="LIDC-IDRI-0001")
     real.about["dataset"] = "lidc"
     write_case(tmp_path / "cases" / "LIDC-IDRI-0001", real)
-    assert export(tmp_path, "nnunet", "cases", "set/untargeted-001/case.json") == 0
+    assert export(tmp_path, "nnunet", "cases", "set/untargeted-001") == 0
     root = tmp_path / "out"
     about = json.loads((root / "dataset.json").read_text())
     assert about["channel_names"] == {"0": "CT"}
@@ -300,7 +300,7 @@ def test_what_cannot_be_exported_says_why(tmp_path, synthetic, capsys):
     assert not (tmp_path / "out").exists()
     assert export(tmp_path, "nnunet", "nowhere") == 2
     assert "no case to export" in capsys.readouterr().err
-    assert export(tmp_path, "nnunet", "set", "set") == 2
+    assert export(tmp_path, "nnunet", "set", "set/untargeted-001/case.json") == 2
     assert "untargeted-001 is given twice" in capsys.readouterr().err
     assert open_case(tmp_path / "set" / "untargeted-001").about["dataset"] == "synthetic"
 
