@@ -77,7 +77,7 @@ def cubes(hu: np.ndarray, masks: np.ndarray, counts: np.ndarray | None = None) -
 
 
 def _unexplained(hu: Tensor, given: Tensor, places: Tensor) -> Tensor:
-    """The cubes of ``hu`` ``[x y z]`` around ``places`` ``[n 3]``, less what ``given`` ``[16 x y z]`` explains in each."""
+    """The cubes of ``hu`` ``[x y z]`` around ``places`` ``[n 3]``, less what ``given`` ``[16 x y z]`` explains."""
     reach = torch.arange(-HALF, HALF + 1)
     x, y, z = (places[:, axis, None] + reach for axis in range(3))
     box = (x[:, :, None, None], y[:, None, :, None], z[:, None, None, :])
