@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lungsyn import cli, planning
+from lungsyn import cli
 from lungsyn.errors import InputError
 from lungsyn.settings.checking import check, read
 from lungsyn.settings.segmenters import settings_of
 from lungsyn.settings.study import Config
+from lungsyn.study import planning
 from lungsyn.volume.tables import write_table
 from tests.conftest import ROOT
 
