@@ -12,7 +12,8 @@ from pathlib import Path
 from lungsyn.memory import peak_host_mb
 from lungsyn.volume.files import read_json
 
-ABOUT = ["generator", "set", "segmenter", "arm", "size", "replicate", "batch", "case"]  # what a job may be of
+ABOUT = ["generator", "set", "segmenter", "arm", "size", "replicate", "batch", "case"]  # what a job may be of, and:
+MAYBE = ["fold"]  # only in studies that have any
 COLUMNS = ["stage", "verb", *ABOUT, "seconds", "host_mb", "device_mb", "ran_on"]
 
 
@@ -30,8 +31,11 @@ def spent(seconds: float, known: Mapping) -> dict:
 
 
 def read_costs(paths: Iterable[Path]) -> list[dict]:
-    """Rows of ``COLUMNS``, one per job; what a job is not of is None. Raises InputError naming the file."""
-    return [dict.fromkeys(COLUMNS) | read_json(path) for path in paths]
+    """Rows of ``COLUMNS``, one per job; what a job is not of is None. They have those of ``MAYBE`` that any job is of.
+    Raises InputError naming the file."""
+    found = [read_json(path) for path in paths]
+    columns = [*COLUMNS, *(key for key in MAYBE if any(key in row for row in found))]
+    return [dict.fromkeys(columns) | row for row in found]
 
 
 def totals(rows: Sequence[Mapping]) -> list[dict]:

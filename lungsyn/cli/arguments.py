@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lungsyn.errors import InputError
+from lungsyn.folds import of_training_set
 from lungsyn.memory import peak_host_mb
 from lungsyn.recipes import OF_VERBS, Recipe, recipe_of
 from lungsyn.settings.checking import from_json
@@ -104,7 +105,8 @@ def add_numbers(parser: argparse.ArgumentParser, *names: str) -> None:
 
 
 class Of(argparse.Action):
-    """``--of arm=real size=50``: a dict of exactly these columns, sizes and replicates as numbers."""
+    """``--of arm=real size=50``: a dict of exactly these columns, sizes and replicates as numbers. A ``size`` is one of
+    a fold where there are folds: ``size=50-fold2`` is the two columns ``size`` and ``fold``."""
 
     def __init__(self, *args, columns: tuple[str, ...], **options):
         self.columns = columns
@@ -115,10 +117,12 @@ class Of(argparse.Action):
         if set(found) != set(self.columns):
             parser.error(f"--of takes {self.metavar}, not {' '.join(values)}")
         try:
-            numbers = {column: int(found[column]) for column in NUMBERS if column in found}
+            replicate = {"replicate": int(found["replicate"])} if "replicate" in found else {}
+            of_size = of_training_set(found["size"])
         except ValueError:
             parser.error(f"--of takes whole numbers as {' and '.join(NUMBERS)}, not {' '.join(values)}")
-        namespace.of = {column: found[column] for column in self.columns} | numbers
+        named = {column: found[column] for column in self.columns if column not in NUMBERS}
+        namespace.of = named | of_size | replicate
 
 
 def add_of(parser: argparse.ArgumentParser, *columns: str) -> None:

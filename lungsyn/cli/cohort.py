@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from lungsyn.cli.arguments import add, add_numbers, add_section, case_folders, verb
+from lungsyn.cohort.split import folds_of
 from lungsyn.errors import InputError
+from lungsyn.folds import folds_in
 from lungsyn.registry import family
 from lungsyn.settings.cohort import Listing, Preparation, Simulation
 from lungsyn.volume.files import open_case, read_json, whole_case, write_case, write_left_out
@@ -39,7 +41,7 @@ def cohort_index(args) -> None:
     if not args.cohort.readable:
         private.make_key(args.names.parent)
     keyed = [row | {"raw": row["raw"] and private.keyed(args.names.parent, row["raw"])} for row in rows]
-    write_table(args.out, keyed, table.COLUMNS)
+    write_table(args.out, keyed, table.columns(folds_of(args.cohort.split)))
     print(table.summary(rows))
 
 
@@ -79,7 +81,7 @@ def cohort_table(args) -> None:
 
     abouts = {folder.name: read_json(folder / "case.json") for folder in case_folders(args.cases)}
     rows = table.settled(read_table(args.listing), abouts)
-    write_table(args.out, rows, table.COLUMNS)
+    write_table(args.out, rows, table.columns(folds_in(rows)))
     print(table.summary(rows))
 
 

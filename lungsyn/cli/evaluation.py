@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from lungsyn.cli.arguments import (
     add,
@@ -14,12 +15,13 @@ from lungsyn.cli.arguments import (
     verb,
 )
 from lungsyn.errors import InputError
+from lungsyn.folds import columns_of, folds_in, in_fold
 from lungsyn.provenance import versions
 from lungsyn.settings.audit import Probing
 from lungsyn.settings.evaluation import Drawing, Evaluation
 from lungsyn.settings.section import as_json
 from lungsyn.settings.study import Benchmark, Config, Study
-from lungsyn.volume.files import map_volume, open_case, read_json, read_written, whole_case, write_text
+from lungsyn.volume.files import open_case, read_json, read_written, whole_case, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 
@@ -35,9 +37,11 @@ def evaluation_score(args) -> dict:
     from lungsyn.evaluation.scores import NODULE_COLUMNS, OF, SCORE_COLUMNS, score_arm
     from lungsyn.volume.predictions import of_case, read_predictions
 
-    split = {row["case"]: row["split"] for row in read_table(args.cohort, ["case", "split"])}
     predictions, tables = read_predictions(args.predictions), ([], [], [])
-    of = {key: predictions[0][key] for key in OF}
+    of = {key: predictions[0][key] for key in (*OF, "fold") if key in predictions[0]}
+    fold = of.get("fold")
+    cohort = read_table(args.cohort, ["case", columns_of([fold])[0]])
+    split = {row["case"]: row["split"] for row in in_fold(cohort, fold)}
     for folder in case_folders(args.cases):
         if folder.name not in split:
             raise InputError(f"{args.cohort} lists no case {folder.name!r}: give the table of the same cohort")
@@ -47,23 +51,16 @@ def evaluation_score(args) -> dict:
     for path, rows, columns in zip(
         (args.out, args.nodules, args.points), tables, (SCORE_COLUMNS, NODULE_COLUMNS, POINT_COLUMNS), strict=True
     ):
-        write_table(path, rows, [*OF, *columns])
+        write_table(path, rows, [*of, *columns])
     return of
 
 
-def _tested(arms: Mapping[str, Sequence[dict]]) -> dict[str, list[dict]]:
-    """The rows of the test cases only."""
-    from lungsyn.evaluation.groups import TEST
-
-    return {arm: [row for row in rows if row["split"] == TEST] for arm, rows in arms.items()}
-
-
-def _worst(scores: Mapping, benchmark: Benchmark) -> dict[int, list[str]]:
+def _worst(scores: Mapping, benchmark: Benchmark) -> dict[int, set]:
     """The worst validation cases at each size: of `scores.read_arms` those of the benchmark's segmenter and arm."""
-    from lungsyn.evaluation.groups import worst_cases
+    from lungsyn.evaluation.groups import worst_of_folds
 
     return {
-        size: worst_cases(arms[benchmark.arm], benchmark.worst_cases)
+        size: worst_of_folds(arms[benchmark.arm], benchmark.worst_cases)
         for (segmenter, size), arms in scores.items()
         if segmenter == benchmark.segmenter
     }
@@ -80,6 +77,7 @@ def _compare_arguments(parser):
 def evaluation_compare(args) -> None:
     """Compare every arm with the benchmark arm at each size: Dice paired by case, FROC, and nodules of each kind."""
     from lungsyn.evaluation import comparison, froc, scores, strata
+    from lungsyn.evaluation.groups import tested
 
     worst, benchmark = _worst(scores.read_arms(args.benchmark_scores), args.benchmark), args.benchmark.arm
     confidence = args.evaluation.confidence
@@ -97,7 +95,7 @@ def evaluation_compare(args) -> None:
         rows = [
             {"segmenter": segmenter, "size": size, **row}
             for (segmenter, size), arms in scores.read_arms(paths, columns).items()
-            for row in rows_of(_tested(arms), benchmark, *settings)
+            for row in rows_of(tested(arms), benchmark, *settings)
         ]
         write_table(out, rows, ["segmenter", "size", *made])
 
@@ -116,6 +114,7 @@ def evaluation_plot_arms(args) -> None:
     """Draw what came of the arms: each size at a glance, case by case, FROC, cases and nodules, loss curves."""
     from lungsyn.evaluation import data, figures, gallery, summaries
     from lungsyn.evaluation.comparison import COMPARISON_COLUMNS
+    from lungsyn.evaluation.drawable import Drawable
     from lungsyn.evaluation.froc import FROC_COLUMNS
     from lungsyn.evaluation.groups import TEST
     from lungsyn.evaluation.scores import read_arms
@@ -144,7 +143,10 @@ def evaluation_plot_arms(args) -> None:
         points, out = [row for row in froc if row["segmenter"] == segmenter], place("froc", segmenter)
         summaries.plot_froc(points, trained_on, frame, out)
         data.write_data(out, points, ["size", *FROC_COLUMNS])
-    worst, drawable = _worst(scores, args.benchmark), _Drawable(args)
+    worst = _worst(scores, args.benchmark)
+    drawable = Drawable(
+        args.study.name, args.figures, case_folders(args.cases), args.predictions, args.nodules, args.cohort
+    )
     for (segmenter, size), arms in scores.items():
         rows = [row for row in comparison if (row["segmenter"], row["size"]) == (segmenter, size)]
         out = place(gallery.MAIN, segmenter, size)
@@ -167,76 +169,15 @@ def _rows(paths: Sequence[Path], columns: Sequence[str]) -> list[dict]:
 
 
 def _train_patients(cohort: Path, sizes: set[int]) -> dict[int, int]:
-    """Number of train patients at each training-set size (percent)."""
+    """Number of train patients at each training-set size (percent); with folds on average."""
     from lungsyn.cohort.split import within
     from lungsyn.hosts import is_host
 
-    n = len({row["patient"] for row in read_table(cohort) if row["split"] == "train" and not is_host(row)})
-    return {size: sum(within(rank, n, size) for rank in range(1, n + 1)) for size in sizes}
-
-
-class _Drawable:
-    """The cases, predictions and nodules that ``plot-arms`` was given, found by what their tables say."""
-
-    def __init__(self, args):
-        from lungsyn.evaluation.scores import NODULE_COLUMNS, read_arms
-        from lungsyn.volume.predictions import read_predictions
-
-        self.study_name, self.settings = args.study.name, args.figures
-        self.folders = {folder.name: folder for folder in case_folders(args.cases)}
-        self.predictions = [row for folder in args.predictions for row in read_predictions(folder)]
-        self.nodules = read_arms(args.nodules, NODULE_COLUMNS)
-
-    def case(self, segmenter: str, size: int, name: str, words: str):
-        """A case with the predictions of both arms (of ``figures.case_arms``) as memory maps."""
-        from lungsyn.evaluation.pictures import Drawn
-        from lungsyn.volume.predictions import of_case
-
-        of_arm = {
-            arm: [
-                row for row in self.predictions
-                if (row["segmenter"], row["arm"], row["size"]) == (segmenter, arm, size)
-            ]
-            for arm in self.settings.case_arms
-        }  # fmt: skip
-        predictions = {arm: [map_volume(path).data for path in of_case(rows, name).values()]
-                       for arm, rows in of_arm.items()}  # fmt: skip
-        return Drawn(open_case(self.folders[name]), predictions, words)
-
-    def plot_cases(self, segmenter: str, size: int, scores: Mapping, out: Path) -> None:
-        """The test cases of best, median and worst change with every replicate's contour for two arms."""
-        from lungsyn.evaluation import data
-        from lungsyn.evaluation.groups import case_means, chosen_changes
-        from lungsyn.evaluation.pictures import plot_cases
-
-        first, second = self.settings.case_arms
-        dice = {arm: case_means(scores[arm], "dice") for arm in (first, second)}
-        chosen = chosen_changes(scores, second, first)
-        drawn = [
-            self.case(segmenter, size, name, f"{rule} {dice[second][name] - dice[first][name]:+.2f}\n{name}")
-            for name, rule in chosen.items()
-        ]
-        values = [{arm: means[name] for arm, means in dice.items()} for name in chosen]
-        plot_cases(drawn, values, self.study_name, self.settings, out)
-        data.write_data(out, data.drawn_cases(scores, (first, second)), data.CASE)
-
-    def plot_turned(self, segmenter: str, size: int, out: Path) -> None:
-        """The test nodules that most replicates of one arm found and most of the other missed."""
-        from lungsyn.evaluation import data
-        from lungsyn.evaluation.pictures import MOST_TURNED, plot_turned
-        from lungsyn.evaluation.strata import turned
-
-        arms = _tested(self.nodules[segmenter, size])
-        found = turned(*(arms[arm] for arm in self.settings.case_arms))
-        drawn = [
-            [
-                (self.case(segmenter, size, row["case"], f"{row['diameter_mm']:.1f} mm\n{row['case']}"), row["nodule"])
-                for row in rows[:MOST_TURNED]
-            ]
-            for rows in found
-        ]
-        plot_turned(*drawn, (len(found[0]), len(found[1])), self.study_name, self.settings, out)
-        data.write_data(out, data.turned_nodules(found, self.settings.case_arms), data.NODULE)
+    rows = [row for row in read_table(cohort) if not is_host(row)]
+    counts = [
+        len({row["patient"] for row in in_fold(rows, fold) if row["split"] == "train"}) for fold in folds_in(rows)
+    ]
+    return {size: round(mean(sum(within(rank, n, size) for rank in range(1, n + 1)) for n in counts)) for size in sizes}
 
 
 def _plot_set_arguments(parser):
@@ -259,7 +200,7 @@ def evaluation_plot_set(args) -> None:
 
     set_name, study = args.of["set"], args.study
     shown = {
-        kind: gallery.entry(kind, set_name=set_name, size=args.of["size"])
+        kind: gallery.entry(kind, set_name=set_name, size=args.of["size"], fold=args.of.get("fold"))
         for kind in ("contact_sheet", "fidelity", "quality", "nearest", "outlines")
     }
     places = {kind: args.out / row["file"] for kind, row in shown.items()}
@@ -354,24 +295,28 @@ def evaluation_report(args) -> None:
         cohort=read_table(args.cohort),
         pictures=pictures,
         verdicts=[read_json(path) for path in args.verdicts],
-        quality=_grouped([row for path in args.quality for row in read_table(path)], "{set}, size {size} %"),
+        quality=_grouped(
+            [row for path in args.quality for row in read_table(path)], "{set}, size {size} %", "fold {fold}"
+        ),
         versions=versions(),
         costs=costs.totals(spent),
         viewer=args.viewer,
     )
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(pictures[0]["file"], temporary)
-    write_table(args.cost_table, spent, costs.COLUMNS)
+    write_table(args.cost_table, spent, list(dict.fromkeys([*costs.COLUMNS, *spent[0]])))
     tables = [as_text(rows, f"{study.name}, segmenter {title}") for title, rows in comparisons.items()]
     write_text(args.text, "\n\n".join(tables) + "\n")
     write_text(args.out, build(f"{study.name}: does synthetic data help?", _shown(args.config), found))
 
 
-def _grouped(rows: Sequence[dict], words: str) -> dict[str, list[dict]]:
-    """Rows by what ``words``, with values of their columns in them, call them; in the order of their first."""
+def _grouped(rows: Sequence[dict], words: str, of_fold: str = "") -> dict[str, list[dict]]:
+    """Rows by what ``words``, with values of their columns in them, call them, and ``of_fold`` where they have a fold;
+    in the order of their first."""
     found: dict[str, list[dict]] = {}
     for row in rows:
-        found.setdefault(words.format(**row), []).append(row)
+        name = f"{words}, {of_fold}" if "fold" in row and of_fold else words
+        found.setdefault(name.format(**row), []).append(row)
     return found
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from lungsyn.cli.arguments import add, verb
+from lungsyn.cohort.split import folds_of
 from lungsyn.errors import InputError
 from lungsyn.settings.checking import check, read, schema_yaml
 from lungsyn.volume.files import write_text
@@ -78,7 +79,8 @@ def study_plan(args) -> None:
     n_cases = args.cases or study.cohort.reader.expected_cases(study.cohort)
     if n_cases < 3:
         raise InputError(f"{n_cases} cases below cohort.root {study.cohort.root}: say how many with --cases N")
-    check_worst(study.benchmark.worst_cases, Counter(planning.splits(study, n_cases))["validation"])
+    for fold in folds_of(study.cohort.split):
+        check_worst(study.benchmark.worst_cases, Counter(planning.splits(study, n_cases, fold))["validation"])
     print(planning.plan(study, planning.jobs_of(files, study, n_cases), n_cases, args.directory))
 
 

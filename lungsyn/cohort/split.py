@@ -1,13 +1,61 @@
-"""Train, validation and test by patient: seeded, and independent of the order in which patients are listed."""
+"""Train, validation and test by patient: seeded, and independent of the order in which patients are listed.
+
+With *folds* there is a split for each: every patient is tested in one fold, and in each of the others it is a train or
+a validation patient (see `lungsyn.folds`).
+"""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lungsyn.errors import InputError
 from lungsyn.hosts import is_host
 from lungsyn.settings.cohort import Split
 
 SPLITS = ("train", "validation", "test")
+
+
+def folds_of(split: Split) -> list[int] | list[None]:
+    """The folds, from 1; of one split there is one, which has no number."""
+    return list(range(1, split.folds + 1)) if split.folds else [None]
+
+
+def chosen(rows: Sequence[Mapping], splits: Iterable[str], percent: int) -> list[Mapping]:
+    """The rows of these splits; of the train patients those in the training set of ``percent`` of them."""
+    joins = training_set(rows, percent)
+    return [row for row in rows if row["split"] in splits and (row["split"] != "train" or joins(row))]
+
+
+def assign_all(patients: Iterable[tuple[str, str]], wanted: Split, seed: int) -> dict[str, dict[int | None, str]]:
+    """The split of every patient in each fold: see `assign` and `assign_folds`."""
+    if wanted.folds:
+        return assign_folds(patients, wanted.folds, wanted.validation, seed)
+    return {name: {None: split} for name, split in assign(patients, wanted, seed).items()}
+
+
+def assign_folds(
+    patients: Iterable[tuple[str, str]], folds: int, validation: float, seed: int
+) -> dict[str, dict[int | None, str]]:
+    """The split of every patient in each fold, from 1. Each is tested once; of the others of a fold so many are for
+    validation that they are a share ``validation`` of all. Raises InputError for a given split, or too few patients."""
+    split = given_splits(patients)
+    if any(split.values()):
+        raise InputError(
+            "cohort.split has folds, in which every patient is tested once, but the dataset gives patients a split: "
+            "take the column 'split' out of cases.tsv, or ask for no folds"
+        )
+    if len(split) < folds or len(split) - -(-len(split) // folds) < 2:  # one for train, one for validation
+        raise InputError(f"{len(split)} patients cannot fill {folds} folds: add patients, or lower cohort.split.folds")
+    ordered = sorted(split, key=lambda name: order(seed, name))
+    tested = {name: place % folds + 1 for place, name in enumerate(ordered)}
+    found: dict[str, dict[int | None, str]] = {name: {fold: "test"} for name, fold in tested.items()}
+    for fold in range(1, folds + 1):
+        others = sorted(
+            (name for name in split if tested[name] != fold), key=lambda name: order(seed, name, f"fold {fold}")
+        )
+        count = min(max(1, round(validation * len(split))), len(others) - 1)
+        for place, name in enumerate(others):
+            found[name][fold] = "validation" if place < count else "train"
+    return found
 
 
 def assign(patients: Iterable[tuple[str, str]], fractions: Split, seed: int) -> dict[str, str]:

@@ -3,7 +3,8 @@ is; ``cohort.tsv`` is the same after the cases were prepared, less those that co
 
 ``role`` is marked, or host: a case without marked lesions, which teaches the generator and lends its body. It is of the
 train split, but in no arm as labelled data (`lungsyn.hosts`). ``train_rank`` orders the train patients: a smaller
-training set is those of the lowest ranks; patients who have hosts only have an order of their own. ``slice_mm`` and
+training set is those of the lowest ranks; patients who have hosts only have an order of their own. With folds there are
+``split_1``, ``train_rank_1`` and so on in place of ``split`` and ``train_rank``. ``slice_mm`` and
 ``noise_hu`` say what kind of scan it is (`lungsyn.volume.source`). ``warnings`` say what is odd about a case that is
 used all the same. ``raw`` is a digest of its raw files (keyed where names are not public), unless the reader lists them
 once: a case whose files changed is prepared anew, whatever their time stamps say. Which files those are, and what may
@@ -12,6 +13,7 @@ not be said to everybody, is in ``private/names.tsv`` (see ``cohort.private``).
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 from lungsyn.cohort import private, split
@@ -20,6 +22,7 @@ from lungsyn.cohort.names import as_folder
 from lungsyn.cohort.patients import refuse_two_splits
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.errors import InputError
+from lungsyn.folds import OF_A_PATIENT, columns_of, folds_in, in_fold
 from lungsyn.hosts import HOST, MARKED, is_host
 from lungsyn.memory import keep_freed_memory
 from lungsyn.registry import family
@@ -36,6 +39,15 @@ COLUMNS = [
     "case", "patient", "role", "split", "train_rank", "n_nodules", "spacing_mm", "slice_mm", "noise_hu",
     "status", "reason", "warnings", "raw",
 ]  # fmt: skip
+
+
+def columns(folds: Iterable[int | None]) -> list[str]:
+    """``COLUMNS`` with those of each fold in place of ``split`` and ``train_rank``."""
+    own = columns_of(folds)
+    before = COLUMNS.index(OF_A_PATIENT[0])
+    return [*COLUMNS[:before], *own, *COLUMNS[before + len(OF_A_PATIENT) :]]
+
+
 NO_SUCH_CASE = "cohort.exclude names a case that is not there"
 
 
@@ -63,25 +75,34 @@ def with_splits(found: list[dict], settings: Listing, seed: int, known: Iterable
         raise _none_left(rows)
     split_of = _dealt(found, included, settings, seed)
     rows = [_unless_tested(row, split_of) for row in rows]
-    ranks = _ranks((row for row in rows if row["status"] == "included"), split_of, seed)
+    included = [row for row in rows if row["status"] == "included"]
+    for fold in split.folds_of(settings.split):
+        named, rank = columns_of([fold])
+        of_fold = {name: of[fold] for name, of in split_of.items()}
+        ranks = _ranks(included, of_fold, seed)
+        for row in rows:
+            row[named] = of_fold[row["patient_name"]] if row["status"] == "included" else ""
+            row[rank] = ranks.get(row["patient_name"], "") if row[named] == "train" else ""
     for row in rows:
-        row["split"] = split_of[row["patient_name"]] if row["status"] == "included" else ""
-        row["train_rank"] = ranks.get(row["patient_name"], "") if row["split"] == "train" else ""
         row["warnings"] = JOIN.join(row["warnings"])
         row["slice_mm"] = row["noise_hu"] = ""  # known once the case is prepared
         row["raw"] = row["raw"] if row["status"] == "included" else ""
-    needed = {split_of[row["patient_name"]] for row in found if row["status"] == "included" and not is_host(row)}
+    marked = [row for row in found if row["status"] == "included" and not is_host(row)]
+    needed = {of for row in marked for of in split_of[row["patient_name"]].items()}
     _check_splits(rows, needed, "cohort.exclude leaves")
     return sorted(rows, key=lambda row: row["case"])
 
 
-def _unless_tested(row: dict, split_of: dict[str, str]) -> dict:
-    """A row, excluded if it is a host whose patient has cases in validation or test: the generator would learn whom it
-    is tested on."""
-    where = split_of.get(row["patient_name"])
-    if row["status"] != "included" or not is_host(row) or where == "train":
+def _unless_tested(row: dict, split_of: dict[str, dict[int | None, str]]) -> dict:
+    """A row, excluded if it is a host whose patient has cases in validation or test, with folds in any of them: the
+    generator would learn whom it is tested on."""
+    if row["status"] != "included" or not is_host(row):
         return row
-    return row | {"status": "excluded", "reason": f"a host of a patient in {where}: only train patients teach"}
+    where = sorted((fold, name) for fold, name in split_of[row["patient_name"]].items() if name != "train")
+    if not where:
+        return row
+    place = where[0][1] if where[0][0] is None else f"{where[0][1]} of a fold"
+    return row | {"status": "excluded", "reason": f"a host of a patient in {place}: only train patients teach"}
 
 
 def _ranks(included: Iterable[dict], split_of: dict[str, str], seed: int) -> dict[str, int]:
@@ -117,8 +138,9 @@ def found_by_reader(settings: Listing, root: Path, workers: int) -> list[dict]:
     return found
 
 
-def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int) -> dict[str, str]:
-    """The split of every patient of ``found``; ``included`` are those rows that the config does not exclude.
+def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int) -> dict[str, dict[int | None, str]]:
+    """The split of every patient of ``found``, in each fold; ``included`` are those rows that the config does not
+    exclude.
 
     Patients who have hosts only are train patients, unless they are given another split, and change nobody's. Dealt
     before the config's own exclusions, since to leave out one case must not move the others' patients. Only where
@@ -138,7 +160,9 @@ def _dealt(found: list[dict], included: list[dict], settings: Listing, seed: int
     others = split.given_splits(pair for pair in dealt if pair[0] not in marked)
     try:
         dealt = [pair for pair in dealt if pair[0] in marked]
-        return {name: given or "train" for name, given in others.items()} | split.assign(dealt, settings.split, seed)
+        folds = split.folds_of(settings.split)
+        teach = {name: dict.fromkeys(folds, given or "train") for name, given in others.items()}
+        return teach | split.assign_all(dealt, settings.split, seed)
     except InputError as error:
         if len(usable) == len(found):
             raise
@@ -162,12 +186,17 @@ def _with_reasons(message: str, rows: list[dict], detail: str = "") -> InputErro
     return InputError("\n".join([message, *told]), "; ".join(filter(None, [detail, *who])))
 
 
-def _check_splits(rows: list[dict], needed: set[str], who: str) -> None:
-    left = {row["split"] for row in rows if not is_host(row)}
-    if emptied := [name for name in split.SPLITS if name in needed and name not in left]:
-        raise _with_reasons(
-            f"{who} split {', '.join(emptied)} without a case: leave fewer out, or add cases; left out are", rows
-        )
+def _check_splits(rows: list[dict], needed: set[tuple[int | None, str]], who: str) -> None:
+    emptied = sorted(needed - _filled(rows), key=lambda of: (of[0] or 0, split.SPLITS.index(of[1])))
+    if emptied:
+        names = ", ".join(name if fold is None else f"{name} of fold {fold}" for fold, name in emptied)
+        raise _with_reasons(f"{who} split {names} without a case: leave fewer out, or add cases; left out are", rows)
+
+
+def _filled(rows: list[dict]) -> set[tuple[int | None, str]]:
+    """Which splits, of which folds, have a marked case."""
+    marked = [row for row in rows if not is_host(row)]
+    return {(fold, row["split"]) for fold in folds_in(rows) for row in in_fold(marked, fold) if row["split"]}
 
 
 def settled(listing: list[dict], abouts: dict[str, dict]) -> list[dict]:
@@ -177,20 +206,22 @@ def settled(listing: list[dict], abouts: dict[str, dict]) -> list[dict]:
     included = [row for row in rows if row["status"] == "included"]
     if all(map(is_host, included)):
         raise _none_left(rows)
-    needed = {row["split"] for row in listing if row["split"] and not is_host(row)}
-    _check_splits(rows, needed, "what could not be prepared leaves")
-    train = [row for row in included if row["train_rank"]]
-    marked = {row["patient"] for row in train if not is_host(row)}
-    for alike in ([row for row in train if (row["patient"] in marked) is own] for own in (True, False)):
-        ranks = sorted({int(row["train_rank"]) for row in alike})
-        for row in alike:
-            row["train_rank"] = ranks.index(int(row["train_rank"])) + 1
+    _check_splits(rows, _filled(listing), "what could not be prepared leaves")
+    for fold in folds_in(listing):
+        _, rank = columns_of([fold])
+        train = [row for row in included if row[rank]]
+        marked = {row["patient"] for row in train if not is_host(row)}
+        for alike in ([row for row in train if (row["patient"] in marked) is own] for own in (True, False)):
+            ranks = sorted({int(row[rank]) for row in alike})
+            for row in alike:
+                row[rank] = ranks.index(int(row[rank])) + 1
     return rows
 
 
 def _settled(row: dict, about: dict) -> dict:
     if reason := about.get("left_out"):
-        return row | {"status": "excluded", "reason": reason, "split": "", "train_rank": ""}
+        nowhere = dict.fromkeys(columns_of(folds_in([row])), "")
+        return row | {"status": "excluded", "reason": reason} | nowhere
     warnings = [*filter(None, row["warnings"].split(JOIN)), *about.get("warnings", [])]
     kind = about.get("source", {})  # of before there was one: not known
     return row | kind | {"n_nodules": len(about["nodules"]), "warnings": JOIN.join(dict.fromkeys(warnings))}
@@ -215,10 +246,11 @@ def summary(rows: list[dict]) -> str:
     included = [row for row in rows if row["status"] == "included"]
     there = [row for row in rows if not row["reason"].startswith(NO_SUCH_CASE)]
     lines = [f"{len(included)} of {len(there)} cases included"]
-    for name in split.SPLITS:
-        part = [row for row in included if row["split"] == name and not is_host(row)]
+    for fold, name in product(folds_in(rows), split.SPLITS):
+        part = [row for row in in_fold(included, fold) if row["split"] == name and not is_host(row)]
         patients, nodules = {row["patient"] for row in part}, sum(int(row["n_nodules"]) for row in part)
-        lines.append(f"  {name}: {len(part)} cases of {len(patients)} patients, {nodules} nodules")
+        where = name if fold is None else f"fold {fold}, {name}"
+        lines.append(f"  {where}: {len(part)} cases of {len(patients)} patients, {nodules} nodules")
     if hosts := [row for row in included if is_host(row)]:
         of = len({row["patient"] for row in hosts})
         lines.append(f"  hosts, without marked lesions: {len(hosts)} cases of {of} patients")

@@ -46,7 +46,9 @@ def compare(
     arms of one group. The benchmark's own differences are None. ``n_empty`` counts references without a nodule.
     Raises InputError when arms were scored on different cases, or a case not once in each replicate.
     """
-    _check_paired(scores, benchmark_arm)
+    for fold in sorted({row.get("fold", 0) for of_arm in scores.values() for row in of_arm}):
+        of_fold = {arm: [row for row in of_arm if row.get("fold", 0) == fold] for arm, of_arm in scores.items()}
+        _check_paired(of_fold, benchmark_arm)
     rows = []
     for group in GROUPS:
         members = {arm: _members(scores[arm], group, worst) for arm in scores}
@@ -55,8 +57,7 @@ def compare(
         benchmark = case_means(members[benchmark_arm], "dice")
         patient_of = {row["case"]: row["patient"] for row in members[benchmark_arm]}
         patient = {case: patient_of[case] for case in benchmark}
-        spread = spread_of(*trainings_by_patient(members, patient))
-        trainings = dict(zip(scores, spread, strict=True)) if spread else {}
+        trainings = _trainings(members, patient, benchmark_arm)
         group_rows = []
         for arm in scores:
             means = case_means(members[arm], "dice")
@@ -84,8 +85,22 @@ def compare(
     return rows
 
 
+def _trainings(members: Mapping[str, Sequence[Mapping]], patient: Mapping[str, str], benchmark_arm: str) -> dict:
+    """What the trainings of each arm do: empty where that cannot be known. With folds it is known of the test alone, in
+    which each case is predicted by the trainings of one fold."""
+    rows = members[benchmark_arm]
+    fold_of = {row["patient"]: row["fold"] for row in rows if "fold" in row}
+    if fold_of and rows[0]["split"] != TEST:
+        return {}
+    fold = np.array([fold_of[name] for name in sorted(fold_of)]) if fold_of else None
+    arms = [benchmark_arm, *(arm for arm in members if arm != benchmark_arm)]
+    spread = spread_of(*trainings_by_patient({arm: members[arm] for arm in arms}, patient), fold)
+    return dict(zip(arms, spread, strict=True)) if spread else {}
+
+
 def _check_paired(scores: Scores, benchmark_arm: str) -> None:
-    """The same cases in every arm, of the same patient and split, each scored once in every replicate."""
+    """The same cases in every arm, of the same patient and split, each scored once in every replicate; in one fold, of
+    those in which a case may be a validation case, too."""
     known = {(row["case"], row["patient"], row["split"]) for row in scores[benchmark_arm]}
     for arm, rows in scores.items():
         differ = sorted({case for case, *_ in known ^ {(row["case"], row["patient"], row["split"]) for row in rows}})
@@ -111,7 +126,7 @@ def _is_number(value) -> bool:
 
 
 def _members(rows: Sequence[Mapping], group: str, worst: Collection[str]) -> list[Mapping]:
-    return [row for row in rows if group_of(row["case"], row["split"], worst) == group]
+    return [row for row in rows if group_of(row, worst) == group]
 
 
 def _summary(rows: Sequence[Mapping]) -> dict:

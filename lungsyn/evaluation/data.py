@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lungsyn.errors import InputError
 from lungsyn.evaluation.figures import trained
-from lungsyn.evaluation.groups import ENSEMBLE, case_means, chosen_changes, group_of
+from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, chosen_changes, group_of
 from lungsyn.evaluation.scores import Scores
 from lungsyn.volume.tables import write_table
 
@@ -27,14 +27,18 @@ def write_data(picture: Path, rows: Iterable[Mapping], columns: list[str]) -> No
 
 def changes(scores: Scores, benchmark_arm: str, worst: Collection[str]) -> list[dict]:
     """Each case's Dice in each arm (mean over replicates), and its difference to the benchmark arm: ``CHANGE``."""
-    split = {row["case"]: row["split"] for row in scores[benchmark_arm]}
-    means = {arm: case_means(rows, "dice") for arm, rows in scores.items()}
-    return [
-        {"case": case, "group": group_of(case, split[case], worst), "arm": arm, "dice": dice,
-         "difference": dice - means[benchmark_arm][case]}
-        for arm, found in means.items()
-        for case, dice in found.items()
-    ]  # fmt: skip
+    found = []
+    for group in GROUPS:
+        means = {
+            arm: case_means((row for row in rows if group_of(row, worst) == group), "dice")
+            for arm, rows in scores.items()
+        }
+        found += [
+            {"case": case, "group": group, "arm": arm, "dice": dice, "difference": dice - means[benchmark_arm][case]}
+            for arm, of_arm in means.items()
+            for case, dice in of_arm.items()
+        ]
+    return found
 
 
 def drawn_cases(scores: Scores, arms: tuple[str, str]) -> list[dict]:
@@ -45,7 +49,7 @@ def drawn_cases(scores: Scores, arms: tuple[str, str]) -> list[dict]:
         for case, rule in rules.items()
         for arm in arms
         for row in scores[arm]
-        if row["case"] == case and row["replicate"] != ENSEMBLE
+        if row["case"] == case and row["split"] == TEST and row["replicate"] != ENSEMBLE
     ]
 
 

@@ -117,7 +117,7 @@ def plot_dice_difference(
 def _changes(scores: Scores, arms, benchmark_arm: str, group: str, worst) -> dict[str, np.ndarray]:
     """Per arm, the differences of the group's cases to the benchmark arm ``[n]``, ascending."""
     means = {
-        arm: case_means((r for r in scores[arm] if group_of(r["case"], r["split"], worst) == group), "dice")
+        arm: case_means((r for r in scores[arm] if group_of(r, worst) == group), "dice")
         for arm in (*arms, benchmark_arm)
     }
     return {arm: np.sort([means[arm][case] - value for case, value in means[benchmark_arm].items()]) for arm in arms}
@@ -171,24 +171,28 @@ def jitter(n: int, width: float) -> np.ndarray:
 
 
 class Training(NamedTuple):
-    """What was trained, as the lines of its ``training.jsonl`` say: an arm or a generator, on how much, which time."""
+    """What was trained, as the lines of its ``training.jsonl`` say: an arm or a generator, on how much, which time, in
+    which fold if there are any."""
 
     panel: str  # of the figure: the generators', or a segmenter's
     name: str
     size: int
     replicate: int
+    fold: int | None = None
 
     @property
     def family(self) -> str:
-        """Its replicates have one colour, one kind of line and one entry of the legend."""
+        """Its replicates and folds have one colour, one kind of line and one entry of the legend."""
         return f"{self.name}, {self.size} %"
 
 
 def trained(records: Sequence[Mapping]) -> Training:
     first = records[0]
     if "segmenter" in first:
-        return Training(f"segmenter {first['segmenter']}", first["arm"], first["size"], first["replicate"])
-    return Training("generator", first["generator"], first["size"], 0)
+        panel, name = f"segmenter {first['segmenter']}", first["arm"]
+    else:
+        panel, name = "generator", first["generator"]
+    return Training(panel, name, first["size"], first.get("replicate", 0), first.get("fold"))
 
 
 def plot_training(curves: Iterable[Sequence[Mapping]], frame: Frame, out: Path) -> None:

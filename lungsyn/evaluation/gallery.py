@@ -35,11 +35,15 @@ CAPTIONS = {
 }
 
 
-def entry(kind: str, segmenter: str = "", set_name: str = "", size: int | None = None) -> dict:
+def entry(
+    kind: str, segmenter: str = "", set_name: str = "", size: int | None = None, fold: int | None = None
+) -> dict:  # fmt: skip
     """The row of a picture, and its ``file`` in the folder of its table."""
     name = segmenter or set_name
     words = name if size is None else f"{name}, {size} % of the train patients"
-    parts = [str(part) for part in (kind, name, size) if part not in ("", None)]
+    if fold is not None:
+        words += f", fold {fold}"
+    parts = [str(part) for part in (kind, name, size, fold and f"fold{fold}") if part not in ("", None)]
     return {
         "file": f"{'-'.join(parts)}.png", "kind": kind, "segmenter": segmenter, "set": set_name, "size": size,
         "caption": CAPTIONS[kind].format(words),

@@ -32,6 +32,20 @@ def worst_cases(score_rows: Iterable[Mapping], n_worst: int) -> list[str]:
     return sorted(means, key=lambda case: (means[case], case))[:n_worst]
 
 
+def worst_of_folds(score_rows: Iterable[Mapping], n_worst: int) -> set[str | tuple[int, str]]:
+    """The worst validation cases of each fold, or of the one split, as `case_of` says them."""
+    by_fold: dict[int | None, list[Mapping]] = {}
+    for row in score_rows:
+        by_fold.setdefault(row.get("fold"), []).append(row)
+    worst = {fold: set(worst_cases(rows, n_worst)) for fold, rows in by_fold.items()}
+    return {case_of(row) for fold, rows in by_fold.items() for row in rows if row["case"] in worst[fold]}
+
+
+def tested(arms: Mapping[str, Iterable[Mapping]]) -> dict[str, list[Mapping]]:
+    """The rows of the test cases only."""
+    return {arm: [row for row in rows if row["split"] == TEST] for arm, rows in arms.items()}
+
+
 def check_worst(n_worst: int, n_validation: int) -> None:
     """Raises InputError when there are fewer validation cases than are to be the worst."""
     if n_validation < n_worst:
@@ -41,11 +55,17 @@ def check_worst(n_worst: int, n_validation: int) -> None:
         )
 
 
-def group_of(case: str, split: str, worst: Collection[str]) -> str | None:
-    """The group of a scored case; None for a train case, which is in none."""
-    if split == "validation":
-        return WORST if case in worst else OTHER
-    return TEST if split == "test" else None
+def case_of(row: Mapping) -> str | tuple[int, str]:
+    """What a row of scores is of: the case or, where there are folds, the fold and the case, which is a validation case
+    in some of them."""
+    return (row["fold"], row["case"]) if "fold" in row else row["case"]
+
+
+def group_of(row: Mapping, worst: Collection[str | tuple[int, str]]) -> str | None:
+    """The group of a scored case; None for a train case, which is in none. ``worst``: as `case_of` says them."""
+    if row["split"] == "validation":
+        return WORST if case_of(row) in worst else OTHER
+    return TEST if row["split"] == "test" else None
 
 
 def chosen_changes(scores: Mapping[str, Iterable[Mapping]], arm: str, benchmark_arm: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -17,6 +18,7 @@ from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, sign
 from lungsyn.evaluation.groups import GROUPS, TEST
 from lungsyn.evaluation.page import SCRIPT, STYLE
 from lungsyn.evaluation.paired import IF_EVEN, NO_INTERVAL
+from lungsyn.folds import folds_in, in_fold
 from lungsyn.hosts import is_host
 from lungsyn.volume.tables import JOIN
 
@@ -49,8 +51,8 @@ arms: where nothing differs, each has its own chance, up to
 {{ "%g"|format(100 - 100 * config.evaluation.confidence) }} in 100, to say that something does.</p>{% endif %}
 <dl class="glance">
 {% if verdicts %}<dt>May it be shared?</dt>
-<dd>{% for verdict in verdicts %}{{ verdict.set }}{% if sizes > 1 %}, {{ verdict.size }} %{% endif %}:
-<b>{{ results[verdict.result] }}</b>{{ "; " if not loop.last }}{% endfor %}.
+<dd>{% for set, result in told_verdicts(verdicts, sizes) %}{{ set }}:
+<b>{{ results[result] }}</b>{{ "; " if not loop.last }}{% endfor %}.
 <a href="#sharing">What was looked for</a></dd>{% endif %}
 {% if costs %}<dt>What did it cost?</dt>
 <dd>{{ costs|selectattr("verb", "none")|sum("jobs") }} jobs of
@@ -60,7 +62,8 @@ at most. <a href="#cost">By stage</a></dd>{% endif %}
 <dd class="screen"><a href="{{ viewer }}">Scroll through the volumes</a>, synthetic beside real and with predictions.
 They lie beside this page and hold the cases' CT: do not pass them on with it.</dd>{% endif %}
 <dt>Study</dt>
-<dd>“{{ config.study.name }}”, seed {{ config.study.seed }}, {{ config.replicates }} trainings of each arm</dd>
+<dd>“{{ config.study.name }}”, seed {{ config.study.seed }}, {{ config.replicates }} trainings of each arm
+{%- if folds %} in each of {{ folds }} folds{% endif %}</dd>
 </dl>
 <details class="part"><summary><h2>Every arm in a sentence</h2></summary>
 {% for segmenter, rows in comparisons.items() %}
@@ -82,9 +85,11 @@ href="data:text/tab-separated-values;base64,{{ picture.table }}">Its data as TSV
 held-out cases, of patients whom the generator never saw; disguised copies of train cases are planted in every audit
 and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is.
 Outlines of lungs and body are compared by themselves: a set that has a patient's leads who has that patient's CT to it.
-</p>
+{% if folds %}Each fold has a set of its own, compared with its own train cases. None stands for the study:
+lungsyn share takes sets of a study with one split.{% endif %}</p>
 {% for verdict in verdicts %}
-<h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients:
+<h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients
+{%- if folds %}, fold {{ verdict.fold }}{% endif %}:
 {{ results[verdict.result] }}{% if verdict.not_found %}; not looked for:
 {{ verdict.not_found|join("; ") }}{% endif %} <span class="quiet">({{ verdict.result }}; held-out:
 {{ verdict.held_out_splits|join(" and ") }} cases)</span></h3>
@@ -109,7 +114,10 @@ paired by case, with an interval over patients and Wilcoxon's signed-rank test. 
 these trainings; “and trainings” is the interval over other patients and other trainings of the segmenter, and so is p,
 by t, on which claims rest. This interval and p hold {{ if_even }}.
 Both p are corrected for the number of arms (Holm). The generator and its sets are the same in every training: what
-other ones would do is not in any of this. “-”: no interval, since there are {{ no_interval }}:
+other ones would do is not in any of this.
+{% if folds %}Every patient is tested once, by models of the fold that did not see the patient; intervals and p are over
+the {{ folds }} folds as well. What all folds share, since they share most of their train patients, is in no number.
+{% endif %}“-”: no interval, since there are {{ no_interval }}:
 what is rare may not have been seen. “Could have seen” is the smallest true
 difference that would have been claimed with 80 % power. “Replicate SD”
 is how far the mean Dice of one training lies from that of another. No case is left out: where reference and
@@ -249,12 +257,15 @@ def build(title: str, config_json: str, found: Findings) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
+    config = json.loads(config_json)
     return environment.from_string(TEMPLATE).render(
-        title=title, config=json.loads(config_json), comparisons=found.comparisons, strata=found.strata,
+        title=title, config=config, comparisons=found.comparisons, strata=found.strata,
+        folds=config.get("cohort", {}).get("split", {}).get("folds"),
         cohort=cohort_summary(found.cohort), shown=WARNED_CASES, verdicts=found.verdicts, quality=found.quality,
         pictures=[_shown(row) for row in found.pictures], versions=found.versions, costs=found.costs,
         peak=max((row["peak_mb"] or 0 for row in found.costs), default=0) / 1000, viewer=found.viewer,
         sizes=len({verdict["size"] for verdict in found.verdicts}), results=RESULTS, style=STYLE, script=SCRIPT,
+        told_verdicts=told_verdicts,
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
         uncertainty=uncertainty, sentences=sentences, signed=signed, interval=interval_text, ends=ends_text,
         no_interval=NO_INTERVAL, if_even=IF_EVEN, p_text=p_text, pretty=_pretty,
@@ -271,6 +282,17 @@ def _shown(picture: Mapping) -> dict:
     }  # fmt: skip
 
 
+def told_verdicts(verdicts: Sequence[Mapping], sizes: int) -> list[tuple[str, str]]:
+    """Which sets, in words, have which result; the folds of a set that have the same one are named together."""
+    found: dict[tuple, list[str]] = {}
+    for verdict in verdicts:
+        found.setdefault((verdict["set"], verdict["size"], verdict["result"]), []).append(str(verdict.get("fold", "")))
+    return [
+        (name + f", {size} %" * (sizes > 1) + f", fold {', '.join(folds)}" * any(folds), result)
+        for (name, size, result), folds in found.items()
+    ]
+
+
 def _base64(path: Path) -> str:
     return base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
@@ -283,14 +305,15 @@ def cohort_summary(rows: Sequence[Mapping]) -> dict:
     """Patients, marked cases and nodules per split, how many hosts, how many cases were excluded for which reason,
     warnings {text: cases}.
 
-    ``n_nodules`` may be text, as read from the table.
+    With folds these are the splits of each. ``n_nodules`` may be text, as read from the table.
     """
     splits, used = [], [row for row in rows if row["status"] == "included"]
     hosts = [row for row in used if is_host(row)]
-    for split in ("train", "validation", "test"):
-        members = [row for row in used if row["split"] == split and not is_host(row)]
+    for fold, split in product(folds_in(rows), ("train", "validation", "test")):
+        members = [row for row in in_fold(used, fold) if row["split"] == split and not is_host(row)]
         splits.append({
-            "split": split, "cases": len(members), "patients": len({row["patient"] for row in members}),
+            "split": split if fold is None else f"fold {fold}: {split}", "cases": len(members),
+            "patients": len({row["patient"] for row in members}),
             "nodules": sum(int(row["n_nodules"] or 0) for row in members),
         })  # fmt: skip
     reasons = Counter(row["reason"] for row in rows if row["status"] != "included")

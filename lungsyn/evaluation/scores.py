@@ -21,12 +21,12 @@ from lungsyn.volume.files import Case
 from lungsyn.volume.tables import read_table
 
 NODULE_PERCENT = 50
-OF = ["segmenter", "arm", "size"]  # size: training-set size, percent of the train patients
+OF = ["segmenter", "arm", "size"]  # size: percent of the train patients; beside it the fold, where there are folds
 _NAMES = ["case", "patient", "split", "replicate"]
 _MEASURES = ["dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "volume_error_ml", "truth_ml", "predicted_ml"]
 SCORE_COLUMNS = [*_NAMES, *_MEASURES, "n_nodules", "found_nodules", "false_positives", "lesion_dice"]
 NODULE_COLUMNS = [*_NAMES, "nodule", "diameter_mm", "stratum", "texture", "touches_pleura", "found", "dice"]
-_TEXTS = {*_NAMES, "segmenter", "stratum", "arm", "group"}
+_TEXTS = {*_NAMES, "segmenter", "stratum", "arm", "group", "layer"}
 Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its table
 
 
@@ -113,14 +113,19 @@ def _described(nodules: Sequence[Nodule], case: Case) -> list[dict]:
 
 
 def read_scores(path: Path, columns: Sequence[str] = SCORE_COLUMNS) -> list[dict]:
-    """Rows of a table of scores, or of what is made of them: numbers are numbers again, an empty cell is None."""
-    return [{key: _typed(key, row[key]) for key in columns} for row in read_table(path, columns)]
+    """Rows of a table of scores, or of what is made of them: numbers are numbers again, an empty cell is None.
+
+    They have ``fold`` beside ``columns`` where the table has."""
+    rows = read_table(path, columns)
+    kept = [*(key for key in ("fold",) if rows and key in rows[0]), *columns]
+    return [{key: _typed(key, row[key]) for key in kept} for row in rows]
 
 
 def read_arms(paths: Iterable[Path], columns: Sequence[str] = SCORE_COLUMNS) -> dict[tuple[str, int], Scores]:
     """The tables of several arms by segmenter and size, as their rows say it: {(segmenter, size): {arm: rows}}.
 
-    All three in the order in which they first occur. Raises InputError for a table that does not say whose it is.
+    Those of all folds of an arm are one: every patient is tested in one of them. All three in the order in which they
+    first occur. Raises InputError for a table that does not say whose it is.
     """
     found: dict[tuple[str, int], dict[str, list[dict]]] = {}
     for path in paths:

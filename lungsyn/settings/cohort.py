@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from lungsyn.registry import family, kinds
 from lungsyn.settings.section import Count, Fraction, Millimetres, Section, at_home
@@ -34,12 +34,39 @@ class Nodules(Section):
 
 
 class Split(Section):
-    train: Fraction = Field(description="Fraction of the patients")
+    """One split by fractions; or folds, and how many are for validation in each."""
+
+    train: Fraction | None = Field(default=None, description="Fraction of the patients (without folds)")
     validation: Fraction = Field(description="Fraction of the patients")
-    test: Fraction = Field(description="Fraction of the patients")
+    test: Fraction | None = Field(default=None, description="Fraction of the patients (without folds)")
+    folds: Annotated[int, Field(ge=2, le=100)] | None = Field(
+        default=None,
+        description="Every patient is tested in one of so many folds, by models that saw only the others; null: one "
+        "split",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folds_leave_the_rest(cls, value):
+        """An overlay asks for folds beside the fractions of config.yaml, which then say nothing."""
+        asks = isinstance(value, dict) and value.get("folds") is not None
+        return {k: v for k, v in value.items() if k not in ("train", "test")} if asks else value
+
+    @model_serializer(mode="wrap")
+    def _what_is_said(self, handler):
+        return {key: value for key, value in handler(self).items() if value is not None}
 
     @model_validator(mode="after")
     def _sums_to_one(self):
+        if self.folds:
+            if self.validation + 1 / self.folds >= 1:
+                raise ValueError(
+                    f"validation {self.validation:g} and the 1/{self.folds} that is tested in each fold leave no train "
+                    "patient: lower validation"
+                )
+            return self
+        if self.train is None or self.test is None:
+            raise ValueError("give train, validation and test, or folds and validation")
         total = self.train + self.validation + self.test
         if abs(total - 1.0) > 1e-6:
             raise ValueError(f"train + validation + test is {total:g}; the three fractions must sum to 1")

@@ -107,4 +107,10 @@ def open_study(directory: Path) -> Study:
             "the study's folder with --directory, or finish the study first"
         )
     config = check(from_record(record, folder)["settings"]["config"])
+    if config.cohort.split.folds:
+        raise InputError(
+            f"{directory} is a study with folds: each fold has a set and a model of its own, each with its verdict, "
+            "and none stands for the study. Run it with one split in another folder (cohort.split without folds) "
+            "and share from there"
+        )
     return Study(directory / "results", config, record["endtime"])

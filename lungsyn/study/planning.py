@@ -12,10 +12,12 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lungsyn.cohort.split import assign_folds, folds_of
 from lungsyn.errors import InputError
+from lungsyn.folds import columns_of
 from lungsyn.provenance import model_facts
 from lungsyn.registry import family, kinds
 from lungsyn.settings.checking import merge
@@ -96,9 +98,9 @@ def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
     megavoxels = case_voxels(study.cohort) / 1e6
     trained = [(segmenter, arm, size) for segmenter in study.segmenters
                for arm in study.arms_of(segmenter) for size in study.sizes_of(segmenter)]  # fmt: skip
-    sets = study.used_sets
-    volumes = sum(study.sets[name].volumes for name, _ in sets)
-    n_scored = n_cases * (study.cohort.split.validation + study.cohort.split.test)
+    volumes = sum(study.sets[name].volumes for name, _ in study.used_sets)
+    split, folds = study.cohort.split, len(folds_of(study.cohort.split))
+    n_scored = n_cases * (split.validation * folds + (split.test or 1.0))  # over all folds
     phantom = study.cohort.phantom
     slice_mb = DICOM_MB * (phantom.matrix / 512) ** 2
     return {
@@ -106,7 +108,7 @@ def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
         if study.cohort.reader.simulates
         else 0.0,
         "cases": n_cases * (CT_BYTES + (3 + len(study.cohort.labels)) * LABEL_BYTES) * megavoxels,
-        "synthetic": volumes * (CT_BYTES + 3 * LABEL_BYTES) * megavoxels,
+        "synthetic": folds * volumes * (CT_BYTES + 3 * LABEL_BYTES) * megavoxels,
         "predictions": n_scored * len(trained) * study.replicates * PREDICTION_BYTES * megavoxels,
     }
 
@@ -143,6 +145,11 @@ def jobs_of(
 ) -> list[tuple[str, dict]]:
     """(rule, wildcards) of every job of the whole study with ``n_cases`` made-up cases; reads no data. ``extra``: keys
     that are laid over the ``configfiles``."""
+    return [(job.rule.name, job.wildcards_dict) for job in planned_jobs(configfiles, study, n_cases, extra)]
+
+
+def planned_jobs(configfiles: Sequence[Path], study: Config, n_cases: int, extra: dict | None = None) -> list:
+    """Snakemake's jobs of the whole study, with their inputs; the folder that it was planned in is gone."""
     from snakemake.api import SnakemakeApi
     from snakemake.executors import touch
     from snakemake.settings.types import (
@@ -159,7 +166,8 @@ def jobs_of(
         folder = Path(name)
         raw = folder / ("raw" if study.cohort.root else "results/phantom/LIDC-IDRI")
         (raw / "series").mkdir(parents=True)
-        write_made_up_cohort(folder / "results", list(splits(study, n_cases)))
+        made_up = {fold: list(splits(study, n_cases, fold)) for fold in folds_of(study.cohort.split)}
+        write_made_up_cohort(folder / "results", made_up)
         overlay = {"cohort": {"root": str(raw)}} if study.cohort.root else {}
         overlay |= {"audit": {"fidelity": {"weights": None}}}  # a path from another folder than this one
         overlay = merge(extra or {}, overlay)
@@ -175,23 +183,26 @@ def jobs_of(
                 workflow.dag(settings).execute_workflow(
                     executor=executor, execution_settings=ExecutionSettings(lock=False)
                 )
-                jobs = [(job.rule.name, job.wildcards_dict) for job in workflow._workflow.dag.jobs]
-        return [(rule, wildcards) for rule, wildcards in jobs if rule != "all"]
+                jobs = list(workflow._workflow.dag.jobs)
+        return [job for job in jobs if job.rule.name != "all"]
 
 
-def write_made_up_cohort(results: Path, split_of: list[str]) -> None:
-    """The tables and the (empty) files of prepared cases, one for each split in ``split_of``."""
+def write_made_up_cohort(results: Path, split_of: Mapping[int | None, list[str]]) -> None:
+    """The tables and the (empty) files of prepared cases: the split of each, in each fold."""
     from lungsyn.cohort import private, table
 
-    cases = [f"case-{i}" for i in range(len(split_of))]
+    columns = table.columns(split_of)
+    cases = [f"case-{i}" for i in range(len(next(iter(split_of.values()))))]
     rows = [
-        dict.fromkeys(table.COLUMNS, "") | {
-            "case": case, "patient": case, "split": split, "status": "included", "train_rank": i + 1, "n_nodules": 1,
-        }
-        for i, (case, split) in enumerate(zip(cases, split_of, strict=True))
+        dict.fromkeys(columns, "") | {"case": case, "patient": case, "status": "included", "n_nodules": 1}
+        for case in cases
     ]  # fmt: skip
+    for fold, found in split_of.items():
+        named, rank = columns_of([fold])
+        for i, (row, split) in enumerate(zip(rows, found, strict=True)):
+            row.update({named: split, rank: found[: i + 1].count("train")})
     for name in ("listing", "cohort"):
-        write_table(results / f"{name}.tsv", rows, table.COLUMNS)
+        write_table(results / f"{name}.tsv", rows, columns)
     who = dict.fromkeys(private.COLUMNS, "") | {"source": "series"}
     private.write_names(results / "private/names.tsv", [who | {"case": case, "name": case} for case in cases])
     for case in cases:
@@ -200,11 +211,16 @@ def write_made_up_cohort(results: Path, split_of: list[str]) -> None:
     write_json(results / "phantom/cost.json", {})
 
 
-def splits(study: Config, n_cases: int) -> Iterator[str]:
-    """The split of each made-up case, in the config's fractions."""
+def splits(study: Config, n_cases: int, fold: int | None = None) -> Iterator[str]:
+    """The split of each made-up case, in the config's fractions; of a fold as it is dealt."""
+    fractions = study.cohort.split
+    if fractions.folds:
+        names = [str(i) for i in range(n_cases)]
+        dealt = assign_folds([(name, "") for name in names], fractions.folds, fractions.validation, seed=0)
+        yield from (dealt[name][fold] for name in names)
+        return
     for i in range(n_cases):
         place = (i + 0.5) / n_cases
-        fractions = study.cohort.split
         yield (
             "train"
             if place < fractions.train

@@ -19,6 +19,7 @@ from lungsyn.cohort import table
 from lungsyn.cohort.split import SPLITS
 from lungsyn.cohort.survey import Survey, survey, told_values
 from lungsyn.errors import InputError
+from lungsyn.folds import folds_in, in_fold
 from lungsyn.settings.checking import check, merge, read
 from lungsyn.settings.cohort import Listing, Preparation
 from lungsyn.settings.section import part
@@ -148,8 +149,9 @@ def try_some(rows: Sequence[dict], study: Config, root: Path, say: Say) -> np.nd
 
 
 def per_split(rows: Sequence[dict], column: str) -> dict[str, int]:
-    """How many cases or patients each split has."""
-    return {name: len({row[column] for row in rows if row["split"] == name}) for name in SPLITS}
+    """How many cases or patients each split has; with folds, that of the first."""
+    of_fold = in_fold(rows, folds_in(rows)[0])
+    return {name: len({row[column] for row in of_fold if row["split"] == name}) for name in SPLITS}
 
 
 def laid_over(base: dict, choices: Sequence[Choice]) -> dict:

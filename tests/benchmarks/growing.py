@@ -56,7 +56,7 @@ def cohort(folder: Path, cases: int) -> Work:
     from lungsyn.study.planning import write_made_up_cohort
     from lungsyn.volume.files import write_json
 
-    write_made_up_cohort(folder, _splits(cases))
+    write_made_up_cohort(folder, {None: list(_splits(cases))})
     folders = [folder / "cases" / f"case-{k}" for k in range(cases)]
     for path in folders:
         write_json(path / "case.json", {"nodules": [], "warnings": ["odd in one way"]})

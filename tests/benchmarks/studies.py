@@ -32,6 +32,18 @@ class Design:
     noise: float = 0.06
     grows: float = 0.0
     benchmark_trainings: int | None = None
+    folds: int = 0  # 0: one split. Each fold has trainings of its own
+    apart: tuple[float, float, float] = (0.0, 0.0, 0.0)  # standard deviation of fold by arm, as ``seeds``
+
+    @property
+    def fold(self) -> np.ndarray | None:
+        """In which each patient is tested ``[p]``."""
+        return np.arange(len(self.cases)) % self.folds if self.folds else None
+
+    def by_arm(self, spread: tuple[float, float, float]) -> np.ndarray:
+        """``[a 1 1]``."""
+        benchmark, first, others = spread
+        return np.array([benchmark, first, *[others] * (self.arms - 2)])[:, None, None]
 
 
 def effects(shape: str, size: tuple[int, ...], rng) -> np.ndarray:
@@ -50,12 +62,13 @@ def effects(shape: str, size: tuple[int, ...], rng) -> np.ndarray:
 def dice(design: Design, studies: int, rng) -> np.ndarray:
     """Mean Dice, less what is common to all arms, of each patient in each training: ``[s a r p]``, float64."""
     cases, shape = np.array(design.cases, float), (studies, design.arms, design.trainings)
-    benchmark, first, others = design.seeds
-    seeds = np.array([benchmark, first, *[others] * (design.arms - 2)])
+    of = np.zeros(len(cases), int) if design.fold is None else design.fold
     values = effects(design.shape, (studies, design.arms, 1, len(cases)), rng) * design.own * cases**design.grows
     if design.shape in ("skewed", "rare"):
         values[:, 0] = 0  # two arms that are skewed alike differ symmetrically
-    values = values + rng.normal(size=(*shape, 1)) * seeds[:, None, None]
+    values = values + (rng.normal(size=(*shape, of.max() + 1)) * design.by_arm(design.seeds))[..., of]
+    if design.folds:
+        values = values + (rng.normal(size=(*shape[:2], 1, design.folds)) * design.by_arm(design.apart))[..., of]
     return values + rng.normal(size=(*shape, len(cases))) * design.noise / np.sqrt(cases)
 
 
@@ -64,7 +77,7 @@ def judged(values: np.ndarray, design: Design) -> tuple[np.ndarray, list[tuple[n
     cases = np.array(design.cases, float)
     arms = list(np.moveaxis(values, 1, 0))
     arms[0] = arms[0][:, : design.benchmark_trainings]
-    trainings, p, errors = spread_of(arms, cases), [], []
+    trainings, p, errors = spread_of(arms, cases, design.fold), [], []
     for arm in range(1, design.arms):
         difference = arms[arm].mean(axis=1) - arms[0].mean(axis=1)
         error, freedom = error_with_trainings(difference, cases, (trainings[arm], trainings[0]))
@@ -131,8 +144,21 @@ DESIGNS = {
     "10, found or missed": Design((1,) * 10, shape="turned", own=0.2),
     "31, skewed, mean 0": Design(shape="skewed", own=0.2),
     "31, skewed, mean 0, 2 arms": Design(shape="skewed", own=0.1, arms=2),
+    **{
+        f"105, 5 folds, {arms} arms, {trainings} trainings, apart {apart[0]:g} {apart[1]:g}": Design(
+            (1,) * 105, arms, trainings, folds=5, apart=apart
+        )
+        for arms, trainings in ((2, 2), (2, 5), (5, 3))
+        for apart in ((0.0,) * 3, (0.01,) * 3, (0.05,) * 3, (0.03, 0.0, 0.0), (0.0, 0.03, 0.0))
+    },
+    "30, 3 folds": Design((1,) * 30, folds=3, apart=(0.01,) * 3),
+    "105, 10 folds": Design((1,) * 105, folds=10, apart=(0.01,) * 3),
+    "20 + 11 of 5, 5 folds": Design(patients(11, 5, 20), folds=5, apart=(0.01,) * 3),
+    "105, 5 folds, skewed": Design((1,) * 105, folds=5, apart=(0.01,) * 3, shape="skewed", own=0.2),
+    "6, 3 folds": Design((1,) * 6, 2, 2, folds=3, apart=(0.01,) * 3),
 }  # fmt: skip
-BEYOND = {  # what no test can hold: what is rare was not drawn, or hardly
+BEYOND = {  # what no test can hold: what is rare was hardly drawn; three folds know little of a benchmark's own
+    "105, 3 folds, only the benchmark apart": Design((1,) * 105, folds=3, apart=(0.03, 0.0, 0.0)),
     "10, skewed, mean 0": Design((1,) * 10, shape="skewed", own=0.2),
     "20, skewed, mean 0": Design((1,) * 20, shape="skewed", own=0.2),
     "31, one in twenty gains, 2 arms": Design(arms=2, shape="rare", own=0.2),

@@ -22,7 +22,7 @@ from lungsyn.masks import inpainted, made, untargeted
 from lungsyn.quality.measures import measure as measures_of
 from lungsyn.quality.ranges import reference
 from lungsyn.registry import family
-from lungsyn.settings.cohort import Listing, Preparation
+from lungsyn.settings.cohort import Listing, Preparation, Split
 from lungsyn.settings.section import as_json, part
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import open_case, read_json, write_case
@@ -149,6 +149,25 @@ def test_a_host_follows_its_patient_or_is_left_out(tmp_path, seed):
             assert (host["status"], host["split"]) == ("excluded", "")
             assert host["reason"] == f"a host of a patient in {where}: only train patients teach"
     assert {row["split"] for row in found.values() if row["role"] == "marked"} == {"train", "validation", "test"}
+
+
+def test_with_folds_a_host_of_a_patient_who_is_tested_is_left_out_and_others_teach_in_every_fold(tmp_path):
+    write_cases(tmp_path, MARKED)
+    write_image(tmp_path, "own", "hosts")
+    write_image(tmp_path, "other", "hosts")
+    write_list(tmp_path, *[(name, name, "", "") for name in MARKED], ("own", "a1", "", ""), ("other", "h", "", ""))
+    split = Split(folds=3, validation=0.2)
+    rows = listed(tmp_path, split=split)
+    assert rows["own"]["status"] == "excluded" and "of a fold: only train patients teach" in rows["own"]["reason"]
+    assert [rows["other"][f"split_{fold}"] for fold in (1, 2, 3)] == ["train"] * 3
+    for name in MARKED:
+        assert [rows[name][f"split_{fold}"] for fold in (1, 2, 3)].count("test") == 1
+    (tmp_path / "hosts/own.nii.gz").unlink()
+    (tmp_path / "hosts/other.nii.gz").unlink()
+    write_list(tmp_path, *[(name, name, "", "") for name in MARKED])
+    alone = listed(tmp_path, split=split)
+    keys = [f"{key}_{fold}" for key in ("split", "train_rank") for fold in (1, 2, 3)]
+    assert all(rows[name][key] == alone[name][key] for name in MARKED for key in keys)
 
 
 def test_a_split_may_be_given_to_hosts_but_only_train_teaches(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungsyn.cohort.split import SPLITS, assign, train_ranks, within
+from lungsyn.cohort.split import SPLITS, assign, assign_folds, chosen, train_ranks, within
 from lungsyn.errors import InputError
 from lungsyn.settings.cohort import Split
 
@@ -87,3 +87,43 @@ def test_a_smaller_training_set_is_part_of_a_larger_one():
     sets = {p: {name for name in names if within(ranks[name], 13, p)} for p in (1, 10, 25, 50, 100)}
     assert [len(sets[p]) for p in (1, 10, 25, 50, 100)] == [1, 1, 3, 6, 13]
     assert all(sets[a] <= sets[b] for a, b in itertools.pairwise(sorted(sets)))
+
+
+@given(st.sets(st.text("abcdefgh", min_size=1, max_size=6), min_size=12, max_size=60), st.integers(2, 6), st.integers())
+def test_every_patient_is_tested_once_and_every_fold_has_all_splits(names, folds, seed):
+    found = assign_folds(free(names), folds, 0.2, seed)
+    assert set(found) == names
+    assert all(list(of.values()).count("test") == 1 and len(of) == folds for of in found.values())
+    tested = [sum(of[fold] == "test" for of in found.values()) for fold in range(1, folds + 1)]
+    assert max(tested) - min(tested) <= 1
+    for fold in range(1, folds + 1):
+        in_validation = sum(of[fold] == "validation" for of in found.values())
+        assert in_validation == max(1, round(0.2 * len(names)))
+        assert any(of[fold] == "train" for of in found.values())
+
+
+def test_folds_depend_on_names_and_seed_alone():
+    names = [f"p{i}" for i in range(20)]
+    assert assign_folds(free(names), 5, 0.2, 1) == assign_folds(free(names[::-1] * 2), 5, 0.2, 1)
+    assert assign_folds(free(names), 5, 0.2, 1) != assign_folds(free(names), 5, 0.2, 2)
+
+
+def test_validation_patients_are_others_in_other_folds():
+    found = assign_folds(free(f"p{i}" for i in range(40)), 5, 0.2, 3)
+    validation = [frozenset(name for name, of in found.items() if of[fold] == "validation") for fold in range(1, 6)]
+    assert len(set(validation)) == 5 and len(frozenset.union(*validation)) > 16
+
+
+def test_folds_refuse_given_splits_and_too_few_patients():
+    with pytest.raises(InputError, match=r"take the column 'split' out of cases.tsv, or ask for no folds"):
+        assign_folds([("a", "train"), *free("bcdefg")], 3, 0.2, 1)
+    for names, folds in (("abc", 5), ("abc", 2)):  # of three, two are tested in a fold and one is left
+        with pytest.raises(InputError, match=f"3 patients cannot fill {folds} folds"):
+            assign_folds(free(names), folds, 0.2, 1)
+    assert assign_folds(free("abc"), 3, 0.2, 1)
+
+
+def test_a_size_is_of_the_train_patients_of_the_rows():
+    rows = [{"patient": str(i), "split": "train", "train_rank": str(i)} for i in range(1, 5)]
+    rows.append({"patient": "5", "split": "test", "train_rank": ""})
+    assert [row["patient"] for row in chosen(rows, ["train", "test"], 50)] == ["1", "2", "5"]

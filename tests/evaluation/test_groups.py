@@ -33,10 +33,15 @@ def test_more_worst_than_validation_cases_is_refused():
 
 
 def test_groups():
-    assert [group_of("a", split, ["a"]) for split in ("validation", "test", "train")] == [
+    assert [group_of({"case": "a", "split": split}, ["a"]) for split in ("validation", "test", "train")] == [
         "worst validation", "test", None,
     ]  # fmt: skip
-    assert group_of("b", "validation", ["a"]) == "other validation"
+    assert group_of({"case": "b", "split": "validation"}, ["a"]) == "other validation"
+
+
+def test_a_case_is_among_the_worst_of_a_fold():
+    rows = [{"case": "a", "split": "validation", "fold": fold} for fold in (1, 2)]
+    assert [group_of(row, {(2, "a")}) for row in rows] == ["other validation", "worst validation"]
 
 
 def changed(changes: dict[str, float]) -> dict[str, str]:

@@ -251,3 +251,15 @@ def test_what_other_trainings_may_undo_is_no_claim_and_says_so(comparison):
         rows = [row | change if row["arm"] == "real+synthetic" else row for row in comparison]
         assert answer.headline(rows, CONFIG).startswith("No difference could be shown")
         assert words in answer.sentences(rows, CONFIG)[2]
+
+
+def test_folds_of_a_set_with_the_same_verdict_are_named_together():
+    verdicts = [
+        {"set": name, "size": 100, "fold": fold, "result": result}
+        for name, fold, result in (("a", 1, "pass"), ("a", 2, "fail"), ("a", 3, "pass"), ("b", 1, "blind"))
+    ]
+    told = report.told_verdicts(verdicts, 1)
+    assert told == [("a, fold 1, 3", "pass"), ("a, fold 2", "fail"), ("b, fold 1", "blind")]
+    alone = {"set": "a", "size": 50, "result": "pass"}
+    assert report.told_verdicts([alone], 1) == [("a", "pass")]
+    assert report.told_verdicts([alone], 2) == [("a, 50 %", "pass")]

@@ -249,6 +249,15 @@ def test_a_model_that_did_not_make_the_set_is_refused(copied, tmp_path, capsys):
     assert f"made by another model than {model}" in refused(capsys, copied, tmp_path / "out", "untargeted")
 
 
+def test_a_study_with_folds_is_refused_with_the_way_out(copied, config, tmp_path, capsys):
+    folds = config.model_dump(mode="json")
+    folds["cohort"]["split"] = {"folds": 3, "validation": 0.2}
+    finish(copied, check(folds))
+    for words in (["untargeted"], ["--model", "patch_ddpm"]):
+        said = refused(capsys, copied, tmp_path / "out", *words)
+        assert "is a study with folds" in said and "cohort.split without folds" in said
+
+
 def test_results_that_are_newer_than_the_report_are_refused(copied, tmp_path, capsys):
     report = copied / ".snakemake/metadata" / base64.urlsafe_b64encode(b"results/report.html").decode()
     write_json(report, read_json(report) | {"endtime": 1.0})

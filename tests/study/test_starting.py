@@ -10,6 +10,7 @@ import yaml
 from lungsyn import cli
 from lungsyn.cohort.survey import LOOK, Survey, lesion_labels, recognise, survey
 from lungsyn.errors import InputError
+from lungsyn.folds import columns_of
 from lungsyn.settings.checking import check, read
 from lungsyn.study import overlay, starting
 from lungsyn.study.overlay import Choice, Prepared
@@ -53,6 +54,16 @@ def test_a_folder_becomes_a_study_that_can_be_planned(tmp_path, capsys):
     assert (plan[1], run[1]) == ("plan", "run") and plan[2:] == run[2:]
     assert cli.main(plan[1:]) == 0
     assert "hospital: 8 cases" in capsys.readouterr().out
+
+
+def test_a_config_that_asks_for_folds_is_counted_by_its_first():
+    columns = columns_of([1, 2])
+    rows = [
+        {"patient": name, **dict(zip(columns, (one, "", two, ""), strict=True))}
+        for name, one, two in (("a", "train", "test"), ("b", "validation", "train"), ("c", "test", "validation"),
+                               ("d", "train", "train"))
+    ]  # fmt: skip
+    assert starting.per_split(rows, "patient") == {"train": 2, "validation": 1, "test": 1}
 
 
 def test_nothing_is_replaced_unless_it_is_asked_for(tmp_path, capsys):

@@ -11,12 +11,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from lungsyn.cli import main
 from lungsyn.evaluation.pictures import choose
+from lungsyn.folds import columns_of
 from lungsyn.viewer import volumes
 from lungsyn.viewer.folder import HERE, PAGE
 from lungsyn.volume.files import open_case
+from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import make_case
-from tests.viewer.conftest import HOST
+from tests.viewer.conftest import HOST, write_study
 
 
 def study_of(viewer) -> dict:
@@ -124,6 +127,24 @@ def test_any_arm_and_replicate_is_there_over_test_cases(viewer):
             mask, _ = image(content(viewer, side["mask"]["file"])[side["mask"]["key"]])
             assert mask.any() and not mask[nodules == 0].any()
     assert view["cases"][0]["left"][2]["words"] == ["Dice 0.700"]
+
+
+def test_of_folds_the_first_is_shown_and_named(tmp_path):
+    """Its test cases, and not those who are tested in the second."""
+    arguments = write_study(tmp_path)
+    cohort = [
+        row | {"split_1": row["split"], "train_rank_1": "", "split_2": "train", "train_rank_2": ""}
+        for row in read_table(tmp_path / "cohort.tsv")
+    ]
+    write_table(tmp_path / "cohort.tsv", cohort, ["case", "patient", "role", *columns_of([1, 2])])
+    assert main(["viewer", "write", *arguments]) == 0
+    views = study_of(tmp_path / "viewer")["views"]
+    assert [view["title"] for view in views] == [
+        "Synthetic set “untargeted”, fold 1", "Predictions of segmenter “unet”, fold 1",
+    ]  # fmt: skip
+    assert [one["name"] for one in views[1]["cases"]] == ["test-c", "test-b"]
+    right = {side["text"] for one in views[0]["cases"] for side in one["right"]}
+    assert "a train case drawn at random" in right
 
 
 def test_nothing_is_asked_of_a_network_and_nobody_else_may_read(viewer):

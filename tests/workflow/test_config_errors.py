@@ -55,7 +55,7 @@ def test_a_cohort_table_of_an_older_version_ends_in_what_to_do(snakemake, tmp_pa
 
 def test_too_few_validation_cases_are_told_before_any_training(snakemake, tmp_path):
     """As soon as the cases are listed: before that it cannot be known."""
-    write_made_up_cohort(tmp_path / "results", ["train", "validation", "test"])
+    write_made_up_cohort(tmp_path / "results", {None: ["train", "validation", "test"]})
     (tmp_path / "results/phantom/LIDC-IDRI/series").mkdir(parents=True)
     for name in ("listing", "cohort"):  # newer than what they are made from
         (tmp_path / f"results/{name}.tsv").touch()

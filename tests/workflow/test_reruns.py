@@ -437,6 +437,15 @@ def test_a_changed_key_reruns_what_depends_on_it_and_nothing_else(key, finished,
     assert found == expected | (REPORT if expected else NOTHING)
 
 
+def test_folds_list_the_same_cases_anew_and_prepare_none(study):
+    """Then every fold is made; going back to one split finds what that had."""
+    folds = {"cohort": {"split": {"folds": 3, "validation": 0.33}}}
+    assert {label(job) for job in to_run(study, folds)} & {"phantom", "listing", "prepare"} == {"listing"}
+    assert check(merged(tiny(), folds)).cohort.split.model_dump() == {"folds": 3, "validation": 0.33}
+    other = merged(folds, {"cohort": {"split": {"train": 0.6, "test": 0.1}}})  # says nothing beside folds
+    assert check(merged(tiny(), other)) == check(merged(tiny(), folds))
+
+
 def test_the_contract_s_promises():
     """The table of the design in one place: what each part of the config never touches."""
     trainings = {"train_generator"} | {name for name in ALL_ARMS if name.startswith("train_segmenter")}

@@ -98,10 +98,15 @@ rule verdict:
         " {params.membership} --out {output} > {log} 2>&1"
 
 
+def all_train(wildcards):
+    """All that generators learn from; of the fold, if there are any."""
+    return case_files(training_set(100, of_training_set(wildcards.size).get("fold")), ["train"], hosts=True)
+
+
 rule fidelity:
     """How many of a set's volumes were rejected; how far it is from the train cases, beside held-out real ones."""
     input:
-        train=lambda w: LEARNED(None),  # all, at every size: one reference and one floor
+        train=all_train,  # at every size: one reference and one floor
         held_out=cases("validation", "test"),
         synthetic=lambda w: batches(w.set, w.size),
         reference=of_generator(RANGES, is_checked),

@@ -8,7 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import lungsyn.cli  # has the verbs and their recipes
+from lungsyn.cohort.split import chosen, folds_of
+from lungsyn.folds import TRAINING_SET, columns_of, folds_in, in_fold, of_training_set, training_set
+from lungsyn.hosts import is_host
 from lungsyn.machine import uses_gpu
+from lungsyn.random import seed_of
 from lungsyn.recipes import recipe_of  # a parameter of every rule: it says when new code makes results again
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.registry import family
@@ -33,10 +37,11 @@ wildcard_constraints:
     arm=one_of(STUDY.arms),
     replicate=r"\d+",
     batch=r"\d+",
-    size=r"\d+",
+    size=TRAINING_SET,  # percent of the train patients, and of which fold, if there are any: 50 or 50-fold2
 
 
 SEED = STUDY.study.seed
+FOLDS = folds_of(STUDY.cohort.split)
 READER = STUDY.cohort.reader
 LISTED_ONCE = READER.listed_once or READER.simulates
 RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
@@ -44,7 +49,7 @@ if STUDY.cohort.root and not Path(RAW).is_dir() and Path(str(HERE), RAW).is_dir(
     RAW = os.path.relpath(Path(str(HERE), RAW))  # --directory leads elsewhere
 COHORT = Path("results/cohort.tsv")
 NAMES = "results/private/names.tsv"  # which raw files a case comes from: no input, so that no other case is made again
-COHORT_COLUMNS = {"case", "patient", "split", "train_rank", "status", "warnings"}  # that rules and the report ask for
+COHORT_COLUMNS = {"case", "patient", "status", "warnings"}  # that rules and the report ask for
 
 # Here, since whatever an input function raises is told with a traceback.
 if STUDY.cohort.root and not Path(RAW).is_dir():
@@ -62,7 +67,8 @@ if READER.listed_once and Path("results/listing.tsv").exists() and not Path(NAME
         "give the same command again, which lists the cases again and prepares none that is as it was"
     )
 if COHORT.exists():
-    missing = COHORT_COLUMNS - set(COHORT.read_text(encoding="utf-8").partition("\n")[0].split("\t"))
+    there = dict.fromkeys(COHORT.read_text(encoding="utf-8").partition("\n")[0].split("\t"))
+    missing = {*COHORT_COLUMNS, *columns_of(folds_in([there]))} - set(there)
     if missing:
         raise WorkflowError(
             f"{COHORT} has no column {', '.join(sorted(missing))}, as when an older version wrote it: delete it and "
@@ -118,31 +124,49 @@ def included_rows(table, written_ns):
     from lungsyn.evaluation.groups import check_worst
 
     rows = [row for row in read_table(table) if row["status"] == "included"]
-    check_worst(STUDY.benchmark.worst_cases, sum(row["split"] == "validation" for row in rows))
+    if rows and not set(columns_of(FOLDS)) <= set(rows[0]):
+        return []  # of folds, and the config asks for one split, or the other way round: it is about to be made again
+    for fold in FOLDS:
+        check_worst(STUDY.benchmark.worst_cases, sum(row["split"] == "validation" for row in in_fold(rows, fold)))
     return rows
 
 
 def cases(*splits, marked=True, hosts=False):
     """An input function: case.json of every included case of these splits. It is written last and stands for the case.
 
-    Of the train split, those that belong to the training set of the wildcard {size} (percent of the patients) if any.
-    ``hosts``: also cases without marked lesions, which are never labelled data; ``marked`` False: only these.
+    Of the train split, those that belong to the training set of the wildcard {size} if any. Splits are those of its
+    fold; without it, cases are those of any fold. ``hosts``: also cases without marked lesions, which are never
+    labelled data; ``marked`` False: only these.
     """
-    from lungsyn.cohort.split import training_set
-    from lungsyn.hosts import is_host
 
     def paths(wildcards):
-        rows = cohort_rows()
-        joins = training_set(rows, int(getattr(wildcards, "size", 100)))
-        chosen = [row for row in rows if row["split"] in splits and (hosts if is_host(row) else marked)]
-        return [f"results/cases/{row['case']}/case.json" for row in chosen if row["split"] != "train" or joins(row)]
+        return case_files(getattr(wildcards, "size", "100"), splits, marked, hosts)
 
     return paths
+
+
+def case_files(of, splits, marked=True, hosts=False):
+    """As `cases`, of the training set ``of``."""
+    of = of_training_set(of)
+    rows = cohort_rows()
+    found = [
+        row["case"]
+        for fold in ([of["fold"]] if "fold" in of else FOLDS)
+        for row in chosen(in_fold(rows, fold), splits, of["size"])
+        if (hosts if is_host(row) else marked)
+    ]
+    return [f"results/cases/{case}/case.json" for case in dict.fromkeys(found)]
 
 
 # What a generator learns from, and what only its hosts are.
 LEARNED = cases("train", hosts=True)
 HOSTS = cases("train", hosts=True, marked=False)
+
+
+def seed_of_fold(wildcards):
+    """The seed of what is drawn for a training set: each fold has its own, so that chance is not the same in all."""
+    fold = of_training_set(wildcards.size).get("fold")
+    return seed_of(SEED, "fold", fold) if fold else SEED
 
 
 def batches(name, size):
@@ -185,14 +209,27 @@ def of_generator(place, has=trained):
     return path
 
 
-# (segmenter, size) of every comparison; (set, size) and (generator, size) of what they use.
+def folds(size):
+    """The training sets of a size: one, or one in each fold."""
+    return [training_set(size, fold) for fold in FOLDS]
+
+
+def generators_of(pairs, has=trained):
+    """(generator, training set) of what makes these sets, as far as it ``has`` one."""
+    made = [(STUDY.sets[name].generator, size) for name, size in pairs]
+    return list(dict.fromkeys(pair for pair in made if has(pair[0])))
+
+
+# (segmenter, size) of every comparison; of what it compares (segmenter, training set); (set, training set) and
+# (generator, training set) of what these use.
 COMPARED = [(segmenter, size) for segmenter in STUDY.segmenters for size in STUDY.sizes_of(segmenter)]
-USED_SETS = sorted(STUDY.used_sets)
+TRAINED = [(segmenter, of) for segmenter, size in COMPARED for of in folds(size)]
+USED_SETS = [(name, of) for name, size in sorted(STUDY.used_sets) for of in folds(size)]
+# Of those of several folds the first one's are drawn; all are audited, and the report has their numbers.
+PICTURED_SETS = [(name, of) for name, of in USED_SETS if of_training_set(of).get("fold", 1) == 1]
 if workflow.is_main_process:
     for name in sorted(STUDY.sets.keys() - {name for name, _ in USED_SETS}):
         logger.warning(f"sets.{name} is in no arm, so it is not made.")
 # Sets whose volumes are checked; generators that are trained.
 CHECKED_SETS = [(name, size) for name, size in USED_SETS if is_checked(STUDY.sets[name].generator)]
-USED_GENERATORS = sorted(
-    {(STUDY.sets[name].generator, size) for name, size in USED_SETS if trained(STUDY.sets[name].generator)}
-)
+USED_GENERATORS = generators_of(USED_SETS)

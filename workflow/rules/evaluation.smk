@@ -26,7 +26,8 @@ rule score:
 
 
 def of_arms(place, pairs, arms=()):
-    """A file or folder of each arm (of all, or of these) of the given segmenters and sizes, in the config's order."""
+    """A file or folder of each arm (of all, or of these) of the given segmenters and training sets, in the config's
+    order."""
     return [
         place.format(segmenter=segmenter, arm=arm, size=size)
         for segmenter, size in pairs
@@ -39,7 +40,7 @@ def compared(kind=""):
 
     def paths(wildcards):
         cohort_rows()  # as in batches
-        pairs = [pair for pair in COMPARED if pair[0] == wildcards.segmenter]
+        pairs = [pair for pair in TRAINED if pair[0] == wildcards.segmenter]
         return of_arms(f"results/scores/{{segmenter}}/{{arm}}/{{size}}{kind}.tsv", pairs)
 
     return paths
@@ -51,7 +52,7 @@ rule compare:
         scores=compared(),
         nodules=compared(".nodules"),
         points=compared(".points"),
-        benchmark=lambda w: [BENCHMARK_SCORES.format(size=size) for size in STUDY.sizes_of(w.segmenter)],
+        benchmark=lambda w: [BENCHMARK_SCORES.format(size=of) for name, of in TRAINED if name == w.segmenter],
     output:
         table=report("results/comparison/{segmenter}.tsv", caption="../report/comparison.rst", category="Does it help?"),
         froc="results/comparison/{segmenter}.froc.tsv",
@@ -66,7 +67,8 @@ rule compare:
     shell:
         "lungsyn evaluation compare --scores {input.scores} --nodules {input.nodules} --points {input.points}"
         " --benchmark-scores {input.benchmark} --benchmark {params.benchmark:q} --evaluation {params.evaluation:q}"
-        " --seed {params.seed} --froc {output.froc} --strata {output.strata} --out {output.table} > {log} 2>&1"
+        " --seed {params.seed} --froc {output.froc} --strata {output.strata}"
+        " --out {output.table} > {log} 2>&1"
 
 
 # The main figure comes first: the benchmark's segmenter, trained on all there is.
@@ -74,6 +76,7 @@ MAIN_FIRST = sorted(COMPARED, key=lambda pair: (pair[0] != STUDY.benchmark.segme
 # Cases are drawn where both arms are; learning curves where there is more than one size.
 CASE_ARMS = STUDY.figures.case_arms
 DRAWN = [pair for pair in MAIN_FIRST if set(CASE_ARMS) <= set(STUDY.arms_of(pair[0]))]
+DRAWN_FROM = [(segmenter, of) for segmenter, size in DRAWN for of in folds(size)]
 SEVERAL_SIZES = [segmenter for segmenter in STUDY.segmenters if len(STUDY.sizes_of(segmenter)) > 1]
 
 
@@ -106,21 +109,23 @@ ARM_PICTURES = [
 ]
 KINDS_OF_SETS = ("contact_sheet", "fidelity", "quality", "nearest", "outlines")
 SET_PICTURES = [
-    picture for kind in KINDS_OF_SETS for picture in figures(kind, CHECKED_SETS if kind == "quality" else USED_SETS)
+    picture
+    for kind in KINDS_OF_SETS
+    for picture in figures(kind, [of for of in PICTURED_SETS if kind != "quality" or of in CHECKED_SETS])
 ]
 
 
 rule plot_arms:
     """What came of the arms: each size at a glance, the FROC, case by case, cases and nodules, loss curves."""
     input:
-        scores=of_arms("results/scores/{segmenter}/{arm}/{size}.tsv", COMPARED),
-        nodules=of_arms("results/scores/{segmenter}/{arm}/{size}.nodules.tsv", DRAWN, CASE_ARMS),
-        predictions=of_arms("results/predictions/{segmenter}/{arm}/{size}", DRAWN, CASE_ARMS),
+        scores=of_arms("results/scores/{segmenter}/{arm}/{size}.tsv", TRAINED),
+        nodules=of_arms("results/scores/{segmenter}/{arm}/{size}.nodules.tsv", DRAWN_FROM, CASE_ARMS),
+        predictions=of_arms("results/predictions/{segmenter}/{arm}/{size}", DRAWN_FROM, CASE_ARMS),
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
         frocs=expand("results/comparison/{segmenter}.froc.tsv", segmenter=STUDY.segmenters),
         generators=[f"results/generator/{name}/{size}/training.jsonl" for name, size in USED_GENERATORS],
         curves=expand(
-            of_arms("results/segmentation/{segmenter}/{arm}/{size}/{{replicate}}/training.jsonl", COMPARED),
+            of_arms("results/segmentation/{segmenter}/{arm}/{size}/{{replicate}}/training.jsonl", TRAINED),
             replicate=REPLICATES,
         ),
         cohort="results/cohort.tsv",
@@ -196,14 +201,18 @@ rule plot_set:
         " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"
 
 
+# With folds the viewer shows the first one.
+VIEWED = [(segmenter, of) for segmenter, of in TRAINED if of_training_set(of).get("fold", 1) == 1]
+
+
 rule viewer:
     """Volumes to look at in a browser: synthetic beside real ones, and predictions. They are never exported."""
     input:
-        synthetic=lambda w: [batch for name, size in USED_SETS for batch in batches(name, size)],
+        synthetic=lambda w: [batch for name, size in PICTURED_SETS for batch in batches(name, size)],
         cases=cases("train", "validation", "test", hosts=True),
-        neighbours=[f"results/audit/{name}/{size}/nearest.tsv" for name, size in USED_SETS],
-        scores=of_arms("results/scores/{segmenter}/{arm}/{size}.tsv", COMPARED),
-        predictions=of_arms("results/predictions/{segmenter}/{arm}/{size}", COMPARED),
+        neighbours=[f"results/audit/{name}/{size}/nearest.tsv" for name, size in PICTURED_SETS],
+        scores=of_arms("results/scores/{segmenter}/{arm}/{size}.tsv", VIEWED),
+        predictions=of_arms("results/predictions/{segmenter}/{arm}/{size}", VIEWED),
         cohort="results/cohort.tsv",
     output:
         folder=directory("results/viewer"),
@@ -224,17 +233,17 @@ def costs(wildcards):
     places = ["phantom/cost.json"] if READER.simulates else []
     places += [f"cases/{row['case']}/cost.json" for row in cohort_rows()]
     places += [f"generator/{name}/{size}/cost.json" for name, size in USED_GENERATORS]
-    for name, size in sorted({(STUDY.sets[name].generator, size) for name, size in CHECKED_SETS}):
+    for name, size in generators_of(CHECKED_SETS, has=is_checked):
         places += [f"quality/{name}/{size}/reference.cost.json"]
     made = [f"{batch}.cost.json" for name, size in USED_SETS for batch in batches(name, size)]
     places += [place.removeprefix("results/") for place in made]
-    arms = of_arms("{segmenter}/{arm}/{size}", COMPARED)
+    arms = of_arms("{segmenter}/{arm}/{size}", TRAINED)
     places += [f"segmentation/{of}/{replicate}/cost.json" for of in arms for replicate in REPLICATES]
     places += [f"predictions/{of}.cost.json" for of in arms]
     places += [f"audit/{name}/{size}/{what}.cost.json" for what in ("nearest", "fidelity") for name, size in USED_SETS]
     places += [f"audit/membership/{name}/{size}.cost.json" for name, size in USED_GENERATORS if attackable(name)]
     places += [f"scores/{of}.cost.json" for of in arms]
-    places += [f"figures/set-{name}-{size}.cost.json" for name, size in USED_SETS]
+    places += [f"figures/set-{name}-{size}.cost.json" for name, size in PICTURED_SETS]
     return [f"results/{place}" for place in [*places, "figures/arms.cost.json"]]
 
 
@@ -244,7 +253,10 @@ rule report:
         cohort="results/cohort.tsv",
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
         strata=expand("results/comparison/{segmenter}.strata.tsv", segmenter=STUDY.segmenters),
-        pictures=["results/figures/arms.tsv", *(f"results/figures/set-{name}-{size}.tsv" for name, size in USED_SETS)],
+        pictures=[
+            "results/figures/arms.tsv",
+            *(f"results/figures/set-{name}-{size}.tsv" for name, size in PICTURED_SETS),
+        ],
         shown=[*ARM_PICTURES, *SET_PICTURES, *beside(ARM_PICTURES), *beside(SET_PICTURES)],
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
@@ -263,6 +275,6 @@ rule report:
         viewer=lambda w, input: "--viewer viewer/index.html" if input.viewer else "",  # as the page links to it
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
-        " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"
-        " --costs {input.costs} --main-figure {output.figure} --text {output.text} --cost-table {output.costs}"
-        " {params.viewer} --out {output.report} > {log} 2>&1"
+        " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts}"
+        " --quality {input.quality} --costs {input.costs} --main-figure {output.figure}"
+        " --text {output.text} --cost-table {output.costs} {params.viewer} --out {output.report} > {log} 2>&1"

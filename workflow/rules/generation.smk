@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: results/cases/{case}/ of the train split; for targeted sets the benchmark's predictions
 # OUTPUTS:         results/generator/{generator}/{size}/, results/conditions/{set}/{size}.tsv,
 #                  results/synthetic/{generator}/{set}/{size}/, results/quality/{generator}/{size}/
-#                  {size}: training-set size, percent of the train patients
+#                  {size}: training-set size, percent of the train patients, and the fold if there are any
 
 
 rule train_generator:
@@ -24,7 +24,7 @@ rule train_generator:
     params:
         recipe=lambda w: recipe_of("generation", "train", kind_of(w)),
         generator=lambda w: settings(STUDY.generators[w.generator])(w),
-        seed=SEED,
+        seed=seed_of_fold,
     shell:
         "exec {TOGETHER}lungsyn generation train --of generator={wildcards.generator} size={wildcards.size}"
         " --generator {params.generator:q} --seed {params.seed} --cases {input.cases}"
@@ -66,7 +66,7 @@ rule conditions:
         conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
         volumes=lambda w: f"--volumes {STUDY.sets[w.set].volumes}",  # with its name, or it could be the next number
         worst_cases=worst_cases,
-        seed=SEED,
+        seed=seed_of_fold,
     shell:
         "lungsyn generation conditions --of set={wildcards.set} size={wildcards.size}"
         " --conditions {params.conditions:q} {params.volumes} --seed {params.seed}"
@@ -104,9 +104,11 @@ def case_it_is_like(wildcards):
     kind = STUDY.sets[wildcards.set].source
     if kind is None or kind.like is None:
         return []
-    if kind.like not in {row["case"] for row in cohort_rows() if row["split"] == "train"}:
+    fold = of_training_set(wildcards.size).get("fold")
+    if kind.like not in {row["case"] for row in in_fold(cohort_rows(), fold) if row["split"] == "train"}:
+        where = f" in fold {fold}: of the folds' cases only a host is one in all" if fold else ""
         raise WorkflowError(
-            f"sets.{wildcards.set}.source.like is {kind.like}: results/cohort.tsv has no such train case"
+            f"sets.{wildcards.set}.source.like is {kind.like}: results/cohort.tsv has no such train case{where}"
         )
     return f"results/cases/{kind.like}/case.json"
 

@@ -42,7 +42,7 @@ rule train_segmenter:
         segmenter=lambda w: settings(settings_of(STUDY.segmenters[w.segmenter]))(w),
         share=share,
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
-        seed=SEED,
+        seed=seed_of_fold,
     shell:
         "exec lungsyn segmentation train --of segmenter={wildcards.segmenter} arm={wildcards.arm} size={wildcards.size}"
         " replicate={wildcards.replicate} {params.kind} --segmenter {params.segmenter:q} --seed {params.seed}"
