@@ -13,7 +13,7 @@ from lungsyn.memory import peak_host_mb
 from lungsyn.volume.files import read_json
 
 ABOUT = ["generator", "set", "segmenter", "arm", "size", "replicate", "batch", "case"]  # what a job may be of, and:
-MAYBE = ["fold"]  # only in studies that have any
+MAYBE = ["fold", "draw"]  # only in studies that have any
 COLUMNS = ["stage", "verb", *ABOUT, "seconds", "host_mb", "device_mb", "ran_on"]
 
 

@@ -1,8 +1,8 @@
 """Folds: every patient is tested in one, and in each of the others it is a train or a validation patient.
 
-What a *training set* is of is a size (percent of the train patients) and, where there are any, a fold; as a word, which
-names folders, it is ``100`` or ``100-fold2``. A table of cases has ``split_1``, ``train_rank_1``, ``split_2`` and so on
-in place of ``split`` and ``train_rank``. One split is a fold without a number:
+What a *training set* is of is a size (percent of the train patients) and, where there are any, a fold and a draw; as a
+word, which names folders, it is ``100``, ``100-fold2`` or ``100-fold2-draw1``. A table of cases has ``split_1``,
+``train_rank_1``, ``split_2`` and so on in place of ``split`` and ``train_rank``. One split is a fold without a number:
 None.
 """
 
@@ -10,24 +10,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 OF_A_PATIENT = ("split", "train_rank")  # columns of a table of cases; with folds there are as many of each
-TRAINING_SET = r"\d+(-fold\d+)?"
+TRAINING_SET = r"\d+(-fold\d+)?(-draw\d+)?"
 
 
-def training_set(size: int, fold: int | None = None) -> str:
+def training_set(size: int, fold: int | None = None, draw: int | None = None) -> str:
     """The word for a training set."""
-    return str(size) if fold is None else f"{size}-fold{fold}"
+    parts = {"fold": fold, "draw": draw}
+    return "-".join([str(size), *(f"{name}{number}" for name, number in parts.items() if number is not None)])
 
 
 def of_training_set(word: str) -> dict[str, int]:
-    """What a training set is of: ``size`` and, if it has one, ``fold``. Raises ValueError.
+    """What a training set is of: ``size`` and, if it has them, ``fold`` and ``draw``. Raises ValueError.
 
     >>> of_training_set("50-fold2")
     {'size': 50, 'fold': 2}
     """
     if not re.fullmatch(TRAINING_SET, word):
-        raise ValueError(f"{word!r} is no training set: a size in percent, as 100 or 100-fold2")
-    size, _, fold = word.partition("-fold")
-    return {"size": int(size)} | ({"fold": int(fold)} if fold else {})
+        raise ValueError(f"{word!r} is no training set: a size in percent, as 100, 100-fold2 or 100-draw1")
+    size, *parts = word.split("-")
+    return {"size": int(size)} | {part[:4]: int(part[4:]) for part in parts}
 
 
 def folds_in(rows: Sequence[Mapping]) -> list[int] | list[None]:

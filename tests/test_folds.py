@@ -1,17 +1,17 @@
-"""Folds as words and columns."""
+"""Folds and draws as words and columns."""
 
 import pytest
 
 from lungsyn.folds import columns_of, folds_in, in_fold, of_training_set, training_set
 
 
-@pytest.mark.parametrize("of", [{"size": 100}, {"size": 50, "fold": 2},
-                                {"size": 100, "fold": 10}])  # fmt: skip
+@pytest.mark.parametrize("of", [{"size": 100}, {"size": 50, "fold": 2}, {"size": 5, "draw": 1},
+                                {"size": 100, "fold": 10, "draw": 12}])  # fmt: skip
 def test_a_training_set_s_word_says_what_it_is_of(of):
     assert of_training_set(training_set(**of)) == of
 
 
-@pytest.mark.parametrize("word", ["", "fold2", "100-fold", "100-draw1", "100-fold2-", "1e2", "-100"])
+@pytest.mark.parametrize("word", ["", "fold2", "100-fold", "100-draw1-fold2", "100-fold2-", "1e2", "-100"])
 def test_another_word_is_refused(word):
     with pytest.raises(ValueError, match="is no training set"):
         of_training_set(word)

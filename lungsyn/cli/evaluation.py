@@ -68,9 +68,11 @@ def _worst(scores: Mapping, benchmark: Benchmark) -> dict[int, set]:
 
 def _compare_arguments(parser):
     add(parser, "scores", "nodules", "points", "benchmark-scores", nargs="+")
-    add(parser, "out", "froc", "strata")
+    add(parser, "out", "froc", "strata", "layers")
     add_section(parser, benchmark=Benchmark, evaluation=Evaluation)
     add_numbers(parser, "seed")
+    parser.add_argument("--drawn-arms", nargs="*", default=[], help="arms whose replicates draw a set each")
+    parser.add_argument("--drawn", default="set", help="what they draw: set or generator")
 
 
 @verb("evaluation", "compare", _compare_arguments, recipe=3)
@@ -78,6 +80,7 @@ def evaluation_compare(args) -> None:
     """Compare every arm with the benchmark arm at each size: Dice paired by case, FROC, and nodules of each kind."""
     from lungsyn.evaluation import comparison, froc, scores, strata
     from lungsyn.evaluation.groups import tested
+    from lungsyn.evaluation.layers import LAYER_COLUMNS
 
     worst, benchmark = _worst(scores.read_arms(args.benchmark_scores), args.benchmark), args.benchmark.arm
     confidence = args.evaluation.confidence
@@ -87,6 +90,13 @@ def evaluation_compare(args) -> None:
         for row in comparison.compare(arms, benchmark, worst[size], args.evaluation, size)
     ]
     write_table(args.out, rows, ["segmenter", *comparison.COMPARISON_COLUMNS])
+    layer = {"set": "synthetic set", "generator": "generator and set"}[args.drawn]
+    rows = [
+        {"segmenter": segmenter, "size": size, **row}
+        for (segmenter, size), arms in scores.read_arms(args.scores).items()
+        for row in comparison.layers(arms, benchmark, args.drawn_arms, layer)
+    ]
+    write_table(args.layers, rows, ["segmenter", "size", *LAYER_COLUMNS])
     for out, paths, columns, rows_of, settings, made in (
         (args.froc, args.points, froc.POINT_COLUMNS, froc.froc_rows,
          (args.evaluation.bootstrap, confidence, args.seed), froc.FROC_COLUMNS),
@@ -269,7 +279,7 @@ def _plot_outlines(args, out: Path) -> None:
 def _report_arguments(parser):
     add_section(parser, config=Config)
     add(parser, "cohort", "main-figure", "text", "cost-table", "out")
-    add(parser, "comparisons", "strata", "pictures", "costs", nargs="+")
+    add(parser, "comparisons", "strata", "layers", "pictures", "costs", nargs="+")
     add(parser, "verdicts", "quality", nargs="*")
     parser.add_argument("--viewer", help="the viewer's page, as the report links to it; without: no link")
 
@@ -282,6 +292,7 @@ def evaluation_report(args) -> None:
     from lungsyn import costs
     from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_training
     from lungsyn.evaluation.gallery import read_pictures
+    from lungsyn.evaluation.layers import LAYER_COLUMNS
     from lungsyn.evaluation.report import Findings, build
     from lungsyn.evaluation.strata import STRATA_COLUMNS
     from lungsyn.volume.files import whole_file
@@ -292,6 +303,7 @@ def evaluation_report(args) -> None:
     found = Findings(
         comparisons=comparisons,
         strata=_grouped(_rows(args.strata, ["segmenter", "size", *STRATA_COLUMNS]), "{segmenter}"),
+        layers=by_training(_rows(args.layers, ["segmenter", "size", *LAYER_COLUMNS])),
         cohort=read_table(args.cohort),
         pictures=pictures,
         verdicts=[read_json(path) for path in args.verdicts],
@@ -305,7 +317,8 @@ def evaluation_report(args) -> None:
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(pictures[0]["file"], temporary)
     write_table(args.cost_table, spent, list(dict.fromkeys([*costs.COLUMNS, *spent[0]])))
-    tables = [as_text(rows, f"{study.name}, segmenter {title}") for title, rows in comparisons.items()]
+    draws = args.config.replicates_draw
+    tables = [as_text(rows, f"{study.name}, segmenter {title}", draws) for title, rows in comparisons.items()]
     write_text(args.text, "\n\n".join(tables) + "\n")
     write_text(args.out, build(f"{study.name}: does synthetic data help?", _shown(args.config), found))
 

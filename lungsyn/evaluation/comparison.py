@@ -11,6 +11,7 @@ import numpy as np
 
 from lungsyn.errors import InputError
 from lungsyn.evaluation.groups import ENSEMBLE, GROUPS, TEST, case_means, group_of
+from lungsyn.evaluation.layers import layer_rows
 from lungsyn.evaluation.paired import (
     IF_EVEN,
     NO_INTERVAL,
@@ -98,6 +99,21 @@ def _trainings(members: Mapping[str, Sequence[Mapping]], patient: Mapping[str, s
     return dict(zip(arms, spread, strict=True)) if spread else {}
 
 
+def layers(scores: Scores, benchmark_arm: str, drawn: Collection[str], layer: str) -> list[dict]:
+    """What each layer of chance adds to every arm's difference on the test cases: rows of `layers.LAYER_COLUMNS`; none
+    where one training of an arm, or two patients, say nothing of it. ``drawn``, ``layer``: see `layers.layer_rows`."""
+    arms = [benchmark_arm, *(arm for arm in scores if arm != benchmark_arm)]
+    members = {arm: _members(scores[arm], TEST, ()) for arm in arms}
+    patient = {row["case"]: row["patient"] for row in members[benchmark_arm]}
+    patient = {case: patient[case] for case in sorted(patient)}
+    trainings = _trainings(members, patient, benchmark_arm) if patient else {}
+    if not trainings:
+        return []
+    found, cases = trainings_by_patient(members, patient)
+    means = {arm: of_arm.mean(axis=-2) for arm, of_arm in zip(arms, found, strict=True)}
+    return layer_rows(means, cases, trainings, drawn, layer)
+
+
 def _check_paired(scores: Scores, benchmark_arm: str) -> None:
     """The same cases in every arm, of the same patient and split, each scored once in every replicate; in one fold, of
     those in which a case may be a validation case, too."""
@@ -180,8 +196,16 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def as_text(rows: Sequence[Mapping], title: str = "") -> str:
-    """The comparison as an aligned table for a terminal, the test group first, and how to read it."""
+STAYS = {  # by what replicates draw anew
+    "segmenter": "Trainings are the segmenter's; the generator and its set stay.",
+    "set": "Each training has a set of its own; the generator stays.",
+    "generator": "Each training has a generator and a set of its own.",
+}
+
+
+def as_text(rows: Sequence[Mapping], title: str = "", draws: str = "segmenter") -> str:
+    """The comparison as an aligned table for a terminal, the test group first, and how to read it. ``draws``: what
+    replicates draw anew."""
     header = ["arm", "Dice", "difference", "interval", "and trainings", "p (Holm)", "could have seen"]
     blocks = [title] if title else []
     for group in sorted({row["group"] for row in rows}, key=(TEST, *GROUPS).index):
@@ -194,10 +218,9 @@ def as_text(rows: Sequence[Mapping], title: str = "") -> str:
     blocks.append(
         "\nDice: mean over cases and replicates. Difference: to the arm without one, paired by case; the\n"
         "interval is over patients, and beside it one over patients and trainings. Claims rest on p, which is\n"
-        "over both as well, corrected for the number of arms. Both hold\n"
-        f"{IF_EVEN}. Trainings are the segmenter's; the\n"
-        "generator and its set stay. Could have seen: the smallest true difference that would have been\n"
-        f"claimed with 80 % power. '{NONE}': {NO_INTERVAL}."
+        f"over both as well, corrected for the number of arms. Both hold\n{IF_EVEN}.\n{STAYS[draws]}\n"
+        "Could have seen: the smallest true difference that would have been claimed with 80 % power.\n"
+        f"'{NONE}': {NO_INTERVAL}."
     )
     return "\n".join(blocks)
 

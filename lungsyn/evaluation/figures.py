@@ -179,6 +179,7 @@ class Training(NamedTuple):
     size: int
     replicate: int
     fold: int | None = None
+    draw: int | None = None
 
     @property
     def family(self) -> str:
@@ -192,7 +193,7 @@ def trained(records: Sequence[Mapping]) -> Training:
         panel, name = f"segmenter {first['segmenter']}", first["arm"]
     else:
         panel, name = "generator", first["generator"]
-    return Training(panel, name, first["size"], first.get("replicate", 0), first.get("fold"))
+    return Training(panel, name, first["size"], first.get("replicate", 0), first.get("fold"), first.get("draw"))
 
 
 def plot_training(curves: Iterable[Sequence[Mapping]], frame: Frame, out: Path) -> None:

@@ -6,7 +6,7 @@ are worth ``sum(w)^2 / sum(w^2)`` = 2.3. Values come averaged over replicates, s
 Wilcoxon's test are about *other patients*, for these trainings. A claim about training data is one about *other
 trainings* too (Bouthillier et al. 2021, arXiv 2103.03098): without them three trainings with other seeds "differed"
 from three on the same data, in a study of cut-outs: -0.026 Dice, p 0.016. So a second interval and the ``p`` that
-claims rest on are over both, by t. Trainings are the segmenter's: the generator and its set stay the same.
+claims rest on are over both, by t. What a training is depends on what replicates draw anew.
 
 With folds every patient is tested by models of its fold. What the fold's train patients, generator and set do for an
 arm is shared by all patients of the fold, so it is one more source of chance: *fold by arm*. Left out, up to 66 %

@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from lungsyn.evaluation.answer import headline, sentences, uncertainty
-from lungsyn.evaluation.comparison import ends_text, interval_text, p_text, signed
+from lungsyn.evaluation.comparison import STAYS, ends_text, interval_text, p_text, signed
 from lungsyn.evaluation.groups import GROUPS, TEST
 from lungsyn.evaluation.page import SCRIPT, STYLE
 from lungsyn.evaluation.paired import IF_EVEN, NO_INTERVAL
@@ -85,7 +85,8 @@ href="data:text/tab-separated-values;base64,{{ picture.table }}">Its data as TSV
 held-out cases, of patients whom the generator never saw; disguised copies of train cases are planted in every audit
 and must be found, or it is blind. An audit can show that patients are given away; it cannot prove that none is.
 Outlines of lungs and body are compared by themselves: a set that has a patient's leads who has that patient's CT to it.
-{% if folds %}Each fold has a set of its own, compared with its own train cases. None stands for the study:
+{% if draws != "segmenter" %}Replicates have sets of their own: that of the first is looked at here, and no other.
+{% endif %}{% if folds %}Each fold has a set of its own, compared with its own train cases. None stands for the study:
 lungsyn share takes sets of a study with one split.{% endif %}</p>
 {% for verdict in verdicts %}
 <h3>{{ verdict.set }}, {{ verdict.size }} % of the train patients
@@ -111,10 +112,9 @@ differed in {{ (100 * control.false_alarms)|number(1) }} % of random splits at t
 <details class="part"><summary><h2>Comparison of the arms</h2></summary>
 <p class="quiet">Dice is a mean over cases and replicates. Differences are to “{{ config.benchmark.arm }}”,
 paired by case, with an interval over patients and Wilcoxon's signed-rank test. Both are about other patients, for
-these trainings; “and trainings” is the interval over other patients and other trainings of the segmenter, and so is p,
+these trainings; “and trainings” is the interval over other patients and other trainings, and so is p,
 by t, on which claims rest. This interval and p hold {{ if_even }}.
-Both p are corrected for the number of arms (Holm). The generator and its sets are the same in every training: what
-other ones would do is not in any of this.
+Both p are corrected for the number of arms (Holm). {{ stays }}
 {% if folds %}Every patient is tested once, by models of the fold that did not see the patient; intervals and p are over
 the {{ folds }} folds as well. What all folds share, since they share most of their train patients, is in no number.
 {% endif %}“-”: no interval, since there are {{ no_interval }}:
@@ -146,6 +146,19 @@ HD95 the diagonal of the volume); the number of cases without a nodule stands ab
 {% endfor %}</table></div>
 {% endif %}{% endfor %}{% endfor %}</details>
 
+{% if layers %}<details class="part"><summary><h2>Where the chance comes from</h2></summary>
+<p class="quiet">What one more draw of each layer does to an arm's difference on the test (standard deviation, Dice): of
+a patient to the patient's difference, of a training, or of a set, to the mean; of a fold to the mean in it. Share: of
+the variance of the mean difference. They are known from few draws: they say what to have more of, and claim nothing.
+</p>
+{% for segmenter, rows in layers.items() %}
+<div class="scroll"><table>
+<tr><th>{{ segmenter if layers|length > 1 else "arm" }}</th><th>layer</th><th>one draw</th><th>share</th></tr>
+{% for row in rows %}<tr><td>{{ row.arm if loop.first or row.arm != loop.previtem.arm }}</td><td>{{ row.layer }}</td>
+<td>{{ row.sd|number(4) }}</td><td>{{ (100 * row.share)|number(0) }} %</td></tr>
+{% endfor %}</table></div>
+{% endfor %}</details>
+{% endif %}
 <details class="part"><summary><h2>Kinds of nodules</h2></summary>
 <p class="quiet">Nodules of the test cases. Differences are to “{{ config.benchmark.arm }}”, paired by nodule, with
 an interval over patients (“-”: {{ no_interval }}); they are many and nothing is corrected for that, so no claim rests
@@ -236,10 +249,10 @@ one job: of its GPU where it had one, else of the host. Each job's own cost is i
 @dataclass(frozen=True)
 class Findings:
     """What a report shows. ``comparisons``: rows of `comparison.compare`, by what was trained, in words; ``strata``:
-    rows of `strata.strata_rows` with their ``size``, by segmenter; ``cohort``: rows of ``cohort.tsv``; ``pictures``:
-    rows of `gallery.read_pictures`, the main one first; ``verdicts``: of the audit, one per synthetic set;
-    ``quality``: by synthetic set, how many volumes were rejected, as read from the table; ``versions``: by package;
-    ``costs``: rows of `costs.totals`; ``viewer``: its page, as a link from the report says it."""
+    rows of `strata.strata_rows` with their ``size``, by segmenter; ``layers``: rows of `comparison.layers`, by what was
+    trained; ``cohort``: rows of ``cohort.tsv``; ``pictures``: rows of `gallery.read_pictures`, the main one first;
+    ``verdicts``: of the audit, one per synthetic set; ``quality``: by synthetic set, how many volumes were rejected, as
+    read from the table; ``versions``: by package; ``costs``: rows of `costs.totals`; ``viewer``: its page, a link."""
 
     comparisons: Mapping[str, Sequence[Mapping]]
     strata: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
@@ -249,6 +262,7 @@ class Findings:
     quality: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     costs: Sequence[Mapping] = ()
+    layers: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     viewer: str | None = None
 
 
@@ -258,8 +272,10 @@ def build(title: str, config_json: str, found: Findings) -> str:
     environment.filters["number"] = lambda value, digits: "" if value is None else f"{value:,.{digits}f}"
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
     config = json.loads(config_json)
+    draws = config.get("replicates_draw", "segmenter")
     return environment.from_string(TEMPLATE).render(
-        title=title, config=config, comparisons=found.comparisons, strata=found.strata,
+        title=title, config=config, comparisons=found.comparisons, strata=found.strata, layers=found.layers,
+        stays=STAYS[draws], draws=draws,
         folds=config.get("cohort", {}).get("split", {}).get("folds"),
         cohort=cohort_summary(found.cohort), shown=WARNED_CASES, verdicts=found.verdicts, quality=found.quality,
         pictures=[_shown(row) for row in found.pictures], versions=found.versions, costs=found.costs,

@@ -1,6 +1,7 @@
 """The whole study: its sections together, and what must agree between them."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -62,6 +63,11 @@ class Config(Section):
         default=[100], min_length=1, description="Training-set sizes, percent of the train patients"
     )
     replicates: int = Field(ge=1, le=100, description="Trainings per arm, with different seeds")
+    replicates_draw: Literal["segmenter", "set", "generator"] = Field(
+        default="segmenter",
+        description="What a replicate draws anew: segmenter: its seed alone; set: its synthetic set, too; generator: "
+        "the generator's training, too. Claims are about other draws of it",
+    )
     arms: dict[Name, Arm] = Field(min_length=1)
     evaluation: Evaluation
     audit: Audit = Audit()
@@ -141,21 +147,33 @@ class Config(Section):
         chosen = self.segmenters[segmenter].arms
         return [arm for arm in self.arms if chosen is None or arm in chosen]
 
+    def draw_of(self, arm: str, replicate: int) -> int | None:
+        """Which draw of its set a replicate of an arm learns from; None: the first one, or the only one."""
+        if self.replicates_draw == "segmenter":
+            return None
+        return replicate + self.replicates * self.arms[arm].reseeded or None
+
     def sizes_of(self, segmenter: str) -> list[int]:
         """The training-set sizes that a segmenter is trained at, percent of the train patients, ascending."""
         return sorted(self.segmenters[segmenter].training_percent or self.training_percent)
 
     @property
-    def used_sets(self) -> list[tuple[str, int]]:
-        """(set, size) of every synthetic set that a segmenter is trained with, in the config's order. Others are not
-        made."""
+    def drawn_sets(self) -> list[tuple[str, int, int | None]]:
+        """(set, size, draw) of every draw of a synthetic set that a replicate is trained with, in the config's order.
+        Others are not made."""
         uses = (
-            (self.arms[arm].synthetic, size)
+            (self.arms[arm].synthetic, size, self.draw_of(arm, replicate))
             for segmenter in self.segmenters
             for size in self.sizes_of(segmenter)
             for arm in self.arms_of(segmenter)
+            for replicate in range(self.replicates)
         )
-        return list(dict.fromkeys((name, size) for name, size in uses if name))
+        return list(dict.fromkeys((name, size, draw) for name, size, draw in uses if name))
+
+    @property
+    def used_sets(self) -> list[tuple[str, int]]:
+        """(set, size) of every synthetic set that a segmenter is trained with, in the config's order."""
+        return list(dict.fromkeys((name, size) for name, size, _ in self.drawn_sets))
 
     def batches_of(self, name: str) -> int:
         """In how many jobs the volumes of a set are made."""

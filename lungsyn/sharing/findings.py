@@ -15,6 +15,7 @@ from lungsyn.volume.files import Case, read_json
 from lungsyn.volume.tables import read_table
 
 CASE_COLUMNS = ["case", "voxels", "spacing_mm", "nodules", "diameters_mm", "seed", "quality"]
+THIS_SET = {True: "this set", False: "this set or another draw of it"}  # by whether replicates all learn from one
 NAMES = {"frechet": "Fréchet distance", "kid": "KID", "coverage": "coverage"}
 
 
@@ -87,6 +88,7 @@ def utility(study: Study, name: str, size: int) -> list[dict]:
     """What a set did for each segmenter that was trained with it: the answer's sentences, and a row of each arm."""
     config, found = study.settings, []
     null = null_arms(config["arms"], config["benchmark"]["arm"])
+    this = THIS_SET[config["replicates_draw"] == "segmenter"]
     for segmenter in study.config.segmenters:
         arms = study.config.arms_of(segmenter)
         using = [arm for arm in arms if config["arms"][arm]["synthetic"] == name]
@@ -99,15 +101,15 @@ def utility(study: Study, name: str, size: int) -> list[dict]:
         found.append({
             "segmenter": segmenter, "kind": config["segmenters"][segmenter]["kind"],
             "headline": headline(rows, config), "sentences": sentences(rows, config),
-            "rows": [_arm_row(row, config["arms"][row["arm"]], name) for row in rows],
+            "rows": [_arm_row(row, config["arms"][row["arm"]], this if row["arm"] in using else "") for row in rows],
         })  # fmt: skip
     return found
 
 
-def _arm_row(row: Mapping, arm: Mapping, name: str) -> dict:
+def _arm_row(row: Mapping, arm: Mapping, this: str) -> dict:
     return {
         "arm": row["arm"],
-        "trained_on": " and ".join(["real cases"] * arm["real"] + ["this set"] * (arm["synthetic"] == name)),
+        "trained_on": " and ".join(["real cases"] * arm["real"] + [this] * bool(this)),
         "dice": f"{row['mean_dice']:.3f}",
         "difference": signed(row["mean_difference"]),
         "interval": interval_text(row),

@@ -98,7 +98,7 @@ def disk_mb(study: Config, n_cases: int) -> dict[str, float]:
     megavoxels = case_voxels(study.cohort) / 1e6
     trained = [(segmenter, arm, size) for segmenter in study.segmenters
                for arm in study.arms_of(segmenter) for size in study.sizes_of(segmenter)]  # fmt: skip
-    volumes = sum(study.sets[name].volumes for name, _ in study.used_sets)
+    volumes = sum(study.sets[name].volumes for name, _, _ in study.drawn_sets)
     split, folds = study.cohort.split, len(folds_of(study.cohort.split))
     n_scored = n_cases * (split.validation * folds + (split.test or 1.0))  # over all folds
     phantom = study.cohort.phantom

@@ -151,6 +151,7 @@ DESIGNS = {
         for arms, trainings in ((2, 2), (2, 5), (5, 3))
         for apart in ((0.0,) * 3, (0.01,) * 3, (0.05,) * 3, (0.03, 0.0, 0.0), (0.0, 0.03, 0.0))
     },
+    "105, 5 folds, sets drawn": Design((1,) * 105, 2, seeds=(0.015, 0.03, 0.03), folds=5, apart=(0.02,) * 3),
     "30, 3 folds": Design((1,) * 30, folds=3, apart=(0.01,) * 3),
     "105, 10 folds": Design((1,) * 105, folds=10, apart=(0.01,) * 3),
     "20 + 11 of 5, 5 folds": Design(patients(11, 5, 20), folds=5, apart=(0.01,) * 3),

@@ -75,7 +75,7 @@ def compared(folder):
     tables = {kind: [table_of(folder, arm, kind) for arm in ARMS] for kind in ("", ".nodules", ".points")}
     run("compare", "--scores", *tables[""], "--nodules", *tables[".nodules"], "--points", *tables[".points"],
         "--benchmark-scores", tables[""][0], "--out", folder / "compared.tsv", "--froc", folder / "froc.tsv",
-        "--strata", folder / "strata.tsv", "--benchmark", BENCHMARK, "--evaluation",
+        "--strata", folder / "strata.tsv", "--layers", folder / "layers.tsv", "--benchmark", BENCHMARK, "--evaluation",
         section("evaluation", bootstrap=200), "--seed", 1)  # fmt: skip
     return folder
 
@@ -108,7 +108,7 @@ def test_strata(compared):
 
 def test_every_table_says_whose_it_is(compared):
     tables = [table_of(compared, arm, kind) for arm in ARMS for kind in ("", ".nodules", ".points")]
-    for path in [*tables, *(compared / f"{name}.tsv" for name in ("compared", "froc", "strata"))]:
+    for path in [*tables, *(compared / f"{name}.tsv" for name in ("compared", "froc", "strata", "layers"))]:
         rows = read_table(path)
         assert {(row["segmenter"], row["size"]) for row in rows} == {(SEGMENTER, str(SIZE))}, path
         assert {row["arm"] for row in rows} <= set(ARMS), path

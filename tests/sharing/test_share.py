@@ -18,6 +18,7 @@ from lungsyn.errors import InputError
 from lungsyn.provenance import model_facts
 from lungsyn.registry import family
 from lungsyn.settings.checking import check
+from lungsyn.sharing.findings import utility
 from lungsyn.sharing.models import KEPT
 from lungsyn.sharing.sets import of_no_scanner
 from lungsyn.sharing.study import open_study
@@ -256,6 +257,15 @@ def test_a_study_with_folds_is_refused_with_the_way_out(copied, config, tmp_path
     for words in (["untargeted"], ["--model", "patch_ddpm"]):
         said = refused(capsys, copied, tmp_path / "out", *words)
         assert "is a study with folds" in said and "cohort.split without folds" in said
+
+
+@pytest.mark.parametrize(("draws", "words"), [("segmenter", "this set"), ("set", "this set or another draw of it")])
+def test_a_card_says_whether_its_set_alone_was_learned_from(copied, config, draws, words):
+    finish(copied, config.model_copy(update={"replicates_draw": draws}))
+    (trial,) = utility(open_study(copied), "untargeted", 100)
+    assert [row["trained_on"] for row in trial["rows"]] == [
+        "real cases", f"real cases and {words}", words, "real cases",
+    ]  # fmt: skip
 
 
 def test_results_that_are_newer_than_the_report_are_refused(copied, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Folds through the rules: whose patients each job gets, told by dry run without data; and a run."""
+"""Folds and draws through the rules: whose patients each job gets, told by dry run without data; and a run."""
 
 import shutil
 from collections import Counter
@@ -78,13 +78,41 @@ def test_one_split_has_no_fold(planned):
     assert not [path for job in jobs for path in map(str, [*job.input, *job.output]) if "fold" in path]
 
 
-def test_folds_have_seeds_of_their_own(planned):
-    _, jobs = planned(**FOLDS)
+def test_folds_and_draws_have_seeds_of_their_own(planned):
+    _, jobs = planned(**FOLDS, replicates_draw="generator")
     for rule in ("train_generator", "conditions"):
         seeds = Counter(job.params.seed for job in jobs if job.rule.name == rule)
         per_seed = 2 if rule == "conditions" else 1  # two sets
-        assert len(seeds) == 3 and set(seeds.values()) == {per_seed}
+        assert len(seeds) == 3 * 2 and set(seeds.values()) == {per_seed}
     assert len({job.params.seed for job in jobs if job.rule.name == "train_segmenter"}) == 3
+
+
+@pytest.mark.parametrize(("draws", "volumes", "generators"), [("segmenter", 1, 1), ("set", 2, 1), ("generator", 2, 2)])
+def test_replicates_draw_what_they_are_told_to(draws, volumes, generators, planned):
+    """Jobs of each, and which draw a replicate learns from; the audit is of the first one."""
+    _, jobs = planned(replicates_draw=draws)
+    count = Counter(job.rule.name for job in jobs)
+    assert count["synthesise"] == 3 * volumes and count["train_generator"] == generators
+    assert count["verdict"] == 2 and count["membership"] == 1 and count["reference"] == 1
+    for job in jobs:
+        wildcards = job.wildcards_dict
+        if job.rule.name == "train_segmenter":
+            sets = {path.split("/")[4] for path in map(str, job.input) if path.startswith("results/synthetic/")}
+            own = "100-draw1" if wildcards["replicate"] == "1" and draws != "segmenter" else "100"
+            assert sets <= {own}, job
+        if job.rule.name == "synthesise":
+            model = f"100{'-draw1' if draws == 'generator' and 'draw' in wildcards['size'] else ''}"
+            assert f"results/generator/patch_ddpm/{model}/model.safetensors" in map(str, job.input), job
+
+
+def test_a_reseeded_arm_draws_other_sets(planned):
+    _, jobs = planned(replicates_draw="set", arms={"real-reseeded": {"synthetic": "untargeted"}})
+    of_arm = {
+        arm: {path.split("/")[4] for job in jobs if job.rule.name == "train_segmenter" for path in map(str, job.input)
+              if job.wildcards_dict["arm"] == arm and path.startswith("results/synthetic/")}
+        for arm in ("synthetic", "real-reseeded")
+    }  # fmt: skip
+    assert of_arm == {"synthetic": {"100", "100-draw1"}, "real-reseeded": {"100-draw2", "100-draw3"}}
 
 
 @pytest.mark.slow
@@ -99,6 +127,7 @@ def test_a_study_with_folds_to_its_report(tiny_study, snakemake, tmp_path):
         "sets": {"untargeted": {"generator": "pasted", "conditions": "inpainted", "volumes": 1}},
         "segmenters": {"unet": {"arms": ["real", "real+untargeted"], "steps": 2}},
         "figures": {"case_arms": ["real", "real+untargeted"], "viewer_cases": 1},
+        "replicates_draw": "set",
     }))  # fmt: skip
     arguments = ("--configfile", str(TINY), str(overlay))
     ended = snakemake(tmp_path / "study", *arguments)
@@ -120,10 +149,15 @@ def test_a_study_with_folds_to_its_report(tiny_study, snakemake, tmp_path):
     assert of_test == dict.fromkeys(tested, 3)  # two replicates and their ensemble
     test = [row for row in read_table(results / "comparison/unet.tsv") if row["group"] == "test"]
     assert {row["n_cases"] for row in test} == {"6"}
+    layers = {(row["arm"], row["layer"]) for row in read_table(results / "comparison/unet.layers.tsv")}
+    assert {layer for arm, layer in layers if arm == "real+untargeted"} == {
+        "patients", "segmenter's seed", "synthetic set", "fold",
+    }  # fmt: skip
     for fold in (1, 2):
         assert read_json(results / f"audit/untargeted/100-fold{fold}/verdict.json")["fold"] == fold
     html = (results / "report.html").read_text(encoding="utf-8")
     assert all(f"% of the train patients, fold {fold}" in html for fold in (1, 2))
+    assert "Where the chance comes from" in html
     again = snakemake(tmp_path / "study", *arguments)
     assert "Nothing to be done" in again.stdout, again.stdout[-2000:]
 

@@ -89,6 +89,8 @@ PREDICTION = SEGMENTATION - TRAINED | TRAINED_TARGETED
 PREPARED = {"prepare", "cohort", "conditions untargeted", "reference"} | GENERATOR | SEGMENTATION
 LIST = {"listing", "cohort"}  # the same list again
 EVERYTHING = {"phantom", "listing"} | PREPARED
+# The first replicate's draw is there: the other's sets are made, and what learns from them.
+NEW_DRAWS = of_sets("conditions", "synthesise") | arms("synthetic", "real+synthetic", "real+untargeted")
 REFUSED = "no other value is allowed"
 REAL = {"study": {"name": "real"}}  # patients are not called a phantom
 UNMIXED = {"synthetic_share": None}
@@ -201,6 +203,7 @@ CONTRACT = {
         | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
+    "replicates_draw": ("set", NEW_DRAWS | COMPARISON),
     "arms.real.real": (False, arms("real") | TARGETED | COMPARISON, {"arms": {"real": {"synthetic": "untargeted"}}}),
     "arms.real.synthetic": ("untargeted", arms("real") | TARGETED | COMPARISON),
     "arms.real.reseeded": (True, arms("real") | TARGETED | COMPARISON),

@@ -164,9 +164,23 @@ HOSTS = cases("train", hosts=True, marked=False)
 
 
 def seed_of_fold(wildcards):
-    """The seed of what is drawn for a training set: each fold has its own, so that chance is not the same in all."""
-    fold = of_training_set(wildcards.size).get("fold")
-    return seed_of(SEED, "fold", fold) if fold else SEED
+    """The seed of what is drawn for a training set: each fold and each draw of a set has its own, so that chance is not
+    the same in all."""
+    seed = SEED
+    for name, number in of_training_set(wildcards.size).items():
+        seed = seed if name == "size" else seed_of(seed, name, number)
+    return seed
+
+
+def undrawn(size):
+    """The training set without the draw: what all draws have in common."""
+    of = of_training_set(size)
+    return training_set(of["size"], of.get("fold"))
+
+
+def of_model(size):
+    """The training set that a set's generator is of: a draw of its own, or one for all."""
+    return size if STUDY.replicates_draw == "generator" else undrawn(size)
 
 
 def batches(name, size):
@@ -199,12 +213,13 @@ def is_checked(generator):
 RANGES = "results/quality/{generator}/{size}/reference.json"  # in which a synthetic case's measures must lie
 
 
-def of_generator(place, has=trained):
-    """An input function: a file of the generator, or of the one that makes the set; none where it ``has`` none."""
+def of_generator(place, has=trained, of=undrawn):
+    """An input function: a file of the generator, or of the one that makes the set; none where it ``has`` none. ``of``:
+    which training set's, where the wildcard says a draw."""
 
     def path(wildcards):
         name = getattr(wildcards, "generator", None) or STUDY.sets[wildcards.set].generator
-        return place.format(generator=name, size=wildcards.size) if has(name) else []
+        return place.format(generator=name, size=of(wildcards.size)) if has(name) else []
 
     return path
 
@@ -214,9 +229,15 @@ def folds(size):
     return [training_set(size, fold) for fold in FOLDS]
 
 
-def generators_of(pairs, has=trained):
-    """(generator, training set) of what makes these sets, as far as it ``has`` one."""
-    made = [(STUDY.sets[name].generator, size) for name, size in pairs]
+def drawn(arm, size, replicate):
+    """The training set, and the draw of it, of the synthetic set that a replicate of an arm learns from."""
+    of = of_training_set(size)
+    return training_set(of["size"], of.get("fold"), STUDY.draw_of(arm, replicate))
+
+
+def generators_of(pairs, of=undrawn, has=trained):
+    """(generator, training set) of what makes these sets, as far as it ``has`` one. ``of``: as in `of_generator`."""
+    made = [(STUDY.sets[name].generator, of(size)) for name, size in pairs]
     return list(dict.fromkeys(pair for pair in made if has(pair[0])))
 
 
@@ -225,6 +246,12 @@ def generators_of(pairs, has=trained):
 COMPARED = [(segmenter, size) for segmenter in STUDY.segmenters for size in STUDY.sizes_of(segmenter)]
 TRAINED = [(segmenter, of) for segmenter, size in COMPARED for of in folds(size)]
 USED_SETS = [(name, of) for name, size in sorted(STUDY.used_sets) for of in folds(size)]
+# Each draw of them that a replicate learns from. The first is the one that is audited, drawn and shared.
+DRAWN_SETS = [
+    (name, training_set(size, fold, draw))
+    for name, size, draw in sorted(STUDY.drawn_sets, key=lambda of: (*of[:2], of[2] or 0))
+    for fold in FOLDS
+]
 # Of those of several folds the first one's are drawn; all are audited, and the report has their numbers.
 PICTURED_SETS = [(name, of) for name, of in USED_SETS if of_training_set(of).get("fold", 1) == 1]
 if workflow.is_main_process:
@@ -233,3 +260,4 @@ if workflow.is_main_process:
 # Sets whose volumes are checked; generators that are trained.
 CHECKED_SETS = [(name, size) for name, size in USED_SETS if is_checked(STUDY.sets[name].generator)]
 USED_GENERATORS = generators_of(USED_SETS)
+DRAWN_GENERATORS = generators_of(DRAWN_SETS, of_model)

@@ -46,6 +46,13 @@ def compared(kind=""):
     return paths
 
 
+def drawn_arms(wildcards):
+    """The command line's words for which arms' replicates have a set of their own, and what is drawn for it."""
+    arms = [arm for arm in STUDY.arms_of(wildcards.segmenter) if STUDY.arms[arm].synthetic]
+    alone = STUDY.replicates_draw == "segmenter" or not arms
+    return "" if alone else f"--drawn {STUDY.replicates_draw} --drawn-arms {' '.join(arms)}"
+
+
 rule compare:
     """Every arm against the benchmark arm at every size: Dice paired by case, FROC, test nodules of each kind."""
     input:
@@ -57,17 +64,19 @@ rule compare:
         table=report("results/comparison/{segmenter}.tsv", caption="../report/comparison.rst", category="Does it help?"),
         froc="results/comparison/{segmenter}.froc.tsv",
         strata="results/comparison/{segmenter}.strata.tsv",
+        layers="results/comparison/{segmenter}.layers.tsv",
     log:
         "results/logs/compare/{segmenter}.log",
     params:
         recipe=recipe_of("evaluation", "compare"),
         evaluation=settings(STUDY.evaluation),
         benchmark=settings(STUDY.benchmark),
+        drawn=drawn_arms,
         seed=SEED,
     shell:
         "lungsyn evaluation compare --scores {input.scores} --nodules {input.nodules} --points {input.points}"
         " --benchmark-scores {input.benchmark} --benchmark {params.benchmark:q} --evaluation {params.evaluation:q}"
-        " --seed {params.seed} --froc {output.froc} --strata {output.strata}"
+        " --seed {params.seed} {params.drawn} --froc {output.froc} --strata {output.strata} --layers {output.layers}"
         " --out {output.table} > {log} 2>&1"
 
 
@@ -123,7 +132,7 @@ rule plot_arms:
         predictions=of_arms("results/predictions/{segmenter}/{arm}/{size}", DRAWN_FROM, CASE_ARMS),
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
         frocs=expand("results/comparison/{segmenter}.froc.tsv", segmenter=STUDY.segmenters),
-        generators=[f"results/generator/{name}/{size}/training.jsonl" for name, size in USED_GENERATORS],
+        generators=[f"results/generator/{name}/{size}/training.jsonl" for name, size in DRAWN_GENERATORS],
         curves=expand(
             of_arms("results/segmentation/{segmenter}/{arm}/{size}/{{replicate}}/training.jsonl", TRAINED),
             replicate=REPLICATES,
@@ -232,10 +241,10 @@ def costs(wildcards):
     """The costs of all jobs whose results are in the report; of what is no longer in the config there is none."""
     places = ["phantom/cost.json"] if READER.simulates else []
     places += [f"cases/{row['case']}/cost.json" for row in cohort_rows()]
-    places += [f"generator/{name}/{size}/cost.json" for name, size in USED_GENERATORS]
+    places += [f"generator/{name}/{size}/cost.json" for name, size in DRAWN_GENERATORS]
     for name, size in generators_of(CHECKED_SETS, has=is_checked):
         places += [f"quality/{name}/{size}/reference.cost.json"]
-    made = [f"{batch}.cost.json" for name, size in USED_SETS for batch in batches(name, size)]
+    made = [f"{batch}.cost.json" for name, size in DRAWN_SETS for batch in batches(name, size)]
     places += [place.removeprefix("results/") for place in made]
     arms = of_arms("{segmenter}/{arm}/{size}", TRAINED)
     places += [f"segmentation/{of}/{replicate}/cost.json" for of in arms for replicate in REPLICATES]
@@ -253,6 +262,7 @@ rule report:
         cohort="results/cohort.tsv",
         comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
         strata=expand("results/comparison/{segmenter}.strata.tsv", segmenter=STUDY.segmenters),
+        layers=expand("results/comparison/{segmenter}.layers.tsv", segmenter=STUDY.segmenters),
         pictures=[
             "results/figures/arms.tsv",
             *(f"results/figures/set-{name}-{size}.tsv" for name, size in PICTURED_SETS),
@@ -275,6 +285,6 @@ rule report:
         viewer=lambda w, input: "--viewer viewer/index.html" if input.viewer else "",  # as the page links to it
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
-        " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts}"
+        " --strata {input.strata} --layers {input.layers} --pictures {input.pictures} --verdicts {input.verdicts}"
         " --quality {input.quality} --costs {input.costs} --main-figure {output.figure}"
         " --text {output.text} --cost-table {output.costs} {params.viewer} --out {output.report} > {log} 2>&1"

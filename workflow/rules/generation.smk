@@ -43,7 +43,7 @@ def condition_predictions(wildcards):
     Not the score table: an edit of a measure makes that again and must not aim, synthesise and train anew.
     """
     asks = source_of(STUDY.sets[wildcards.set]).needs_benchmark
-    return BENCHMARK_PREDICTIONS.format(size=wildcards.size) if asks else []
+    return BENCHMARK_PREDICTIONS.format(size=undrawn(wildcards.size)) if asks else []
 
 
 def worst_cases(wildcards):
@@ -118,7 +118,7 @@ rule synthesise:
     input:
         cases=condition_cases,
         reference=of_generator(RANGES, is_checked),
-        model=of_generator("results/generator/{generator}/{size}/model.safetensors"),
+        model=of_generator("results/generator/{generator}/{size}/model.safetensors", of=of_model),
         like=case_it_is_like,
         rows="results/conditions/{set}/{size}.tsv",
     output:

@@ -11,9 +11,9 @@ def real_cases(wildcards):
 
 
 def synthetic_cases(wildcards):
-    """The synthetic cases that an arm's segmenter learns from: a set's batches, or none."""
+    """The synthetic cases that a replicate of an arm learns from: the batches of its draw of the set, or none."""
     name = STUDY.arms[wildcards.arm].synthetic
-    return batches(name, wildcards.size) if name else []
+    return batches(name, drawn(wildcards.arm, wildcards.size, int(wildcards.replicate))) if name else []
 
 
 def share(wildcards):
