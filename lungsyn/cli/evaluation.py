@@ -1,5 +1,6 @@
 """Verbs of the evaluation: predictions to tables, pictures and the report."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -21,22 +22,28 @@ from lungsyn.settings.audit import Probing
 from lungsyn.settings.evaluation import Drawing, Evaluation
 from lungsyn.settings.section import as_json
 from lungsyn.settings.study import Benchmark, Config, Study
-from lungsyn.volume.files import open_case, read_json, read_written, whole_case, write_text
+from lungsyn.volume.files import open_case, read_json, read_written, whole_case, write_json, write_text
 from lungsyn.volume.tables import read_table, write_table
 
 
 def _score_arguments(parser):
     add(parser, "predictions", "cohort", "out", "nodules", "points")
     add(parser, "cases", nargs="+")
+    parser.add_argument(
+        "--choice", type=Path, nargs="*", default=[], help="the frozen choice, without which the test is not scored"
+    )
 
 
 @verb("evaluation", "score", _score_arguments, recipe=2)
 def evaluation_score(args) -> dict:
     """Measure every prediction of an arm, and the replicates' mean: per case, per nodule, and points of the FROC."""
+    from lungsyn.evaluation.choice import read_choice
     from lungsyn.evaluation.froc import POINT_COLUMNS
     from lungsyn.evaluation.scores import NODULE_COLUMNS, OF, SCORE_COLUMNS, score_arm
     from lungsyn.volume.predictions import of_case, read_predictions
 
+    for path in args.choice:
+        read_choice(path)
     predictions, tables = read_predictions(args.predictions), ([], [], [])
     of = {key: predictions[0][key] for key in (*OF, "fold") if key in predictions[0]}
     fold = of.get("fold")
@@ -53,6 +60,37 @@ def evaluation_score(args) -> dict:
     ):
         write_table(path, rows, [*of, *columns])
     return of
+
+
+def _choose_arguments(parser):
+    add(parser, "cohort", "scores", "out")
+    add(parser, "predictions", "cases", nargs="+")
+    parser.add_argument("--recipes", required=True, type=json.loads, metavar="JSON", help="settings of what is chosen")
+
+
+@verb("evaluation", "choose", _choose_arguments, recipe=1)
+def evaluation_choose(args) -> None:
+    """Choose segmenter and arm by their Dice on validation cases alone, and freeze the choice."""
+    from lungsyn.evaluation.choice import choose, was_opened
+    from lungsyn.evaluation.dice import dice
+    from lungsyn.evaluation.scores import OF, nodule_mask
+    from lungsyn.volume.predictions import of_case, read_predictions
+
+    opened = was_opened(path for path in args.scores.glob("*/*/*.tsv") if path.suffixes == [".tsv"])
+    cohort, found = read_table(args.cohort), {}
+    folders = {folder.name: folder for folder in case_folders(args.cases)}
+    for predictions in map(read_predictions, args.predictions):
+        of = predictions[0]
+        values = found.setdefault(tuple(of[key] for key in OF), [])
+        for row in in_fold(cohort, of.get("fold")):
+            if row["split"] == "validation" and row["case"] in folders:
+                truth = whole_case(folders[row["case"]]).nodules != 0
+                paths = of_case(predictions, row["case"]).values()
+                values += [mean(dice(nodule_mask(read_written(path).data), truth) for path in paths)]
+    rows = [dict(zip(OF, of, strict=True)) | {"cases": len(dices), "dice": mean(dices)} for of, dices in found.items()]
+    choice = choose(rows, args.recipes, opened, folds=folds_in(cohort) != [None])
+    write_json(args.out, choice)
+    print(f"chosen: {choice['chosen']}, frozen as {choice['digest']}")
 
 
 def _worst(scores: Mapping, benchmark: Benchmark) -> dict[int, set]:
@@ -282,6 +320,7 @@ def _report_arguments(parser):
     add(parser, "comparisons", "strata", "layers", "pictures", "costs", nargs="+")
     add(parser, "verdicts", "quality", nargs="*")
     parser.add_argument("--viewer", help="the viewer's page, as the report links to it; without: no link")
+    parser.add_argument("--choice", type=Path, nargs="*", default=[], help="what was frozen before the test was scored")
 
 
 @verb("evaluation", "report", _report_arguments, recipe=2)
@@ -290,6 +329,7 @@ def evaluation_report(args) -> None:
     import shutil
 
     from lungsyn import costs
+    from lungsyn.evaluation.choice import read_choice
     from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_training
     from lungsyn.evaluation.gallery import read_pictures
     from lungsyn.evaluation.layers import LAYER_COLUMNS
@@ -313,6 +353,7 @@ def evaluation_report(args) -> None:
         versions=versions(),
         costs=costs.totals(spent),
         viewer=args.viewer,
+        choice=read_choice(args.choice[0]) if args.choice else None,
     )
     with whole_file(args.main_figure) as temporary:
         shutil.copyfile(pictures[0]["file"], temporary)

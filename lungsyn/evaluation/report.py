@@ -71,6 +71,8 @@ They lie beside this page and hold the cases' CT: do not pass them on with it.</
 <ul>{% for sentence in sentences(rows, config) %}<li>{{ sentence }}</li>{% endfor %}</ul>
 {% endfor %}</details>
 
+<p class="quiet">{{ choice }}</p>
+
 {% macro figure_of(picture) %}
 <figure>
 <div class="scroll"><img src="data:image/png;base64,{{ picture.data }}" alt="{{ picture.caption }}"></div>
@@ -250,9 +252,10 @@ one job: of its GPU where it had one, else of the host. Each job's own cost is i
 class Findings:
     """What a report shows. ``comparisons``: rows of `comparison.compare`, by what was trained, in words; ``strata``:
     rows of `strata.strata_rows` with their ``size``, by segmenter; ``layers``: rows of `comparison.layers`, by what was
-    trained; ``cohort``: rows of ``cohort.tsv``; ``pictures``: rows of `gallery.read_pictures`, the main one first;
-    ``verdicts``: of the audit, one per synthetic set; ``quality``: by synthetic set, how many volumes were rejected, as
-    read from the table; ``versions``: by package; ``costs``: rows of `costs.totals`; ``viewer``: its page, a link."""
+    trained; ``choice``: what was frozen before the test was scored, if anything (`choice.choose`); ``cohort``: rows of
+    ``cohort.tsv``; ``pictures``: rows of `gallery.read_pictures`, the main one first; ``verdicts``: of the audit, one
+    per synthetic set; ``quality``: by synthetic set, how many volumes were rejected, as read from the table;
+    ``versions``: by package; ``costs``: rows of `costs.totals`; ``viewer``: its page, as a link from the report."""
 
     comparisons: Mapping[str, Sequence[Mapping]]
     strata: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
@@ -263,6 +266,7 @@ class Findings:
     versions: Mapping[str, str] = field(default_factory=dict)
     costs: Sequence[Mapping] = ()
     layers: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
+    choice: Mapping | None = None
     viewer: str | None = None
 
 
@@ -275,7 +279,7 @@ def build(title: str, config_json: str, found: Findings) -> str:
     draws = config.get("replicates_draw", "segmenter")
     return environment.from_string(TEMPLATE).render(
         title=title, config=config, comparisons=found.comparisons, strata=found.strata, layers=found.layers,
-        stays=STAYS[draws], draws=draws,
+        choice=told_choice(found), stays=STAYS[draws], draws=draws,
         folds=config.get("cohort", {}).get("split", {}).get("folds"),
         cohort=cohort_summary(found.cohort), shown=WARNED_CASES, verdicts=found.verdicts, quality=found.quality,
         pictures=[_shown(row) for row in found.pictures], versions=found.versions, costs=found.costs,
@@ -296,6 +300,38 @@ def _shown(picture: Mapping) -> dict:
         "data": _base64(path), "caption": picture["caption"], "name": path.stem,
         "table": _base64(table) if table.is_file() else None,
     }  # fmt: skip
+
+
+def told_choice(found: Findings) -> str:
+    """Whether a recipe was chosen before the test was opened, and what became of it, in words."""
+    if found.choice is None:
+        return (
+            "Nothing was chosen before the test was opened (freeze_choice): whoever picks the best arm by these "
+            "numbers picks luck, too."
+        )
+    chosen, digest = found.choice["chosen"], found.choice["digest"]
+    text = (
+        f"Chosen on validation patients: segmenter “{chosen['segmenter']}”, arm “{chosen['arm']}”, {chosen['size']} % "
+        f"of the train patients, with a mean Dice of {chosen['dice']:.3f} on {chosen['cases']} validation cases; "
+        f"frozen as {digest[:16]}. "
+    )
+    if found.choice["test_opened_before"]:
+        return text + "The test had been opened before, so this is no blind choice."
+    row = next(
+        (row for rows in found.comparisons.values() for row in rows
+         if row["group"] == TEST and all(row[key] == chosen[key] for key in ("segmenter", "arm", "size"))), None
+    )  # fmt: skip
+    if row is None or row["mean_difference"] is None:
+        return text + "The test was opened after that. It is the benchmark itself, so there is nothing to compare."
+    p = ""
+    if row["p"] is not None:
+        alone = f"{p_text(row['p'])} without a correction for the other arms"
+        corrected = (
+            f"{p_text(row['p_holm'])} after Holm: with folds, validation patients are tested in other folds, so the "
+            "choice knows the patients of the test, if not what was found there"
+        )
+        p = f", p {corrected if found.choice['of_folds'] else alone}"
+    return text + f"The test was opened after that: {signed(row['mean_difference'])} Dice{p}."
 
 
 def told_verdicts(verdicts: Sequence[Mapping], sizes: int) -> list[tuple[str, str]]:

@@ -69,6 +69,10 @@ class Config(Section):
         "the generator's training, too. Claims are about other draws of it",
     )
     arms: dict[Name, Arm] = Field(min_length=1)
+    freeze_choice: bool = Field(
+        default=False,
+        description="Choose segmenter and arm on validation patients and freeze the choice before the test is scored",
+    )
     evaluation: Evaluation
     audit: Audit = Audit()
     figures: Figures
@@ -146,6 +150,12 @@ class Config(Section):
         """The arms that a segmenter is trained in, in the config's order."""
         chosen = self.segmenters[segmenter].arms
         return [arm for arm in self.arms if chosen is None or arm in chosen]
+
+    def can_be_chosen(self, arm: str) -> bool:
+        """Whether validation patients can say how good an arm is: it is no control, and has no masks of theirs."""
+        synthetic = self.arms[arm].synthetic
+        of_validation = synthetic is not None and source_of(self.sets[synthetic]).split == "validation"
+        return not self.arms[arm].reseeded and not of_validation
 
     def draw_of(self, arm: str, replicate: int) -> int | None:
         """Which draw of its set a replicate of an arm learns from; None: the first one, or the only one."""

@@ -115,6 +115,19 @@ def test_a_reseeded_arm_draws_other_sets(planned):
     assert of_arm == {"synthetic": {"100", "100-draw1"}, "real-reseeded": {"100-draw2", "100-draw3"}}
 
 
+def test_the_choice_is_frozen_before_any_test_is_scored(planned):
+    """It gets no test case, no arm with masks of validation cases, and no control; all scores wait for it."""
+    _, jobs = planned(**FOLDS, freeze_choice=True)
+    choose = next(job for job in jobs if job.rule.name == "choose")
+    arms = {path.split("/")[3] for path in map(str, choose.input) if path.startswith("results/predictions/")}
+    assert arms == {"real", "synthetic", "real+untargeted"}
+    scores = [job for job in jobs if job.rule.name == "score"]
+    assert len(scores) == 15 and all("results/choice.json" in map(str, job.input) for job in scores)
+    assert not [path for path in map(str, choose.input) if path.startswith("results/scores")]
+    _, without = planned(**FOLDS)
+    assert not [path for job in without for path in map(str, [*job.input, *job.output]) if "choice" in path]
+
+
 @pytest.mark.slow
 def test_a_study_with_folds_to_its_report(tiny_study, snakemake, tmp_path):
     """Small: a generator that pastes, so that nothing but segmenters is trained. Every patient is tested once. Its
@@ -127,7 +140,7 @@ def test_a_study_with_folds_to_its_report(tiny_study, snakemake, tmp_path):
         "sets": {"untargeted": {"generator": "pasted", "conditions": "inpainted", "volumes": 1}},
         "segmenters": {"unet": {"arms": ["real", "real+untargeted"], "steps": 2}},
         "figures": {"case_arms": ["real", "real+untargeted"], "viewer_cases": 1},
-        "replicates_draw": "set",
+        "replicates_draw": "set", "freeze_choice": True,
     }))  # fmt: skip
     arguments = ("--configfile", str(TINY), str(overlay))
     ended = snakemake(tmp_path / "study", *arguments)
@@ -158,6 +171,7 @@ def test_a_study_with_folds_to_its_report(tiny_study, snakemake, tmp_path):
     html = (results / "report.html").read_text(encoding="utf-8")
     assert all(f"% of the train patients, fold {fold}" in html for fold in (1, 2))
     assert "Where the chance comes from" in html
+    assert not read_json(results / "choice.json")["test_opened_before"] and "The test was opened after that" in html
     again = snakemake(tmp_path / "study", *arguments)
     assert "Nothing to be done" in again.stdout, again.stdout[-2000:]
 

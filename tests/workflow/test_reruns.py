@@ -203,6 +203,7 @@ CONTRACT = {
         | UNTARGETED_VOLUMES | SEGMENTATION | PICTURES,
     ),
     "replicates": (3, SEGMENTATION),
+    "freeze_choice": (True, {"choose"} | SCORES | COMPARISON | VIEWER),
     "replicates_draw": ("set", NEW_DRAWS | COMPARISON),
     "arms.real.real": (False, arms("real") | TARGETED | COMPARISON, {"arms": {"real": {"synthetic": "untargeted"}}}),
     "arms.real.synthetic": ("untargeted", arms("real") | TARGETED | COMPARISON),
@@ -488,6 +489,7 @@ RECIPES = {
     ("segmentation", "train"): SEGMENTATION,
     ("segmentation", "predict"): PREDICTION,
     ("evaluation", "score"): SCORES | COMPARISON | VIEWER,
+    ("evaluation", "choose"): NOTHING,  # unless freeze_choice asks for it
     ("evaluation", "compare"): COMPARISON,
     ("evaluation", "plot-arms"): {"plot_arms"} | REPORT,
     ("evaluation", "plot-set"): of_sets("plot_set") | REPORT,

@@ -4,12 +4,42 @@
 #                  results/costs.tsv
 
 
+CHOICE = "results/choice.json"
+FROZEN = " --choice {input.choice}" if STUDY.freeze_choice else ""  # as before for studies that freeze nothing
+CHOSEN_FROM = [
+    (segmenter, arm, of)
+    for segmenter in STUDY.segmenters
+    for arm in STUDY.arms_of(segmenter)
+    if STUDY.can_be_chosen(arm)
+    for of in folds(max(STUDY.sizes_of(segmenter)))
+]
+
+
+rule choose:
+    """Choose segmenter and arm on validation patients, at the largest size, and freeze the choice."""
+    input:
+        predictions=[f"results/predictions/{segmenter}/{arm}/{of}" for segmenter, arm, of in CHOSEN_FROM],
+        cohort="results/cohort.tsv",
+        cases=cases("validation"),
+    output:
+        choice=CHOICE,
+    log:
+        "results/logs/choose.log",
+    params:
+        recipe=recipe_of("evaluation", "choose"),
+        recipes=fixed(STUDY.model_dump_json(include={"arms", "segmenters", "sets", "generators", "synthesis"})),
+    shell:
+        "lungsyn evaluation choose --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
+        " --recipes {params.recipes:q} --scores results/scores --out {output.choice} > {log} 2>&1"
+
+
 rule score:
     """Measure every prediction of an arm: tables of cases, of nodules and of the FROC's points, for each replicate."""
     input:
         predictions="results/predictions/{segmenter}/{arm}/{size}",
         cohort="results/cohort.tsv",
         cases=cases("validation", "test"),
+        choice=CHOICE if STUDY.freeze_choice else [],
     output:
         cases="results/scores/{segmenter}/{arm}/{size}.tsv",
         nodules="results/scores/{segmenter}/{arm}/{size}.nodules.tsv",
@@ -22,7 +52,8 @@ rule score:
     shell:
         "lungsyn evaluation score --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
         " --out {output.cases} --nodules {output.nodules} --points {output.points} --cost {output.cost}"
-        " > {log} 2>&1"
+        + FROZEN
+        + " > {log} 2>&1"
 
 
 def of_arms(place, pairs, arms=()):
@@ -271,6 +302,7 @@ rule report:
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
         costs=costs,
+        choice=CHOICE if STUDY.freeze_choice else [],
         viewer=["results/viewer"] if STUDY.figures.viewer_cases else [],
     output:
         report="results/report.html",
@@ -286,5 +318,5 @@ rule report:
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --layers {input.layers} --pictures {input.pictures} --verdicts {input.verdicts}"
-        " --quality {input.quality} --costs {input.costs} --main-figure {output.figure}"
+        " --quality {input.quality} --costs {input.costs} --choice {input.choice} --main-figure {output.figure}"
         " --text {output.text} --cost-table {output.costs} {params.viewer} --out {output.report} > {log} 2>&1"

@@ -36,6 +36,7 @@ localrules:
     nodules,
     verdict,
     compare,
+    choose,
     plot_arms,
     plot_set,
     report,
