@@ -1,4 +1,6 @@
-"""What families have in common that learn from patches: how one is checked, trained and loaded."""
+"""What families have in common that learn by one loop: how one is checked, trained and loaded."""
+
+from dataclasses import replace
 
 from lungsyn.generators.core.settings import grid_of
 from lungsyn.seams import GeneratorFamily, Run, Trained
@@ -6,8 +8,36 @@ from lungsyn.seams import GeneratorFamily, Run, Trained
 LARGEST_PATCH_MM = 250.0  # a chest is not deeper
 
 
-class PatchFamily(GeneratorFamily):
+class LearningFamily(GeneratorFamily):
     """A family is its ``Settings``, whose ``learning`` says what is learned."""
+
+    def fit(self, cases, settings, run: Run) -> Trained | None:
+        from lungsyn.compute import choose_device
+        from lungsyn.generators.core.training import train
+        from lungsyn.processes import team
+
+        with team(choose_device(run.compute)) as processes:
+            watch = run.watch(cases, settings, run.compute, run.seed) if run.watch else None
+            found = train(list(cases), settings, run, processes, watch)
+        return Trained(*found) if processes.leads else None
+
+
+class JointFamily(LearningFamily):
+    """A family that is led by no mask, and makes CT and nodule mask together (`core.joint`).
+
+    Its model file has the fact ``real``, which `joint.labelled` asks for. There is no live picture of its training."""
+
+    makes_masks = True
+
+    def fit(self, cases, settings, run: Run) -> Trained | None:
+        from lungsyn.generators.core.joint import about_real
+
+        found = super().fit(cases, settings, replace(run, watch=None))
+        return found and replace(found, facts=found.facts | {"real": about_real(cases)})
+
+
+class PatchFamily(LearningFamily):
+    """A family that learns from patches."""
 
     attackable = True
 
@@ -19,16 +49,6 @@ class PatchFamily(GeneratorFamily):
                 f"generators.{name}.patch_voxels is {settings.patch_voxels}: at {preprocess.spacing_mm:g} mm that is "
                 f"{edge_mm:g} mm, more than a chest is deep ({LARGEST_PATCH_MM:g} mm): lower it"
             )
-
-    def fit(self, cases, settings, run: Run) -> Trained | None:
-        from lungsyn.compute import choose_device
-        from lungsyn.generators.core.training import train
-        from lungsyn.processes import team
-
-        with team(choose_device(run.compute)) as processes:
-            watch = run.watch(cases, settings, run.compute, run.seed) if run.watch else None
-            found = train(list(cases), settings, run, processes, watch)
-        return Trained(*found) if processes.leads else None
 
     def load(self, model, settings, compute, synthesis):
         from lungsyn.generators.core.generator import load_generator
