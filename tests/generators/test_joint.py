@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lungsyn.cohort.lungs import part_mask
+from lungsyn.anatomy.lungs import part_mask
 from lungsyn.generators.core.joint import about_real, joint_window, labelled, numbered
 from lungsyn.quality.measures import measure
 from lungsyn.quality.ranges import faults, reference

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from lungsyn.anatomy import lungs
 from lungsyn.anatomy.shapes import are_cut_outs
-from lungsyn.cohort import lungs
 from lungsyn.seams import Sampled
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_hu, to_model_range
