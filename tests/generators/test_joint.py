@@ -4,9 +4,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from lungsyn.anatomy.lungs import part_mask
-from lungsyn.generators.core.joint import about_real, joint_window, labelled, numbered
+from lungsyn.generators.core.bands import to_bands
+from lungsyn.generators.core.joint import (
+    about_real,
+    bands_of,
+    bands_sd,
+    from_bands_of,
+    joint_window,
+    labelled,
+    numbered,
+)
 from lungsyn.quality.measures import measure
 from lungsyn.quality.ranges import faults, reference
 from lungsyn.seams import Generator, Scene
@@ -14,12 +23,11 @@ from lungsyn.sets import as_case, synthetic_case
 from lungsyn.volume.files import write_case
 from lungsyn.volume.intensity import to_model_range
 from lungsyn.volume.labels import LabelMap
-from lungsyn.volume.space import Volume
 from tests.anatomy.chests import chest
-from tests.conftest import make_case
+from tests.conftest import cut_out, make_case
 
 WINDOW = (-1000, 400)
-MM = np.diag([2.0, 2.0, 2.0, 1.0])
+MM = np.diag([2.0, 2.0, 2.0, 1.0])  # of `cut_out`
 
 
 def as_made(case):
@@ -30,19 +38,6 @@ def as_made(case):
 
 def blank(shape):
     return Scene(LabelMap({name: np.zeros(shape, np.uint8) for name in ("nodules", "lungs", "body")}), MM)
-
-
-def cut_out(seed=0):
-    """Lung with a ball in the middle and a wall on one side."""
-    case = make_case((24, 24, 24), seed)
-    rng = np.random.default_rng(seed)
-    hu = rng.normal(-800, 20, case.ct.shape)
-    hu[:, :4] = rng.normal(40, 20, hu[:, :4].shape)
-    near = ((np.indices(hu.shape) - 12) ** 2).sum(axis=0) < 9
-    hu[near] = 20
-    case = dataclasses.replace(case, ct=hu.astype(np.int16), affine=MM)
-    lungs = part_mask(Volume(case.ct, case.affine), near)
-    return case.with_labels(nodules=near.astype(np.uint8), lungs=lungs, body=np.ones_like(lungs))
 
 
 def test_a_real_cut_out_gets_its_own_labels_back():
@@ -63,6 +58,14 @@ def test_a_whole_chest_gets_both_lungs_a_body_and_air_around_it():
     assert set(np.unique(made.labels["lungs"])) == {0, 1, 2} and overlap > 0.95
     assert made.labels["lungs"].shape == hu.shape  # and nothing is cut away around them
     assert (made.hu[made.labels["body"] == 0] == -1000).all()
+
+
+def test_bands_of_both_images_are_lossless_and_of_about_unit_width():
+    both, sd = torch.rand(3, 2, 8, 6, 4), bands_sd()
+    assert bands_of(both, sd).shape == (3, 16, 4, 3, 2)
+    torch.testing.assert_close(from_bands_of(bands_of(both, sd), sd), both)
+    ct = bands_of(both, sd)[:, :8] * sd[0].flatten()[:, None, None, None]
+    torch.testing.assert_close(ct, to_bands(both[:, :1]))
 
 
 @pytest.mark.parametrize("cut", [True, False])

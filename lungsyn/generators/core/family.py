@@ -64,14 +64,28 @@ class DiffusionFamily(PatchFamily):
 
     def check(self, name, settings, study):
         super().check(name, settings, study)
+        check_steps(name, settings, study)
         synthesis = study.synthesis
-        if synthesis.steps > settings.timesteps:
-            raise ValueError(
-                f"synthesis.steps is {synthesis.steps}, more than the {settings.timesteps} of "
-                f"generators.{name}.timesteps: lower it"
-            )
         if synthesis.guidance_scale > 1 and not settings.nodule_dropout:
             raise ValueError(
                 f"synthesis.guidance_scale is {synthesis.guidance_scale:g}, but generators.{name} never learns without "
                 "masks: give it a nodule_dropout, such as 0.1, or set guidance_scale to 1"
             )
+
+
+def check_steps(name: str, settings, study) -> None:
+    """Raises ValueError where a volume is to be sampled in more steps than there are noise levels."""
+    if study.synthesis.steps > settings.timesteps:
+        raise ValueError(
+            f"synthesis.steps is {study.synthesis.steps}, more than the {settings.timesteps} of "
+            f"generators.{name}.timesteps: lower it"
+        )
+
+
+def check_cut_outs(name: str, settings, study) -> None:
+    """Raises ValueError where a generator of cut-outs alone is to make whole chests."""
+    if study.cohort.preprocess.field_of_view != "part":
+        raise ValueError(
+            f"generators.{name} is a {settings.kind}, which makes cut-outs only, and cohort.preprocess.field_of_view "
+            "is chest: set that to part, or choose another kind"
+        )

@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 from lungsyn.anatomy import lungs
 from lungsyn.anatomy.shapes import are_cut_outs
+from lungsyn.generators.core.bands import from_bands, to_bands
 from lungsyn.seams import Sampled
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.intensity import AIR_HU, to_hu, to_model_range
@@ -25,6 +28,11 @@ from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.patches import window
 from lungsyn.volume.space import Space, Volume
 
+IMAGES = 2  # CT and nodule mask
+# Mean, and standard deviation of the Haar bands by the number of axes (0 to 3) along which they take a difference, in
+# the model range: of CT and of nodule masks in cut-outs at 1 mm.
+MEANS = (-0.35, -0.93)
+BANDS_SD = ((1.6, 0.17, 0.07, 0.04), (0.8, 0.15, 0.07, 0.045))
 MOST_NODULES = 255  # more numbers an 8-bit mask has not
 WHOLE_MM = 1e6  # margin around the lungs that keeps all of a volume
 
@@ -71,3 +79,25 @@ def numbered(inside: np.ndarray, least_voxels: float) -> np.ndarray:
     number = np.zeros(count + 1, np.uint8)
     number[kept + 1] = np.arange(1, len(kept) + 1)
     return number[pieces]
+
+
+def means() -> Tensor:
+    """The mean of either image: ``[1 2 1 1 1]``."""
+    return torch.tensor(MEANS).reshape(1, IMAGES, 1, 1, 1)
+
+
+def bands_sd() -> Tensor:
+    """The standard deviation of either image's Haar bands: ``[2 8 1 1 1]``."""
+    return torch.tensor([[sd[i.bit_count()] for i in range(8)] for sd in BANDS_SD])[..., None, None, None]
+
+
+def bands_of(both: Tensor, sd: Tensor) -> Tensor:
+    """``[b 2 2x 2y 2z]`` as Haar bands of unit width: ``[b 16 x y z]``. ``sd``: of `bands_sd`."""
+    bands = to_bands(both.flatten(0, 1)[:, None]).unflatten(0, (len(both), IMAGES))
+    return (bands / sd).flatten(1, 2)
+
+
+def from_bands_of(bands: Tensor, sd: Tensor) -> Tensor:
+    """The inverse of `bands_of`."""
+    scaled = bands.unflatten(1, (IMAGES, 8)) * sd
+    return from_bands(scaled.flatten(0, 1))[:, 0].unflatten(0, (len(bands), IMAGES))
