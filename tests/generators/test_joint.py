@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lungsyn.generators import style_gan
+from lungsyn.generators.core import training
 from lungsyn.generators.core.bands import to_bands
 from lungsyn.generators.core.joint import (
     about_real,
@@ -18,8 +20,9 @@ from lungsyn.generators.core.joint import (
 )
 from lungsyn.quality.measures import measure
 from lungsyn.quality.ranges import faults, reference
-from lungsyn.seams import Generator, Scene
+from lungsyn.seams import Generator, Run, Scene
 from lungsyn.sets import as_case, synthetic_case
+from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import write_case
 from lungsyn.volume.intensity import to_model_range
 from lungsyn.volume.labels import LabelMap
@@ -139,3 +142,18 @@ def test_where_a_train_case_has_no_nodule_none_is_no_fault():
     ranges = reference(cases | {"host": measure(host, None)}, 0.05)
     assert faults({"nodules": 0.0}, ranges) == []
     assert as_case(Making(as_made(host)).sample(blank(host.ct.shape), 0), blank(host.ct.shape)).about["nodules"] == []
+
+
+def test_hosts_teach_no_joint_generator(cut_outs, tmp_path, monkeypatch):
+    """Their nodules are not marked: it would learn to mark none."""
+    case = cut_out(0, "host", 15)
+    case = case.with_labels(nodules=np.zeros_like(case.nodules))
+    case.about.update(nodules=[], role="host")
+    write_case(tmp_path / "host", case)
+    seen = []
+    monkeypatch.setattr(training, "train", lambda folders, *_: seen.extend(folders) or ({}, {"images_seen": 1}, []))
+    compute = Compute(device="cpu", generator_threads=1)
+    settings = style_gan.Settings()
+    found = style_gan.Family().fit([tmp_path / "host", *cut_outs], settings, Run(0, compute, tmp_path))
+    assert seen == cut_outs
+    assert found.facts == {"images_seen": 1, "real": about_real(cut_outs)}

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from lungsyn.generators.core.settings import grid_of
+from lungsyn.hosts import is_host
 from lungsyn.seams import GeneratorFamily, Run, Trained
+from lungsyn.volume.files import read_json
 
 LARGEST_PATCH_MM = 250.0  # a chest is not deeper
 
@@ -25,15 +27,17 @@ class LearningFamily(GeneratorFamily):
 class JointFamily(LearningFamily):
     """A family that is led by no mask, and makes CT and nodule mask together (`core.joint`).
 
-    Its model file has the fact ``real``, which `joint.labelled` asks for. There is no live picture of its training."""
+    It does not learn from hosts: their nodules are not marked, and it would learn to mark none. Its model file has the
+    fact ``real``, which `joint.labelled` asks for. There is no live picture of its training."""
 
     makes_masks = True
 
     def fit(self, cases, settings, run: Run) -> Trained | None:
         from lungsyn.generators.core.joint import about_real
 
-        found = super().fit(cases, settings, replace(run, watch=None))
-        return found and replace(found, facts=found.facts | {"real": about_real(cases)})
+        marked = [folder for folder in cases if not is_host(read_json(folder / "case.json"))]
+        found = super().fit(marked, settings, replace(run, watch=None))
+        return found and replace(found, facts=found.facts | {"real": about_real(marked)})
 
 
 class PatchFamily(LearningFamily):
