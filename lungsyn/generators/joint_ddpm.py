@@ -14,6 +14,12 @@ class Settings(DiffusionSettings):
     """The patch U-Net with two images instead of one, and no masks beside them."""
 
     kind: Literal["joint_ddpm"] = Field(default="joint_ddpm", description="Family of the generator")
+    nodule_weight: float = Field(
+        default=1,
+        ge=1,
+        le=1,
+        description="1 always: where the mask is what is made, a weight on it makes too much of it",
+    )
     position: bool = Field(default=True, description="Give the network each voxel's coordinates in the volume")
     activation_checkpointing: bool = Field(default=False, description="Trade time for memory in training")
 

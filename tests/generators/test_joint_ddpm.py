@@ -82,6 +82,12 @@ def test_before_anything_is_learned_it_is_a_filter_of_each_image(cut_outs, setti
     assert (found - x0).square().mean() < 0.2 * x0.var()
 
 
+def test_a_nodule_weighs_no_more_than_what_is_around_it(cut_outs, settings):
+    """A weighted error has its least at a weighted mean: of a mask that is to be made, at one that is too large."""
+    weight = settings.learning().weight(first_batch(cut_outs, settings)["masks"])
+    assert set(weight.unique().tolist()) <= {0.0, 1.0}
+
+
 def test_a_killed_training_ends_bit_equal(cut_outs, settings, tmp_path, monkeypatch):
     whole, _, records = training.train(cut_outs, settings, Run(7, CPU, tmp_path / "whole"))
     with monkeypatch.context() as patched:
@@ -118,6 +124,7 @@ def test_what_a_joint_model_has_no_use_for_is_refused(study, settings):
     for change, message in (
         ({"nodule_dropout": 0.1}, r"nodule_dropout is about masks, and no mask leads a joint_ddpm: remove it"),
         ({"labels": ["nodules", "lungs", "body", "airway"]}, r"labels is about masks, and no mask leads a joint_ddpm"),
+        ({"nodule_weight": 4}, r"joint\.nodule_weight is 4.*: input should be less than or equal to 1"),
         ({"timesteps": 10}, r"synthesis\.steps is 20, more than the 10 of generators\.joint\.timesteps"),
     ):
         with pytest.raises(InputError, match=message):

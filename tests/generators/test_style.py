@@ -263,7 +263,7 @@ def test_a_killed_training_ends_bit_equal(cut_outs, chosen, tmp_path, monkeypatc
     assert [r["loss"] for r in records] == [r["loss"] for r in again]
 
 
-@pytest.mark.parametrize("chosen", [{"growing": True, "style": "plain"}, {}])
+@pytest.mark.parametrize("chosen", [{"growing": True, "style": "plain"}, {"style": "adain"}, {"filtered": True}])
 def test_a_set_of_it_is_checked_audited_and_learned_from(cut_outs, chosen, tmp_path):
     ends_in_a_checked_set(cut_outs, settings_of(**chosen), CPU, tmp_path, attackable=False)
 
