@@ -133,6 +133,7 @@ class GeneratorFamily(ABC):
     checked: ClassVar[bool] = True  # False: what it makes is real CT, which is not held against the ranges of real CT
     attackable: ClassVar[bool] = False  # True: its generators are `Attackable`
     needs_known: ClassVar[bool] = False  # True: it only changes a CT that is known, as an inpainting source gives one
+    makes_masks: ClassVar[bool] = False  # True: it gets a grid alone, and makes a label map of its own
 
     def check(self, name: str, settings: Any, study: "Config") -> None:
         """The family's own checks against the rest of the study. Raises ValueError that names the key."""
@@ -201,6 +202,7 @@ class MaskSource(ABC):
     split: ClassVar[str | None] = "train"  # whose cases it takes masks, or statistics of masks, from; None: no case
     needs_benchmark: ClassVar[bool] = False  # whether it asks which cases the benchmark finds worst
     gives_known: ClassVar[bool] = False  # whether its scenes keep a real CT
+    gives_masks: ClassVar[bool] = True  # False: its scenes are a grid, for generators that make the masks as well
 
     @abstractmethod
     def rows(

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from lungsyn.anatomy.lungs import part_mask
 from lungsyn.generators import latent_ddpm, patch_gan
 from lungsyn.generators.copy_paste import Pasting
 from lungsyn.generators.core.generator import PatchGenerator, load_generator
@@ -28,7 +29,7 @@ from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import Case, write_case
 from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.nodules import nodule_facts
-from lungsyn.volume.space import Space
+from lungsyn.volume.space import Space, Volume
 
 torch.set_num_threads(1)  # two threads on small tensors only wait for each other
 ROOT = Path(__file__).parents[1]
@@ -135,6 +136,28 @@ def make_case(shape=(21, 34, 18), seed=0, name="case", spacing_mm=2.0) -> Case:
     affine[:3, 3] = (10.0, -20.0, 30.0)
     about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, lungs, Space(shape, affine))}
     return labelled_case(hu.astype(np.int16), nodules, lungs, body.astype(np.uint8), affine, about)
+
+
+def cut_out(seed=0, name="case", edge=24) -> Case:
+    """Lung with a ball in the middle and a wall on one side, at 2 mm."""
+    rng, affine = np.random.default_rng(seed), np.diag([2.0, 2.0, 2.0, 1.0])
+    hu = rng.normal(-800, 20, (edge,) * 3)
+    hu[:, : edge // 6] = rng.normal(40, 20, hu[:, : edge // 6].shape)
+    near = ((np.indices(hu.shape) - edge // 2) ** 2).sum(axis=0) < (2.2 + seed % 3) ** 2
+    hu[near] = rng.normal(20, 10, near.sum())
+    hu, nodules, body = hu.astype(np.int16), near.astype(np.uint8), np.ones(hu.shape, np.uint8)
+    lungs = part_mask(Volume(hu, affine), near)
+    about = {"case": name, "patient": name, "nodules": nodule_facts(nodules, lungs, Space(hu.shape, affine))}
+    return labelled_case(hu, nodules, lungs, body, affine, about)
+
+
+@pytest.fixture(scope="session")
+def cut_outs(tmp_path_factory) -> list[Path]:
+    """Eight small cut-outs on disk."""
+    root = tmp_path_factory.mktemp("cut_outs")
+    for i in range(8):
+        write_case(root / f"cut-{i}", cut_out(i, f"cut-{i}", 15))
+    return sorted(root.iterdir())
 
 
 def without_lungs(case: Case) -> Case:

@@ -189,10 +189,15 @@ def test_a_generator_reaches_its_training_and_its_sampling(kind):
     found = codedigest.reached((registry.kinds("generators")[kind], "Family"))
     core, networks = "lungsyn.generators.core", "lungsyn.generators.networks"
     assert {
-        (f"{core}.training", "train"), (f"{core}.synthesis", "synthesise"), (f"{core}.settings", "PatchSettings"),
-        ("lungsyn.volume.files", "open_case"), (f"{core}.patches", "TrainingPatches"),
+        (f"{core}.training", "train"), (f"{core}.settings", "PatchSettings"), ("lungsyn.volume.files", "open_case"),
+        (f"{core}.patches", "TrainingPatches"),
     } <= found  # fmt: skip
-    own = {"latent_ddpm": (f"{networks}.latent", "DenoisingLatents"), "patch_gan": (f"{networks}.critic", "Judged")}
+    by_patches, at_once = (f"{core}.synthesis", "synthesise"), (f"{networks}.playing", "StyleGenerator")
+    assert (at_once if kind == "style_gan" else by_patches) in found
+    own = {
+        "latent_ddpm": (f"{networks}.latent", "DenoisingLatents"), "patch_gan": (f"{networks}.critic", "Judged"),
+        "joint_ddpm": (f"{networks}.joint", "DenoisingBoth"), "style_gan": (f"{networks}.playing", "Playing"),
+    }  # fmt: skip
     assert {other for other, key in own.items() if key in found} == {kind} & own.keys()
 
 

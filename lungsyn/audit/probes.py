@@ -56,7 +56,7 @@ def read_probes(path: Path, synthetic: Sequence[str]) -> list[dict[str, str]]:
         for kind in (*KINDS, PART, OUTLINE)
     }
     whole = all(probed[kind] == set(synthetic) for kind in ("volume", PART, OUTLINE))
-    if not synthetic or not probed["nodule"] or not whole:
+    if not synthetic or not probed["nodule"] <= set(synthetic) or not whole:
         raise InputError(
             f"{path} is not about the {len(synthetic)} synthetic cases given: run lungsyn audit memorisation on them"
         )
@@ -75,15 +75,15 @@ def choose_cutter(kind: str, places: list[Place], settings: Probing) -> Cutter:
 
 
 def probe(kind: str, folders: Folders, settings: Probing, seed: int, device) -> list[dict]:
-    """One row (``COLUMNS``) for every probe, and one of group ``train`` for every cube that they looked among."""
+    """One row (``COLUMNS``) for every probe, and one of group ``train`` for every cube that they looked among. Of a set
+    in which no nodule was made there is no synthetic one: the verdict on its nodules is blind."""
     places = {group: find_places(kind, found) for group, found in folders.items()}
-    if empty := [group for group, found in places.items() if not found]:
+    if empty := [group for group, found in places.items() if not found and group != "synthetic"]:
         raise InputError(f"no {kind} in the {empty[0]} cases: the audit needs some in each group")
     cutter = choose_cutter(kind, [place for found in places.values() for place in found], settings)
     planted, cubes = _planted(kind, places, cutter, settings, seed)
-    synthetic_cubes, held_out_cubes = (
-        np.concatenate(list(residuals(places[group], cutter))) for group in ("synthetic", "held-out")
-    )
+    held_out_cubes = np.concatenate(list(residuals(places["held-out"], cutter)))
+    synthetic_cubes = np.concatenate([held_out_cubes[:0], *residuals(places["synthetic"], cutter)])
     cubes = np.concatenate([synthetic_cubes, held_out_cubes, cubes])
     in_train = memorisation.nearest(cubes, residuals(places["train"], cutter), settings.max_shift_voxels, device)
     elsewhere = memorisation.nearest(synthetic_cubes, [held_out_cubes], settings.max_shift_voxels, device)

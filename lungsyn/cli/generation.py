@@ -136,7 +136,7 @@ def _reference_arguments(parser):
     add(parser, "out")
 
 
-@verb("generation", "reference", _reference_arguments, recipe=1)
+@verb("generation", "reference", _reference_arguments, recipe=2)
 def generation_reference(args) -> None:
     """Measure real cases (the train split): the ranges in which a synthetic case must lie."""
     from lungsyn.quality.measures import measure

@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from lungsyn.cohort import lungs, recognised
+from lungsyn.anatomy import lungs
+from lungsyn.cohort import recognised
 from lungsyn.errors import InputError
 from lungsyn.settings.cohort import Preprocess
 from lungsyn.volume.files import Case

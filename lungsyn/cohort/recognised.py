@@ -6,7 +6,7 @@ Numbers are of a human chest: total capacity 6 litres in adults, 9 in the talles
 
 import numpy as np
 
-from lungsyn.cohort.lungs import FILL_HU, GAS_HU, LEFT, RIGHT, Coarse, pieces_beyond, thick
+from lungsyn.anatomy.lungs import FILL_HU, GAS_HU, LEFT, RIGHT, Coarse, pieces_beyond, thick
 from lungsyn.errors import InputError
 from lungsyn.volume.intensity import AERATED_HU
 from lungsyn.volume.morphology import within

@@ -33,6 +33,7 @@ class Measure:
 
 IMAGE = {
     "finite": Measure("share of voxels with a finite value", 0.0),
+    "nodules": Measure("number of nodules", 1.0, highest=255.0),
     "body_spread_hu": Measure("standard deviation in the body, HU", 5.0, log=True),
     "tissue_hu": Measure("median of soft tissue, HU", 30.0),
     "tissue_spread_hu": Measure("interquartile range of soft tissue, HU", 10.0, log=True),
@@ -75,6 +76,7 @@ def measure(case: Case, grid: Grid | None, made: np.ndarray | None = None) -> di
     if made is not None:
         whole = [i for i in np.unique(nodules[nodules > 0]) if made[nodules == i].all()]
         return found | nodule_measures(hu, np.where(np.isin(nodules, whole), nodules, 0), lungs, spacing_mm)
+    found["nodules"] = float(len(np.unique(nodules[nodules > 0])))
     body = np.asarray(case.body) > 0
     tissue = body & (nodules == 0) & ~lungs
     found["body_spread_hu"] = float(hu[body].std()) if body.any() else 0.0

@@ -10,6 +10,7 @@ from lungsyn.quality.measures import FAMILIES, MEASURES
 
 FEWEST_CASES = 5  # of the train split that have a measure, for it to have a range
 QUANTILES = (0.05, 0.5, 0.95)
+BY_RULE = ("finite", "nodules")  # their ranges do not come from how real cases spread
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,15 @@ def family_widths(judged: Mapping[str, Mapping[str, float]], false_rejections: f
 def reference(measured: Mapping[str, Mapping[str, float]], false_rejections: float) -> dict:
     """Ranges from the measures of the train cases, ``{case: measures}``, and those measures themselves."""
     values = {name: {c: m[name] for c, m in measured.items() if name in m} for name in MEASURES}
-    judged = {name: v for name, v in values.items() if len(v) >= FEWEST_CASES and name != "finite"}
+    judged = {name: v for name, v in values.items() if len(v) >= FEWEST_CASES and name not in BY_RULE}
     width = family_widths(judged, false_rejections)
     measures = {}
     for name, rule in MEASURES.items():
         low, high = None, None
         if name == "finite":
             low, high = 1.0, 1.0
+        elif name == "nodules" and values[name]:  # at least one, unless a train case has none, as a host
+            low, high = min(1.0, *values[name].values()), rule.highest
         elif name in judged:
             numbers = np.array(list(judged[name].values()))
             low, high = value_range(name, spread_of(name, numbers), width[family_of(name)])

@@ -222,7 +222,15 @@ def _check_pair(name: str, synthetic: SyntheticSet, generator: Section) -> None:
             f"sets.{name}.source asks for a kind of scan, but generators.{synthetic.generator} is not told of any: set "
             "its source_conditions to true (patch_ddpm, cascade_ddpm), or remove the key"
         )
-    if family("generators", generator.kind).needs_known and not source.gives_known:
+    made_by = family("generators", generator.kind)
+    if made_by.makes_masks == source.gives_masks:
+        fitting = [k for k, other in families("masks").items() if other.gives_masks != made_by.makes_masks]
+        told = "makes the masks itself" if made_by.makes_masks else "is led by masks, of which it gives none"
+        raise ValueError(
+            f"sets.{name}.conditions is {kind!r}, but generators.{synthetic.generator} ({generator.kind}) {told}: it "
+            f"must be {' or '.join(fitting)}"
+        )
+    if made_by.needs_known and not source.gives_known:
         fitting = [kind for kind, other in families("masks").items() if other.gives_known]
         raise ValueError(
             f"sets.{name}.conditions is {synthetic.conditions.kind!r}, but {generator.kind} only changes the CT of "

@@ -27,7 +27,8 @@ TEMPLATE = """
 
 - It shows nobody. It says nothing about how frequent, how large or how dangerous nodules are.
 - It is not for diagnosis, and not for approving a device.
-- No reader drew its masks. They came first, and the images were made to fit them.
+- No reader drew its masks. {{ "They came first, and the images were made to fit them." if masks_first else
+  "Nodules were made with the images; lungs and body were found in these by rules." }}
 - It is not proven to be anonymous.
 - It does not look like real CT in every way: {{ fidelity|selectattr("unlike", "equalto", "yes")|list|length }} of
   {{ fidelity|rejectattr("unlike", "equalto", "not known")|list|length }} measures tell it from the CT of real patients
@@ -125,7 +126,8 @@ A pass says that these attacks found nobody. It says nothing of others.
 The CT that were learned from are simulated. Of these data they have the contours of nodules, and nothing else.
 {% endif %}
 
-**How was it made?** First masks of body, lungs and nodules, then a CT that fits them.
+**How was it made?** {{ "First masks of body, lungs and nodules, then a CT that fits them." if masks_first else
+"CT and nodules at once; then lungs and body were found in the CT by rules." }}
 
 - Masks (`{{ masks_kind }}`): {{ masks_words }}. {{ masks_from }}
 - Generator (`{{ generator_kind }}`): {{ generator_words }}.

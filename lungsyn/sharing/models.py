@@ -25,7 +25,7 @@ from lungsyn.volume.tables import read_table
 
 MODEL = "model.safetensors"
 # Of what a model file says: all else may name patients, as the lists of its train cases and their digests do.
-KEPT = ("generator", "of", "seed", "images_seen", "best_loss", "precision", "recipe", "code", "versions")
+KEPT = ("generator", "of", "seed", "images_seen", "best_loss", "precision", "recipe", "code", "versions", "real")
 
 
 def share_model(study: Study, name: str, size: int, terms: Terms, out: Path) -> dict:

@@ -105,7 +105,7 @@ def _origin(study: Study, name: str, size: int, cases: Cases) -> dict:
         "window_hu": (model.get("generator") or {}).get("window_hu"), "watching": findings.watching(model),
         "generator_kind": kind, "generator_words": findings.words_of("generators", kind),
         "masks_kind": masks["kind"], "masks_words": findings.words_of("masks", masks["kind"]),
-        "masks_from": FROM_CASES[source_of(chosen).split],
+        "masks_from": FROM_CASES[source_of(chosen).split], "masks_first": source_of(chosen).gives_masks,
         "settings": as_yaml(settings | {key: made[key] for key in ("synthesis", "quality")}),
     }  # fmt: skip
 

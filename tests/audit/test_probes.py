@@ -8,13 +8,13 @@ import torch
 
 from lungsyn import checkpoint, cli
 from lungsyn.audit.disguises import DEFORMED, DISGUISES, WHOLES
-from lungsyn.audit.probes import COLUMNS, probe, probe_parts
-from lungsyn.audit.verdict import verdict
+from lungsyn.audit.probes import COLUMNS, probe, probe_parts, read_probes
+from lungsyn.audit.verdict import neighbour_checks, verdict
 from lungsyn.errors import InputError
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.settings.section import as_json
 from lungsyn.volume.files import open_case, write_case
-from lungsyn.volume.tables import read_table
+from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import make_case, network_of
 
 SETTINGS = Thresholds(patch_mm=24.0)
@@ -72,6 +72,28 @@ def test_the_table_has_a_row_per_probe_and_per_train_cube(rows):
 def test_a_group_without_cases_is_named(groups):
     with pytest.raises(InputError, match="no nodule in the held-out cases"):
         probe("nodule", groups | {"held-out": []}, SETTINGS, 0, "cpu")
+
+
+def test_the_verdict_on_nodules_is_blind_where_none_was_made(groups, tmp_path):
+    """A generator that makes the masks as well may make none: the audit goes on, by volumes, parts and outlines."""
+    bare = []
+    for folder in groups["synthetic"][:2]:
+        case = open_case(folder)
+        case = case.with_labels(nodules=np.zeros_like(np.asarray(case.nodules)))
+        case.about["nodules"] = []
+        write_case(tmp_path / folder.name, case)
+        bare.append(tmp_path / folder.name)
+    rows = probe("nodule", groups | {"synthetic": bare}, SETTINGS, 0, "cpu")
+    assert {row["group"] for row in rows} == {"held-out", "planted", "train"}
+    others = [
+        dict.fromkeys(COLUMNS) | {"kind": kind, "group": "synthetic", "case": folder.name}
+        for kind in ("volume", "part", "outline")
+        for folder in bare
+    ]
+    write_table(tmp_path / "nearest.tsv", [*rows, *others], COLUMNS)
+    read = read_probes(tmp_path / "nearest.tsv", [folder.name for folder in bare])
+    _, checks = neighbour_checks("nodule", [row for row in read if row["kind"] == "nodule"], SETTINGS, 0)
+    assert {check.sentence for check in checks} == {"Blind: no synthetic nodule has a number to compare."}
 
 
 def test_synthetic_cases_belong_to_the_patient_of_their_masks(groups, rows, tmp_path):

@@ -155,11 +155,11 @@ def test_the_comparison_has_every_arm_in_every_group(results):
 
 
 def test_every_made_volume_is_accounted_for(results):
-    """Three train cases are too few for ranges; that a value is a number is asked all the same."""
+    """Three train cases are too few for ranges; that a value is a number, and that there is a nodule, is asked."""
     for name, volumes in (("untargeted", 3), ("targeted", 2)):
         total, *by_measure = table(results / f"quality/{name}/100.tsv")
         assert int(total["judged"]) - int(total["rejected"]) + int(total["kept"]) == volumes
-        assert [row["measure"] for row in by_measure if row["judged"] != "0"] == ["finite"]
+        assert [row["measure"] for row in by_measure if row["judged"] != "0"] == ["finite", "nodules"]
         cases = [json.loads((case / "case.json").read_text()) for case in synthetic_cases(results)]
         assert all(case["quality"]["measures"]["finite"] == 1 for case in cases)
 

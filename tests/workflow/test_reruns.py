@@ -511,10 +511,13 @@ def raise_recipe(monkeypatch, verb: tuple[str, str]) -> None:
 FAMILIES = {
     ("generators", "patch_ddpm"): GENERATOR,
     ("generators", "patch_gan"): NOTHING,
+    ("generators", "joint_ddpm"): NOTHING,
+    ("generators", "style_gan"): NOTHING,
     ("segmenters", "monai"): SEGMENTATION,
     ("masks", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON,
     ("masks", "targeted"): TARGETED | COMPARISON,
     ("masks", "inpainted"): NOTHING,
+    ("masks", "blank"): NOTHING,
     ("readers", "phantom"): EVERYTHING,
     ("readers", "nifti"): NOTHING,
 }

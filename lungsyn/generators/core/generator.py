@@ -87,12 +87,17 @@ class PatchGenerator(Attackable):
 
 def load_generator(path: Path, compute: Compute, synthesis: Synthesis, settings_of: type[Section]) -> PatchGenerator:
     """Load a model file; its own settings travel with it."""
+    network, settings, device, precision, _ = load_network(path, compute, settings_of)
+    at_once = patches_at_once(compute, device, settings.patch_voxels)
+    return PatchGenerator(network, settings, device, precision, at_once, synthesis)
+
+
+def load_network(path: Path, compute: Compute, settings_of: type[Section]) -> tuple:
+    """The network of a model file, ready on its device; its settings, device, precision, and the file's facts."""
     device = choose_device(compute)
     set_up(compute.generator_threads, device)
     weights, settings, about = checkpoint.load_model(path, "generator", settings_of)
     precision = choose_precision(compute, device, about.get("precision"))
     network = settings.learning().build()
     network.load_state_dict(weights)
-    at_once = patches_at_once(compute, device, settings.patch_voxels)
-    ready = compiled(network.to(device).eval(), compute, device)
-    return PatchGenerator(ready, settings, device, precision, at_once, synthesis)
+    return compiled(network.to(device).eval(), compute, device), settings, device, precision, about

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from lungsyn.processes import ALONE, Team
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.steps import Steps
 from lungsyn.volume.files import Case
+from lungsyn.volume.intensity import AIR_HU, to_model_range
+from lungsyn.volume.patches import window
 
 
 class Learning:
@@ -58,6 +61,10 @@ class Learning:
     def build(self) -> nn.Module:
         """The network, with fresh weights from torch's random numbers."""
         raise NotImplementedError
+
+    def image(self, case: Case, start, size: int) -> np.ndarray:
+        """What is made of a case: its CT in the model range in a cube of ``size`` voxels; ``[c ...]``."""
+        return to_model_range(window(case.ct, start, size, AIR_HU), self.settings.window_hu)[None]
 
     def seen(self, case: Case, padded, start, rng) -> Tensor | None:
         """What a training patch at ``start`` is given of its surroundings, in place of the coarse view: ``[c ...]``."""

@@ -107,8 +107,8 @@ def source_numbers(source: Source | None) -> Tensor:
 class Example:
     """One training patch; tensors without a batch axis. ``case`` is the index of its case, for error messages."""
 
-    x_t: Tensor  # [1 P+2h P+2h P+2h], h = HALO; [2 ...] where there is no target: x_0 and noise
-    target: Tensor | None  # [1 P P P]; None where the network alone can tell it
+    x_t: Tensor  # [c P+2h P+2h P+2h], h = HALO, c = 1 for CT alone; [2c ...] where there is no target: x_0 and noise
+    target: Tensor | None  # [c P P P]; None where the network alone can tell it
     masks: Tensor  # [labels P+2h P+2h P+2h] uint8
     coarse: Tensor  # [c P/2 P/2 P/2]
     t: Tensor  # []
@@ -150,7 +150,7 @@ class TrainingPatches(Dataset):
         abar = learning.abar[t].float()
 
         corner, size = [a - HALO for a in start], s.patch_voxels + 2 * HALO
-        x0 = torch.from_numpy(to_model_range(window(case.ct, corner, size, AIR_HU), s.window_hu))
+        x0 = torch.from_numpy(learning.image(case, corner, size))  # [c P+2h P+2h P+2h]
         noise = torch.from_numpy(rng.standard_normal(x0.shape, dtype=np.float32))
         masks = torch.from_numpy(masks_window(case, corner, size, s.labels))
         if rng.random() < learning.nodule_dropout and not self.stratified:
@@ -158,17 +158,17 @@ class TrainingPatches(Dataset):
         in_padded = tuple(slice(max(-a, 0), min(size, n - a)) for a, n in zip(corner, padded, strict=True))
         there = [min(a, HALO) for a in start]  # where the patch begins in that
         tells_itself = learning.prediction is None
-        x_t = torch.stack([x0, noise]) if tells_itself else diffuse(x0, noise, abar)[None]
+        x_t = torch.cat([x0, noise]) if tells_itself else diffuse(x0, noise, abar)
         x_t = with_halo(x_t[:, *in_padded], there, s.patch_voxels)
         masks = with_halo(masks[:, *in_padded], there, s.patch_voxels)
         x0, noise = inner(x0), inner(noise)
         view = learning.seen(case, padded, start, rng)
         if learning.context_factor:
-            view = self._coarse_view(case, padded, start, noise, abar, rng)
+            view = self._coarse_view(case, padded, start, noise[0], abar, rng)
         coarse = coarse_windows(
             learning, [start], (s.patch_voxels,) * 3, case.ct.shape, None if view is None else view[None]
         )[0]
-        target = None if tells_itself else training_target(learning.prediction, x0, noise, abar)[None]
+        target = None if tells_itself else training_target(learning.prediction, x0, noise, abar)
         example = [x_t, target, masks, coarse]
         flips = s.flips and not self.stratified
         flipped = [1 + axis for axis in range(3) if flips and rng.random() < 0.5]

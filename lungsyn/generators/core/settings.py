@@ -12,10 +12,37 @@ if TYPE_CHECKING:
     from lungsyn.generators.core.learning import Learning
 
 
-class PatchSettings(Section):
-    """A generator that is trained on patches: which ones, for how long, at which pace."""
+class TrainingSettings(Section):
+    """A generator that is trained: on which grey values, for how long, at which pace. What is seen is a patch, or a
+    whole field of view."""
 
     window_hu: Window = Field(default=(-1000, 400), description="HU mapped to [-1, 1]; values outside are clipped")
+    images: Count = Field(default=8000, description="Training length in patches seen")
+    batch_patches: Count = Field(default=4, description="Patches per optimiser step")
+    learning_rate: float = Field(default=0.0015, gt=0, le=1, description="Of AdamW; Muon's steps are as long")
+    warmup_images: int = Field(default=400, ge=0, description="Patches over which the learning rate rises from zero")
+    ema_images: Count = Field(default=1000, description="Half-life of the averaged weights, in patches")
+    gradient_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm")
+    held_out: float = Field(
+        default=0.1, ge=0, lt=1, description="Fraction of the train cases kept back to watch the training"
+    )
+    validation_patches: Count = Field(default=64, description="Held-out patches per check, the same every time")
+    validation_every_images: Count = Field(default=1000, description="Patches between two checks")
+
+    def learning(self) -> "Learning":
+        """What is learned, and how: all that core asks of a family."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _sees_all_of_the_window(self):
+        if self.window_hu[0] > -1000:
+            raise ValueError(f"window_hu {list(self.window_hu)} must start at -1000 HU (air) or below")
+        return self
+
+
+class PatchSettings(TrainingSettings):
+    """A generator that is trained on patches: which ones."""
+
     labels: list[Name] = Field(
         default=list(ALWAYS),
         description="Names of the labels that lead it: nodules, lungs and body, then others that the cases have",
@@ -34,32 +61,11 @@ class PatchSettings(Section):
     flips: bool = Field(
         default=False, description="Mirror patches with all their conditions (coordinates too) at random"
     )
-    images: Count = Field(default=8000, description="Training length in patches seen")
-    batch_patches: Count = Field(default=4, description="Patches per optimiser step")
-    learning_rate: float = Field(default=0.0015, gt=0, le=1, description="Of AdamW; Muon's steps are as long")
-    warmup_images: int = Field(default=400, ge=0, description="Patches over which the learning rate rises from zero")
-    ema_images: Count = Field(default=1000, description="Half-life of the averaged weights, in patches")
-    gradient_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm")
-    held_out: float = Field(
-        default=0.1, ge=0, lt=1, description="Fraction of the train cases kept back to watch the training"
-    )
-    validation_patches: Count = Field(default=64, description="Held-out patches per check, the same every time")
-    validation_every_images: Count = Field(default=1000, description="Patches between two checks")
-
-    def learning(self) -> "Learning":
-        """What is learned, and how: all that core asks of a family."""
-        raise NotImplementedError
 
     @property
     def grid_multiple(self) -> int:
         """Starts of patches and padded shapes are multiples of this, so that patches share one coarse grid."""
         return 2
-
-    @model_validator(mode="after")
-    def _sees_all_of_the_window(self):
-        if self.window_hu[0] > -1000:
-            raise ValueError(f"window_hu {list(self.window_hu)} must start at -1000 HU (air) or below")
-        return self
 
     @model_validator(mode="after")
     def _knows_what_a_voxel_is(self):

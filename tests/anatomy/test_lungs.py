@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lungsyn.anatomy.lungs import LEFT, RIGHT, body_mask, chest_masks, find_chest, part_mask, sides
 from lungsyn.cohort import annotations, phantom
-from lungsyn.cohort.lungs import LEFT, RIGHT, body_mask, chest_masks, find_chest, part_mask, sides
 from lungsyn.cohort.preprocess import prepare
 from lungsyn.settings.cohort import Nodules, Phantom, Preprocess
 from lungsyn.volume.resample import resample_mask
