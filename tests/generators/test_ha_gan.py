@@ -245,7 +245,7 @@ def test_critics_learn_to_tell_and_the_generator_to_be_taken_for_real(settings, 
 def test_after_a_training_encoders_find_more_of_a_volume_and_tell_volumes_apart(settings, case_folders, tmp_path):
     """A volume that is encoded and made again is nearer to itself than at the start, and another one is another."""
     longer = settings.model_copy(
-        update={"field_voxels": (16, 16, 16), "images": 160, "learning_rate": 0.002, "flips": False}
+        update={"field_voxels": (16, 16, 16), "images": 320, "learning_rate": 0.005, "flips": False}
     )
     learning, volumes = longer.learning(), [fields.volume_of(open_case(f), longer)[0] for f in case_folders[:2]]
     weights, _, _ = training.train(case_folders[:2], longer, Run(7, CPU, tmp_path))
@@ -256,8 +256,8 @@ def test_after_a_training_encoders_find_more_of_a_volume_and_tell_volumes_apart(
     with torch.no_grad():
         errors = [float(learning.loss_map(n, batch, DEVICE, FLOAT).mean()) for n in (before, after)]
         alike = float(F.cosine_similarity(*after.encoded(batch["target"]), dim=0))
-    assert errors[1] < 0.6 * errors[0], errors
-    assert alike < 0.95
+    assert errors[1] < 0.8 * errors[0], errors
+    assert alike < 0.9
 
 
 def test_a_killed_training_ends_bit_equal(settings, case_folders, tmp_path, monkeypatch):
