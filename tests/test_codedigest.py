@@ -189,14 +189,18 @@ def test_a_generator_reaches_its_training_and_its_sampling(kind):
     found = codedigest.reached((registry.kinds("generators")[kind], "Family"))
     core, networks = "lungsyn.generators.core", "lungsyn.generators.networks"
     assert {
-        (f"{core}.training", "train"), (f"{core}.settings", "PatchSettings"), ("lungsyn.volume.files", "open_case"),
+        (f"{core}.training", "train"), (f"{core}.settings", "TrainingSettings"), ("lungsyn.volume.files", "open_case"),
         (f"{core}.patches", "TrainingPatches"),
     } <= found  # fmt: skip
-    by_patches, at_once = (f"{core}.synthesis", "synthesise"), (f"{networks}.playing", "StyleGenerator")
-    assert (at_once if kind == "style_gan" else by_patches) in found
+    at_once = {
+        "style_gan": (f"{networks}.playing", "StyleGenerator"),
+        "ha_gan": (f"{networks}.fields", "FieldGenerator"),
+    }
+    assert at_once.get(kind, (f"{core}.synthesis", "synthesise")) in found
     own = {
         "latent_ddpm": (f"{networks}.latent", "DenoisingLatents"), "patch_gan": (f"{networks}.critic", "Judged"),
         "joint_ddpm": (f"{networks}.joint", "DenoisingBoth"), "style_gan": (f"{networks}.playing", "Playing"),
+        "ha_gan": (f"{networks}.hierarchical", "Networks"),
     }  # fmt: skip
     assert {other for other, key in own.items() if key in found} == {kind} & own.keys()
 

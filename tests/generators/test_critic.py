@@ -172,7 +172,7 @@ def test_what_a_gan_has_no_use_for_is_refused(gan_settings, study):
     with pytest.raises(InputError, match=r"^critic_channels\.0 is 0: input should be greater"):
         given = raw["generators"]["gan"] | {"critic_channels": [0]}
         from_json(AnyGenerator, json.dumps(given))
-    known = r"^kind missing: it must be one of 'cascade_ddpm', 'copy_paste', 'latent_ddpm'"
+    known = r"^kind missing: it must be one of 'cascade_ddpm', 'copy_paste', .*'latent_ddpm'"
     with pytest.raises(InputError, match=known):
         from_json(AnyGenerator, "{}")
 

@@ -511,6 +511,7 @@ def raise_recipe(monkeypatch, verb: tuple[str, str]) -> None:
 FAMILIES = {
     ("generators", "patch_ddpm"): GENERATOR,
     ("generators", "patch_gan"): NOTHING,
+    ("generators", "ha_gan"): NOTHING,
     ("generators", "joint_ddpm"): NOTHING,
     ("generators", "style_gan"): NOTHING,
     ("segmenters", "monai"): SEGMENTATION,
@@ -599,12 +600,13 @@ def test_one_number_puts_a_generator_on_several_gpus(finished):
     [
         ("patch_gan", "gan", {"critic_channels": [32, 48]}),
         ("latent_ddpm", "latent", {"autoencoder": {"latent_channels": 12}}),
+        ("ha_gan", "hagan", {"reconstruction_weight": 4}),
     ],
 )
 def test_another_generator_beside_the_diffusion_model_makes_only_its_own_again(study, kind, name, change):
     """Added to a finished study; then one of its own numbers changed."""
     beside = yaml.safe_load((ROOT / f"workflow/experiments/cubes_{name}.yaml").read_text())
-    new = f"untargeted-{name}"
+    (new,) = beside["sets"]
     made = of_sets(*VOLUMES, sets=[new]) | arms(f"synthetic-{name}") | {"train_generator", "membership"} | COMPARISON
     jobs = to_run(study, beside)
     assert {label(job) for job in jobs} == made | {"reference", f"conditions {new}"}

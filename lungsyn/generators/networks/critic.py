@@ -7,6 +7,7 @@ learn to look at them.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,16 +25,29 @@ from lungsyn.steps import Steps
 SLOPE = 0.2  # of the leaky rectifier
 
 
-class Critic(nn.Module):
-    """(bands of a CT patch, masks) -> a score per neighbourhood: the higher, the more real."""
+class Scores(nn.Module):
+    """``[b inputs x y z]`` -> a score per neighbourhood, ``[b 1 x/d y/d z/d]``, d = 2^(levels - 1)."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, inputs: int, channels: Sequence[int]):
         super().__init__()
-        channels = settings.critic_channels
-        self.first = nn.Conv3d(8 * (1 + len(settings.labels)), channels[0], 3, padding=1)
+        self.first = nn.Conv3d(inputs, channels[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
         self.same = nn.ModuleList(nn.Conv3d(c, c, 3, padding=1) for c in channels)
         self.score = nn.Conv3d(channels[-1], 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x.contiguous(memory_format=torch.channels_last_3d))
+        for i, same in enumerate(self.same):
+            h = self.down[i - 1](h) if i else h
+            h = same(F.leaky_relu(h, SLOPE))
+        return self.score(F.leaky_relu(h, SLOPE))
+
+
+class Critic(Scores):
+    """(bands of a CT patch, masks) -> a score per neighbourhood: the higher, the more real."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(8 * (1 + len(settings.labels)), settings.critic_channels)
         self.register_buffer("band_sd", band_sd(), persistent=False)
         self.register_buffer("means", tissue_means(settings.window_hu), persistent=False)
 
@@ -47,12 +61,7 @@ class Critic(nn.Module):
 
     def forward(self, bands: Tensor, masks: Tensor) -> Tensor:
         """``bands`` as above, ``masks`` ``[b labels x y z]`` -> ``[b 1 x/d y/d z/d]``, d = 2^levels."""
-        h = torch.cat([bands, to_half(masks.to(bands.dtype))], dim=1)
-        h = self.first(h.contiguous(memory_format=torch.channels_last_3d))
-        for i, same in enumerate(self.same):
-            h = self.down[i - 1](h) if i else h
-            h = same(F.leaky_relu(h, SLOPE))
-        return self.score(F.leaky_relu(h, SLOPE))
+        return super().forward(torch.cat([bands, to_half(masks.to(bands.dtype))], dim=1))
 
 
 class Adversaries(nn.Module):
