@@ -147,7 +147,7 @@ class LatentUNet(nn.Module):
             conditioning_embedding_num_channels=settings.autoencoder.channels,
             **shared,
         )
-        self.prediction = settings.prediction
+        self.prediction = settings.target
         self.register_buffer("abar", learning.abar.float(), persistent=False)
 
     def train(self, mode: bool = True) -> "LatentUNet":
@@ -242,7 +242,7 @@ def synthesise_latent(
             z_t, times = patches(z, starts, factor), torch.full((len(starts),), t, device=device)
 
             def led_by(masks: Tensor) -> Tensor:
-                return to_x0(settings.prediction, network.predict(z_t, masks, times), z_t, abar[t].float())
+                return to_x0(settings.target, network.predict(z_t, masks, times), z_t, abar[t].float())
 
             return guided(led_by, patches(canvas.masks, starts, factor), synthesis.guidance_scale)
 
