@@ -8,8 +8,38 @@ from lungsyn.generators.core.family import DiffusionFamily
 from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings
 from lungsyn.settings.section import Count, Fraction, Section, part
 
+FEWEST_JUDGED = 3  # voxels along an edge that a critic's last two convolutions need
 
-class Compression(Section):
+
+class Reconstruction(Section):
+    """What the autoencoder is trained by."""
+
+    loss: Literal["likelihood", "l1"] = Field(
+        default="likelihood",
+        description="likelihood: the decoder says how wide the grain of a patch is, and grain is drawn; l1: it says "
+        "voxels, by their mean absolute error in the model range",
+    )
+    kl_weight: float = Field(
+        default=0, ge=0, le=1000,
+        description="Weight of the latents' KL to a standard normal, nats for each voxel; latents are then drawn in "
+        "training. 0: none. 1 with loss likelihood is a variational autoencoder's bound",
+    )  # fmt: skip
+    critic_weight: float = Field(
+        default=0, ge=0, le=1000, description="Weight of a patch critic (least squares) that learns with it; 0: none"
+    )
+    critic_channels: Count = Field(default=32, description="Channels of the critic's first level")
+    critic_levels: int = Field(default=3, ge=1, le=4, description="How often the critic halves a patch")
+    feature_weight: float = Field(
+        default=0, ge=0, le=1000, description="Weight of the difference of scattering features of slices; 0: none"
+    )
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether more is asked of a patch than that its voxels be right."""
+        return self.critic_weight > 0 or self.feature_weight > 0
+
+
+class Compression(Reconstruction):
     """The autoencoder: how patches become latents, and how that is learned. What is not here, such as the patches
     themselves, is that of the diffusion model."""
 
@@ -25,13 +55,13 @@ class Compression(Section):
     learning_rate: float = Field(default=0.0015, gt=0, le=1, description="Of AdamW; Muon's steps are as long")
 
 
-class Autoencoder(PatchSettings):
+class Autoencoder(PatchSettings, Reconstruction):
     """How the autoencoder is trained: with the patches of the diffusion model."""
 
     latent_channels: int
 
     def learning(self):
-        from lungsyn.generators.networks.latent import Compressing
+        from lungsyn.generators.networks.autoencoder import Compressing
 
         return Compressing(self)
 
@@ -76,6 +106,12 @@ class Settings(DiffusionSettings):
                 f"patch_voxels {self.patch_voxels} must be a multiple of {deepest} for {len(self.autoencoder.channels)}"
                 f" levels of the autoencoder and {len(self.channels)} of the diffusion model: change one of them"
             )
+        halved = self.patch_voxels // 2**self.autoencoder.critic_levels
+        if self.autoencoder.critic_weight and halved < FEWEST_JUDGED:
+            raise ValueError(
+                f"patch_voxels {self.patch_voxels} is too small for a critic with autoencoder.critic_levels "
+                f"{self.autoencoder.critic_levels}: less than {FEWEST_JUDGED} voxels are left. Lower critic_levels"
+            )
         if self.autoencoder.latent_channels > self.factor**3:
             raise ValueError(
                 f"autoencoder.latent_channels is {self.autoencoder.latent_channels}, more than the {self.factor**3} "
@@ -89,3 +125,11 @@ class Family(DiffusionFamily):
 
     Settings = Settings
     recipe = 1
+
+    def check(self, name, settings, study):
+        super().check(name, settings, study)
+        if study.compute.gpus > 1 and settings.autoencoder.is_judged:
+            raise ValueError(
+                f"compute.gpus is {study.compute.gpus}, but generators.{name}.autoencoder has a critic or features, "
+                "with which one GPU trains it: set gpus to 1, or critic_weight and feature_weight to 0"
+            )
