@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lungsyn.generators.core.family import DiffusionFamily
-from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings
+from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings, SourceSettings
 from lungsyn.settings.section import Count, Fraction, Section, part
 
 FEWEST_JUDGED = 3  # voxels along an edge that a critic's last two convolutions need
@@ -66,7 +66,7 @@ class Autoencoder(PatchSettings, Reconstruction):
         return Compressing(self)
 
 
-class Settings(DiffusionSettings):
+class Settings(DiffusionSettings, SourceSettings):
     """A diffusion model of latents, led by the masks through a ControlNet. The networks are MONAI's."""
 
     kind: Literal["latent_ddpm"] = Field(default="latent_ddpm", description="Family of the generator")
@@ -78,6 +78,15 @@ class Settings(DiffusionSettings):
     nodule_dropout: Fraction = Field(
         default=0.1, description="Fraction of patches that lose the nodule mask (for guidance)"
     )
+    unconditional_images: int = Field(
+        default=0, ge=0,
+        description="Patches that the diffusion model sees without masks before the ControlNet learns, and it no more; "
+        "0: both learn together",
+    )  # fmt: skip
+    contrastive_weight: float = Field(
+        default=0, ge=0, le=1000,
+        description="Weight of the loss by which a nodule's mask changes the nodule's place and nothing else; 0: none",
+    )  # fmt: skip
     autoencoder: Compression = Compression()
 
     def learning(self):
@@ -97,6 +106,13 @@ class Settings(DiffusionSettings):
     @property
     def autoencoder_training(self) -> Autoencoder:
         return Autoencoder(**part(self, PatchSettings).model_dump() | self.autoencoder.model_dump())
+
+    @property
+    def unconditional_training(self) -> "Unconditional":
+        """The settings of the diffusion model by itself; nothing that is about masks changes it."""
+        about_masks = {"unconditional_images": 0, "contrastive_weight": 0, "nodule_weight": 1, "nodule_dropout": 0}
+        own = {"images": self.unconditional_images, "source_conditions": False}
+        return Unconditional(**self.model_dump() | about_masks | own)
 
     @model_validator(mode="after")
     def _latents_fit(self):
@@ -120,6 +136,17 @@ class Settings(DiffusionSettings):
         return self
 
 
+class Unconditional(Settings):
+    """How the diffusion model learns without masks."""
+
+    with_masks: Literal[False] = False
+
+    def learning(self):
+        from lungsyn.generators.networks.latent import DenoisingUnled
+
+        return DenoisingUnled(self)
+
+
 class Family(DiffusionFamily):
     """The latent diffusion model."""
 
@@ -128,8 +155,13 @@ class Family(DiffusionFamily):
 
     def check(self, name, settings, study):
         super().check(name, settings, study)
-        if study.compute.gpus > 1 and settings.autoencoder.is_judged:
+        weights = {
+            "contrastive_weight": settings.contrastive_weight,
+            "autoencoder.critic_weight": settings.autoencoder.critic_weight,
+            "autoencoder.feature_weight": settings.autoencoder.feature_weight,
+        }
+        for key in (key for key, weight in weights.items() if weight and study.compute.gpus > 1):
             raise ValueError(
-                f"compute.gpus is {study.compute.gpus}, but generators.{name}.autoencoder has a critic or features, "
-                "with which one GPU trains it: set gpus to 1, or critic_weight and feature_weight to 0"
+                f"compute.gpus is {study.compute.gpus}, but generators.{name} has a {key}, with which one GPU trains "
+                "it: set gpus to 1, or the weight to 0"
             )

@@ -2,7 +2,7 @@
 
 An autoencoder (`networks.autoencoder`) turns a patch into latents; a diffusion model makes latents; the decoder turns
 them into CT. Masks enter through a ControlNet (Zhang et al. 2023, arXiv 2302.05543), which learns together with the
-diffusion model. The parts are MONAI's.
+diffusion model, or after it has learned without masks and learns no more. The parts are MONAI's.
 
 A volume is made of patches that overlap, in every step in latents and at last in voxels: the networks normalise over
 what they are given, so they are given what they have learned on, a patch.
@@ -18,22 +18,28 @@ from torch import Tensor, nn
 
 from lungsyn.generators.core.bands import inner, to_half
 from lungsyn.generators.core.canvas import Canvas, How, blend, set_known
-from lungsyn.generators.core.learning import DiffusionLearning
+from lungsyn.generators.core.learning import DiffusionLearning, predict
+from lungsyn.generators.core.patches import source_numbers
 from lungsyn.generators.core.prediction import diffuse, guided, to_x0, training_target
 from lungsyn.generators.core.samplers import noise_adder, plan, sample
 from lungsyn.generators.core.schedule import sampling_timesteps
 from lungsyn.generators.core.synthesis import fused_grid
 from lungsyn.generators.latent_ddpm import Settings
 from lungsyn.generators.networks.autoencoder import BANDS, MOST_GROUPS, PatchAutoencoder, latent_noise
+from lungsyn.processes import ALONE, Team
 from lungsyn.random import seed_of
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.patches import Patch, box
 
+MOST_DIFFERENT = 2.0  # that a nodule's mask is asked to make: MAISI-v2's bound
+
 
 class LatentUNet(nn.Module):
-    """A denoiser of latents, led by the masks, with the autoencoder that they come from: that does not learn here."""
+    """A denoiser of latents, led by the masks, with the autoencoder that they come from: that does not learn here.
 
-    def __init__(self, learning: "DenoisingLatents"):
+    Not ``led``: without a ControlNet, and without masks."""
+
+    def __init__(self, learning: "DenoisingLatents", led: bool = True):
         super().__init__()
         settings = learning.settings
         channels, latents = settings.channels, settings.autoencoder.latent_channels
@@ -43,11 +49,14 @@ class LatentUNet(nn.Module):
         }  # fmt: skip
         self.autoencoder = PatchAutoencoder(settings.autoencoder_training).requires_grad_(False)
         self.unet = DiffusionModelUNet(out_channels=latents, **shared)
-        self.control = ControlNet(
-            conditioning_embedding_in_channels=BANDS * len(settings.labels),
-            conditioning_embedding_num_channels=settings.autoencoder.channels,
-            **shared,
-        )
+        self.control = None
+        if led:
+            self.control = ControlNet(
+                conditioning_embedding_in_channels=BANDS * len(settings.labels) + learning.source_numbers,
+                conditioning_embedding_num_channels=settings.autoencoder.channels,
+                **shared,
+            )
+        self.contrasts = settings.contrastive_weight > 0
         self.prediction = settings.target
         self.register_buffer("abar", learning.abar.float(), persistent=False)
 
@@ -56,8 +65,10 @@ class LatentUNet(nn.Module):
         self.autoencoder.eval()
         return self
 
-    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """The squared error of what it predicts of latents, ``[b c P/f P/f P/f]``; inputs as the autoencoder's.
+    def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor, *source) -> Tensor:
+        """The squared error of what it predicts of latents, ``[b c P/f P/f P/f]``; inputs as the autoencoder's, and
+        ``source`` ``[b 2]`` or nothing. In a training that contrasts, one more channel: by how much the prediction
+        differs from that without nodules.
 
         Not the prediction: what is to be predicted is known here only."""
         x0, noise = inner(x).split(1, dim=1)
@@ -65,12 +76,23 @@ class LatentUNet(nn.Module):
         with torch.no_grad():
             z0 = self.autoencoder.encode(x0, masks)
             noise = latent_noise(noise, z0)
-        predicted = self.predict(diffuse(z0, noise, abar), masks, t)
-        return (predicted - training_target(self.prediction, z0, noise, abar)).square()
+        z_t = diffuse(z0, noise, abar)
+        predicted = self.predict(z_t, masks, t, *source)
+        error = (predicted - training_target(self.prediction, z0, noise, abar)).square()
+        if not (self.contrasts and self.training):
+            return error
+        without = torch.cat([torch.zeros_like(masks[:, :1]), masks[:, 1:]], dim=1)
+        differs = (predicted - self.predict(z_t, without, t, *source)).abs()
+        return torch.cat([error, differs.mean(dim=1, keepdim=True)], dim=1)
 
-    def predict(self, z_t: Tensor, masks: Tensor, t: Tensor) -> Tensor:
-        """``[b c P/f P/f P/f]`` of as many latents, their ``masks`` ``[b 3 P P P]`` and timesteps ``[b]``."""
-        down, middle = self.control(z_t, t, to_half(masks.to(z_t.dtype)))
+    def predict(self, z_t: Tensor, masks: Tensor, t: Tensor, *source: Tensor) -> Tensor:
+        """``[b c P/f P/f P/f]`` of as many latents, their ``masks`` ``[b 3 P P P]``, timesteps ``[b]`` and, if it is
+        told, kinds of scan ``[b 2]``."""
+        if self.control is None:
+            return self.unet(z_t, t).float()
+        led_by = to_half(masks.to(z_t.dtype))
+        everywhere = [told.to(z_t)[:, :, None, None, None].expand(-1, -1, *led_by.shape[2:]) for told in source]
+        down, middle = self.control(z_t, t, torch.cat([led_by, *everywhere], dim=1))
         additions = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return self.unet(z_t, t, **additions).float()
 
@@ -80,9 +102,14 @@ class DenoisingLatents(DiffusionLearning):
 
     def __init__(self, settings: Settings):
         super().__init__(settings, prediction=None)
+        self.alone = settings.contrastive_weight > 0  # its bound is one of the whole batch
         self.autoencoder: dict[str, Tensor] | None = None
+        self.unled: dict[str, Tensor] | None = None  # weights of the model without masks, once it has learned
 
     def first(self, train):
+        if self.settings.unconditional_images:
+            self.unled, facts, _ = train(self.settings.unconditional_training)
+            return {"unconditional": facts}
         self.autoencoder, facts, _ = train(self.settings.autoencoder_training)
         return {"autoencoder": facts}
 
@@ -90,7 +117,20 @@ class DenoisingLatents(DiffusionLearning):
         network = LatentUNet(self)
         if self.autoencoder is not None:
             network.autoencoder.load_state_dict(self.autoencoder)
+        if self.unled is not None:  # the ControlNet begins as its copy
+            network.load_state_dict(self.unled, strict=False)
+            network.control.load_state_dict(network.unet.state_dict(), strict=False)
+        if self.settings.unconditional_images:
+            network.unet.requires_grad_(False)
         return network.to(memory_format=torch.channels_last_3d)
+
+    def loss(self, network, batch, device, precision, team: Team = ALONE) -> Tensor:
+        if not self.settings.contrastive_weight:
+            return super().loss(network, batch, device, precision, team)
+        output, masks = predict(network, batch, device, precision), batch["masks"].to(device)
+        error, differs = output[:, :-1], output[:, -1:]
+        contrast = region_contrast(differs, inner(masks)[:, :1], self.settings.factor)
+        return self.mean_in_body(error.mean(dim=1, keepdim=True), masks) + self.settings.contrastive_weight * contrast
 
     def weight(self, masks: Tensor) -> Tensor:
         """Latents of air are made as all others are: outside the body they count as 1."""
@@ -98,6 +138,30 @@ class DenoisingLatents(DiffusionLearning):
 
     def volume(self, network, canvas, synthesis, seed, how) -> Tensor:
         return synthesise_latent(network, canvas, self, synthesis, seed, how)
+
+
+class DenoisingUnled(DenoisingLatents):
+    """The diffusion model's training without masks. They only tell where a patch is air, which latents do not see."""
+
+    what = "unconditional model"
+
+    def build(self) -> nn.Module:
+        network = LatentUNet(self, led=False)
+        if self.autoencoder is not None:
+            network.autoencoder.load_state_dict(self.autoencoder)
+        return network.to(memory_format=torch.channels_last_3d)
+
+
+def region_contrast(differs: Tensor, nodule: Tensor, factor: int) -> Tensor:
+    """MAISI-v2's region-specific contrastive loss (Zhao et al. 2025, arXiv 2508.05772) of ``differs`` ``[b 1 x y z]``,
+    how much a prediction of latents differs from that without the mask ``nodule`` ``[b 1 fx fy fz]``.
+
+    Where nodules are it should differ, up to ``MOST_DIFFERENT``; beyond the latents next to them it should not.
+    There it is weighted by 0.01, later by 0.001."""
+    there = F.max_pool3d(nodule.float(), factor)
+    beyond = 1 - F.max_pool3d(there, 3, stride=1, padding=1)
+    inside = (differs * there).sum() / there.sum().clamp(min=1)
+    return (differs * beyond).sum() / beyond.sum().clamp(min=1) - inside.clamp(max=MOST_DIFFERENT)
 
 
 @torch.no_grad()
@@ -110,6 +174,7 @@ def synthesise_latent(
     grid = how.grid or fused_grid(canvas, settings, synthesis)
     timesteps = sampling_timesteps(settings.timesteps, synthesis.steps)
     steps = plan(synthesis.sampler, abar, timesteps, synthesis.eta)
+    told = [source_numbers(canvas.source).to(canvas.masks.device)] if learning.source_numbers else []
     device, patch, factor = canvas.masks.device, settings.patch_voxels, settings.factor
     latent_grid = [[(start // factor, size // factor) for start, size in spans] for spans in grid]
     latents = torch.zeros(settings.autoencoder.latent_channels, *(n // factor for n in canvas.padded), device=device)
@@ -127,7 +192,8 @@ def synthesise_latent(
             z_t, times = patches(z, starts, factor), torch.full((len(starts),), t, device=device)
 
             def led_by(masks: Tensor) -> Tensor:
-                return to_x0(settings.target, network.predict(z_t, masks, times), z_t, abar[t].float())
+                said = network.predict(z_t, masks, times, *(each.expand(len(starts), -1) for each in told))
+                return to_x0(settings.target, said, z_t, abar[t].float())
 
             return guided(led_by, patches(canvas.masks, starts, factor), synthesis.guidance_scale)
 
