@@ -160,8 +160,9 @@ class Family(DiffusionFamily):
             "autoencoder.critic_weight": settings.autoencoder.critic_weight,
             "autoencoder.feature_weight": settings.autoencoder.feature_weight,
         }
-        for key in (key for key, weight in weights.items() if weight and study.compute.gpus > 1):
-            raise ValueError(
-                f"compute.gpus is {study.compute.gpus}, but generators.{name} has a {key}, with which one GPU trains "
-                "it: set gpus to 1, or the weight to 0"
-            )
+        for key, weight in weights.items():
+            if weight and study.compute.gpus > 1:
+                raise ValueError(
+                    f"compute.gpus is {study.compute.gpus}, but generators.{name}.{key} is {weight:g}, with which one "
+                    "GPU trains it: set gpus to 1, or the weight to 0"
+                )

@@ -190,5 +190,5 @@ def test_what_cannot_be_judged_is_refused(latent_settings, study):
     with pytest.raises(InputError, match=r"patch_voxels 16 is too small for a critic .* Lower critic_levels"):
         check(small)
     many["compute"]["gpus"] = 2
-    with pytest.raises(InputError, match=r"latent has a autoencoder.critic_weight, with which one GPU"):
+    with pytest.raises(InputError, match=r"latent\.autoencoder\.critic_weight is 0\.1, with which one GPU"):
         check(many)

@@ -126,5 +126,5 @@ def test_the_contrast_needs_one_process(settings, study):
     raw["generators"]["latent"] = settings.model_copy(update={"contrastive_weight": 0.01}).model_dump(mode="json")
     check(raw)
     raw["compute"]["gpus"] = 2
-    with pytest.raises(InputError, match=r"generators\.latent has a contrastive_weight, with which one GPU trains it"):
+    with pytest.raises(InputError, match=r"latent\.contrastive_weight is 0\.01, with which one GPU trains it"):
         check(raw)
