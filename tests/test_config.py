@@ -51,7 +51,7 @@ BAD = [
     ),
     ("generators.patch_ddpm.nodule_patches", 1.5, r"nodule_patches is 1\.5: input should be less than or equal to 1"),
     ("synthesis.steps", 0, r"synthesis\.steps is 0: input should be greater than or equal to 1"),
-    ("synthesis.sampler", "euler", r"synthesis\.sampler is 'euler': input should be 'ddpm', 'ddim' or 'dpmpp_2m'"),
+    ("synthesis.sampler", "heun", r"sampler is 'heun': input should be 'ddpm', 'ddim', 'dpmpp_2m' or 'euler'"),
     ("generators.patch_ddpm.patch_voxels", 28, r"multiple of 8"),
     (
         "generators.patch_ddpm",

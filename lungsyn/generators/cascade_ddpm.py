@@ -39,8 +39,10 @@ class WholeChest(PatchSettings):
     factor: int
     steps: int
     noise_sd: float
-    schedule: Literal["cosine", "linear"]
+    schedule: Literal["cosine", "linear", "straight"]
     timesteps: int
+    timestep_density: Literal["uniform", "logit_normal"]
+    prediction: Literal["v", "velocity"]
     nodule_dropout: float
     activation_checkpointing: bool
 
@@ -65,8 +67,9 @@ class Settings(DiffusionSettings, SourceSettings):
     @property
     def whole_training(self) -> WholeChest:
         """The settings of the model of whole chests."""
-        keys = ("schedule", "timesteps", "nodule_dropout", "activation_checkpointing")
+        keys = ("timesteps", "timestep_density", "nodule_dropout", "activation_checkpointing")
         led = {key: getattr(self, key) for key in keys}
+        led |= {"schedule": self.path, "prediction": self.target if self.objective == "flow" else "v"}
         return WholeChest(**part(self, PatchSettings).model_dump() | led | self.whole.model_dump())
 
     @model_validator(mode="after")

@@ -220,7 +220,7 @@ def _check_pair(name: str, synthetic: SyntheticSet, generator: Section) -> None:
     if synthetic.source is not None and not getattr(generator, "source_conditions", False):
         raise ValueError(
             f"sets.{name}.source asks for a kind of scan, but generators.{synthetic.generator} is not told of any: set "
-            "its source_conditions to true (patch_ddpm, cascade_ddpm), or remove the key"
+            "its source_conditions to true (patch_ddpm, cascade_ddpm, latent_ddpm), or remove the key"
         )
     made_by = family("generators", generator.kind)
     if made_by.makes_masks == source.gives_masks:

@@ -12,7 +12,10 @@ from lungsyn.settings.section import Count, Fraction, Millimetres, Name, Section
 class Synthesis(Section):
     """How a volume is made of patches."""
 
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = Field(default="dpmpp_2m", description="Sampler")
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "euler"] = Field(
+        default="dpmpp_2m",
+        description="Sampler, of diffusion models and flows alike; euler: a flow's own, for both ddim with eta 0",
+    )
     steps: int = Field(default=20, ge=1, le=4000, description="Sampling steps")
     eta: Fraction = Field(default=0.0, description="Noise of ddim: 0 deterministic, 1 ancestral")
     mode: Literal["fused", "shifted"] = Field(default="shifted", description="How patches become a volume")

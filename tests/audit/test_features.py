@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from lungsyn.audit import features
-from lungsyn.audit.features import scattering, wavelets
+from lungsyn.audit.features import scattering
 from lungsyn.errors import InputError
+from lungsyn.volume.scattering import scatter, wavelets
 
 
 def whole(images: np.ndarray) -> np.ndarray:
@@ -96,3 +97,13 @@ def test_a_file_that_is_no_network_is_named(tmp_path):
         with pytest.raises(InputError, match=name):
             features.choose(tmp_path / name)
     assert features.choose(None)[1] == f"scattering {features.digest()}"
+
+
+def test_features_have_a_slope_where_the_image_is_even_too():
+    """In air every response is zero, and so is its slope."""
+    images = torch.full((1, 24, 24), -1000.0)
+    images[:, 12:] = torch.randn(12, 24, generator=torch.Generator().manual_seed(0)) * 50
+    images.requires_grad_()
+    scatter(images, torch.ones(1, 1, 24, 24)).sum().backward()
+    assert images.grad.isfinite().all()
+    assert images.grad[:, 16:].abs().sum() > 0

@@ -17,7 +17,7 @@ from lungsyn.generators.core.learning import predict
 from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.generators.core.prediction import diffuse, training_target
 from lungsyn.generators.core.synthesis import synthesise
-from lungsyn.generators.networks.latent import latent_noise
+from lungsyn.generators.networks.autoencoder import latent_noise
 from lungsyn.live import watcher
 from lungsyn.masks.core.rows import untargeted
 from lungsyn.optimizer import Muon

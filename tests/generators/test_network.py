@@ -50,9 +50,15 @@ def test_activation_checkpointing_changes_memory_not_gradients(generator_setting
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
+def predicting(settings, prediction):
+    """``settings`` of what is predicted; the velocity is that of a flow, which knows how noisy its straight path is."""
+    flow = {"objective": "flow"} if prediction == "velocity" else {"prediction": prediction}
+    return settings.model_copy(update=flow)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample", "velocity"])
 def test_of_pure_noise_a_fresh_network_makes_what_the_masks_tell(generator_settings, prediction):
-    settings = generator_settings.model_copy(update={"prediction": prediction})
+    settings = predicting(generator_settings, prediction)
     network, (x, masks, coarse, t, spacing) = network_of(settings), inputs(settings)
     t = torch.full_like(t, settings.timesteps)
     abar = network.abar[t][:, None, None, None, None].double()
@@ -64,7 +70,7 @@ def test_of_pure_noise_a_fresh_network_makes_what_the_masks_tell(generator_setti
     assert torch.allclose(x0, F.interpolate(blocks, scale_factor=2), atol=2e-3)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "sample", "velocity"])
 @pytest.mark.parametrize("width", [0.4, 1.0, 2.5])
 @pytest.mark.parametrize("abar", [0.998, 0.99, 0.94])
 def test_a_fresh_network_is_nearly_the_best_denoiser_of_a_texture_it_was_not_told_of(
@@ -74,7 +80,7 @@ def test_a_fresh_network_is_nearly_the_best_denoiser_of_a_texture_it_was_not_tol
     S (1 - abar) / (abar S + 1 - abar) where the spectrum is S, and it needs S. The same filters made for the usual
     widths have up to 2.7 times that error."""
     torch.manual_seed(0)
-    settings = generator_settings.model_copy(update={"prediction": prediction, "timesteps": 1000})
+    settings = predicting(generator_settings.model_copy(update={"timesteps": 1000}), prediction)
     network, (x, masks, coarse, t, spacing) = network_of(settings), inputs(settings, batch=8)
     masks = torch.tensor([0, 1, 1], dtype=torch.uint8)[:, None, None, None].expand_as(masks).contiguous()
     impulse = torch.zeros_like(x[:1])

@@ -14,7 +14,7 @@ from lungsyn.generators.core.prediction import (
 from lungsyn.generators.core.schedule import cosine
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v", "sample"])
+@pytest.mark.parametrize("kind", ["epsilon", "v", "sample", "velocity"])
 def test_the_perfect_prediction_gives_x0_back(kind):
     x0, noise = (
         torch.rand(2, 1, 4, 4, 4, dtype=torch.float64),
@@ -60,13 +60,13 @@ def test_guidance_scale_one_is_the_conditional():
 
 
 def test_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match="must be epsilon, v or sample"):
+    with pytest.raises(ValueError, match="must be epsilon, v, sample or velocity"):
         training_target("score", torch.ones(1), torch.ones(1), torch.ones(1))
-    with pytest.raises(ValueError, match="must be epsilon, v or sample"):
+    with pytest.raises(ValueError, match="must be epsilon, v, sample or velocity"):
         to_x0("score", torch.ones(1), torch.ones(1), torch.ones(1))
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v", "sample"])
+@pytest.mark.parametrize("kind", ["epsilon", "v", "sample", "velocity"])
 def test_v_says_the_same_in_every_type(kind):
     x0, noise = torch.rand(50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
     for t in (1, 300, 990):

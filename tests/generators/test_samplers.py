@@ -82,7 +82,7 @@ def test_ddim_with_eta_one_is_ddpm():
 
 def test_last_step_returns_x0_for_every_sampler():
     abar = cosine(100)
-    for sampler in ("ddpm", "ddim", "dpmpp_2m"):
+    for sampler in ("ddpm", "ddim", "dpmpp_2m", "euler"):
         last = plan(sampler, abar, sampling_timesteps(100, 7), eta=0.3)[-1]
         assert (last.x, last.x0, last.previous, last.noise) == pytest.approx((0, 1, 0, 0), abs=1e-6)
 
@@ -107,8 +107,8 @@ def test_sampling_timesteps_span_the_schedule():
 
 
 def test_unknown_sampler_is_refused():
-    with pytest.raises(ValueError, match="must be ddpm, ddim or dpmpp_2m"):
-        plan("euler", cosine(10), [10, 0])
+    with pytest.raises(ValueError, match="must be ddpm, ddim, dpmpp_2m or euler"):
+        plan("heun", cosine(10), [10, 0])
 
 
 def test_noise_is_the_same_in_one_piece_or_in_slabs():

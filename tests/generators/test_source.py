@@ -13,6 +13,7 @@ from lungsyn.cli.generation import _asked
 from lungsyn.cohort import table
 from lungsyn.errors import InputError
 from lungsyn.generators.cascade_ddpm import Settings as CascadeSettings
+from lungsyn.generators.core.generator import PatchGenerator
 from lungsyn.generators.core.patches import TrainingPatches, collate, source_numbers
 from lungsyn.generators.core.training import train
 from lungsyn.masks import inpainted, made, untargeted
@@ -71,6 +72,24 @@ def test_patches_carry_their_case_s_numbers_only_if_they_are_asked_for(folders, 
 def test_a_case_that_does_not_say_so_is_told(tmp_path, told):
     with pytest.raises(InputError, match=r"case-9 does not say what kind of scan it is.*delete its folder"):
         TrainingPatches([write(tmp_path / "case-9", None, 9)], told, 0)[0]
+
+
+def test_a_model_of_latents_is_told_through_its_control_net(folders, latent_settings):
+    settings = latent_settings.model_copy(update={"source_conditions": True, "held_out": 0.0})
+    network = without_zeros(network_of(settings), 0.3)
+    batch = collate([TrainingPatches(folders, settings, 0)[i] for i in range(3)])
+    inputs = [batch[key] for key in ("x_t", "masks", "coarse", "t", "spacing_mm")]
+    with torch.no_grad():
+        sharp, soft = (network(*inputs, source_numbers(source).expand(3, -1)) for source in (SHARP, SOFT))
+    assert (sharp - soft).abs().mean() > 1e-3
+    settings.learning().loss(network, batch, torch.device("cpu"), torch.float32).backward()
+    seen = network.control.controlnet_cond_embedding.conv_in.conv.weight
+    assert (seen.grad[:, -2:].abs().sum(dim=(0, 2, 3, 4)) > 0).all()
+    assert network_of(latent_settings).control.controlnet_cond_embedding.conv_in.conv.weight.shape[1] == 24
+    generator = PatchGenerator(network, settings, torch.device("cpu"), torch.float32, 4, Synthesis(steps=2))
+    case = open_case(folders[0])
+    made = [generator.sample(Scene(case.labels, case.affine, source=source), seed=1).hu for source in (SHARP, SOFT)]
+    assert (made[0] != made[1]).any()
 
 
 @pytest.mark.parametrize("kind", ["patch_ddpm", "cascade_ddpm"])

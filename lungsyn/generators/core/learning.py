@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lungsyn.errors import InputError
 from lungsyn.generators.core.bands import inner
 from lungsyn.generators.core.canvas import Canvas, How
-from lungsyn.generators.core.schedule import SCHEDULES
+from lungsyn.generators.core.schedule import SCHEDULES, drawn_timestep
 from lungsyn.generators.core.settings import DiffusionSettings, PatchSettings
 from lungsyn.optimizer import Muon
 from lungsyn.processes import ALONE, Team
@@ -26,10 +26,10 @@ from lungsyn.volume.patches import window
 class Learning:
     """What is learned from patches, how, and how it makes a volume.
 
-    ``schedule`` and ``timesteps``: the noise levels. ``prediction``: what the network says of a noisy patch; None: it
-    is given x_0 and the noise, and says itself what it gets wrong. ``nodule_dropout``: share of patches without nodule
-    mask. ``context_factor``, ``position``: what it sees of a patch's surroundings and place. ``source_numbers``: how
-    many numbers tell it what kind of scan it is.
+    ``schedule`` and ``timesteps``: the noise levels; ``timestep_density``: how often each. ``prediction``: what the
+    network says of a noisy patch; None: it is given x_0 and the noise, and says itself what it gets wrong.
+    ``nodule_dropout``: share of patches without nodule mask. ``context_factor``, ``position``: what it sees of a
+    patch's surroundings and place. ``source_numbers``: how many numbers tell it what kind of scan it is.
     """
 
     what = "generator"  # is trained, in the log
@@ -38,13 +38,14 @@ class Learning:
     examples = None  # the data set that it learns from; None: `TrainingPatches`
     condition_channels = 0  # of what ``seen`` and ``surroundings`` give, beside coordinates and coarse view
 
-    def __init__(  # eight arguments, but by name: a family says those that it has
+    def __init__(  # nine arguments, but by name: a family says those that it has
         self, settings: PatchSettings, *, schedule: str = "pure_noise", timesteps: int = 1,
-        prediction: str | None = "sample", nodule_dropout: float = 0.0, context_factor: int = 0, position: bool = False,
-        early_stop_checks: int = 0,
+        timestep_density: str = "uniform", prediction: str | None = "sample", nodule_dropout: float = 0.0,
+        context_factor: int = 0, position: bool = False, early_stop_checks: int = 0,
     ):  # fmt: skip
         self.settings, self.timesteps, self.prediction = settings, timesteps, prediction
         self.abar = SCHEDULES[schedule](timesteps)  # float64 [T + 1]
+        self.timestep_density = timestep_density
         self.nodule_dropout, self.early_stop_checks = nodule_dropout, early_stop_checks
         self.context_factor, self.position = context_factor, position
         self.source_numbers = 2 if getattr(settings, "source_conditions", False) else 0
@@ -57,6 +58,10 @@ class Learning:
     def first(self, train: Callable[[PatchSettings], tuple]) -> dict[str, dict]:
         """What must be learned before, by ``train`` (settings -> weights, facts, records): facts of it, by name."""
         return {}
+
+    def timestep(self, rng: np.random.Generator) -> int:
+        """The noise level of a training patch."""
+        return drawn_timestep(self.timestep_density, self.timesteps, rng)
 
     def build(self) -> nn.Module:
         """The network, with fresh weights from torch's random numbers."""
@@ -159,8 +164,9 @@ class DiffusionLearning(Learning):
     `Learning`, also in their place."""
 
     def __init__(self, settings: DiffusionSettings, **others):
-        keys = ("schedule", "timesteps", "prediction", "nodule_dropout", "early_stop_checks")
-        super().__init__(settings, **{key: getattr(settings, key) for key in keys} | others)
+        keys = ("timesteps", "timestep_density", "nodule_dropout", "early_stop_checks")
+        same = {key: getattr(settings, key) for key in keys}
+        super().__init__(settings, schedule=settings.path, **same | {"prediction": settings.target} | others)
 
 
 def predict(network: Callable, batch: dict, device: torch.device, precision: torch.dtype) -> Tensor:

@@ -144,7 +144,7 @@ class TrainingPatches(Dataset):
         padded = padded_shape(case.ct.shape, s.patch_voxels, s.grid_multiple)
         centre = self.centres[number][rng.integers(len(self.centres[number]))] if near else None
         start = random_start(rng, padded, s.patch_voxels, centre)
-        t = 1 + rng.integers(learning.timesteps)
+        t = learning.timestep(rng)
         if self.stratified:
             t = middle_of_part(i, self.stratified, learning.timesteps)
         abar = learning.abar[t].float()
@@ -177,7 +177,7 @@ class TrainingPatches(Dataset):
         x_t, target, mask, coarse = example
         spacing = torch.tensor(case.space.spacing_mm.mean(), dtype=torch.float32)
         source = source_numbers(known_source(case)) if learning.source_numbers else None
-        return Example(x_t, target, mask, coarse, torch.tensor(int(t)), spacing, source, number)
+        return Example(x_t, target, mask, coarse, torch.tensor(t), spacing, source, number)
 
     def _coarse_view(self, case: Case, padded, start, noise: Tensor, abar: Tensor, rng) -> Tensor:
         """The averaged x_t of the surroundings: ``[1 P/2 P/2 P/2]``, zero beyond the padded box."""

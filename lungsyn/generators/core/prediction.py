@@ -1,4 +1,10 @@
-"""What the network predicts (epsilon, v or the sample itself), how that becomes x_0, and how it is made easy."""
+"""What the network predicts (epsilon, v, the sample itself or the velocity of a flow), how that becomes x_0, and how it
+is made easy.
+
+A rectified flow moves along ``z_t = (1 - t) x_0 + t noise`` with the velocity ``noise - x_0``. Here its state is scaled
+to unit variance, as that of a diffusion model is: x_t = z_t / sqrt((1 - t)^2 + t^2), sqrt(abar) and sqrt(1 - abar)
+being 1 - t and t scaled alike. So all else, networks and known background included, is the same for both.
+"""
 
 from collections.abc import Callable
 
@@ -21,7 +27,9 @@ def training_target(kind: str, x0: Tensor, noise: Tensor, abar: Tensor) -> Tenso
         return abar.sqrt() * noise - (1 - abar).sqrt() * x0
     if kind == "sample":
         return x0
-    raise ValueError(f"prediction {kind!r} must be epsilon, v or sample")
+    if kind == "velocity":
+        return noise - x0
+    raise ValueError(f"prediction {kind!r} must be epsilon, v, sample or velocity")
 
 
 def to_x0(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
@@ -32,7 +40,9 @@ def to_x0(kind: str, output: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:
         return abar.sqrt() * x_t - (1 - abar).sqrt() * output
     if kind == "sample":
         return output
-    raise ValueError(f"prediction {kind!r} must be epsilon, v or sample")
+    if kind == "velocity":  # x_t = sqrt(abar) x_0 + sqrt(1 - abar) (x_0 + output)
+        return (x_t - (1 - abar).sqrt() * output) / (abar.sqrt() + (1 - abar).sqrt())
+    raise ValueError(f"prediction {kind!r} must be epsilon, v, sample or velocity")
 
 
 def from_v(kind: str, v: Tensor, x_t: Tensor, abar: Tensor) -> Tensor:

@@ -55,6 +55,16 @@ def dpmpp_2m_step(abar_before: Tensor | None, abar_t: Tensor, abar_s: Tensor) ->
     return Step(float(x), float(x0 * (1 + 0.5 / r)), previous=float(-x0 * 0.5 / r))
 
 
+def euler_step(abar_t: Tensor, abar_s: Tensor) -> Step:
+    """Euler's step of a rectified flow (Liu et al. 2022, arXiv 2209.03003): straight on, with the velocity at t.
+
+    Along ``z = (1 - t) x_0 + t noise`` it is ``z_s = z_t + (s - t) (z_t - x_0) / t``; x is z scaled to unit variance.
+    It comes out as ``ddim_step`` without noise (Gao et al. 2024, diffusionflow.github.io)."""
+    way_t, way_s = ((1 - a).sqrt() / (a.sqrt() + (1 - a).sqrt()) for a in (abar_t, abar_s))  # t and s
+    scale_t, scale_s = (1 / (a.sqrt() + (1 - a).sqrt()) for a in (abar_t, abar_s))  # z = scale * x
+    return Step(float(way_s / way_t * scale_t / scale_s), float((1 - way_s / way_t) / scale_s))
+
+
 def plan(sampler: str, abar: Tensor, timesteps: list[int], eta: float = 0.0) -> list[Step]:
     """The coefficients of each update along ``timesteps`` (decreasing, ending at 0)."""
     steps = []
@@ -63,10 +73,12 @@ def plan(sampler: str, abar: Tensor, timesteps: list[int], eta: float = 0.0) -> 
             steps.append(ddpm_step(abar[t], abar[s]))
         elif sampler == "ddim":
             steps.append(ddim_step(abar[t], abar[s], eta))
+        elif sampler == "euler":
+            steps.append(euler_step(abar[t], abar[s]))
         elif sampler == "dpmpp_2m":
             steps.append(dpmpp_2m_step(abar[timesteps[i - 1]] if i else None, abar[t], abar[s]))
         else:
-            raise ValueError(f"sampler {sampler!r} must be ddpm, ddim or dpmpp_2m")
+            raise ValueError(f"sampler {sampler!r} must be ddpm, ddim, dpmpp_2m or euler")
     return steps
 
 

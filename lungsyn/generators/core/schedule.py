@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,13 @@ def linear(timesteps: int) -> Tensor:
     return _cumulate(beta.clamp(max=0.999))
 
 
+def straight(timesteps: int) -> Tensor:
+    """Rectified flow (Liu et al. 2022, arXiv 2209.03003): on a straight line from data to noise, at ``t / T`` of it, is
+    ``(1 - t / T) x_0 + t / T noise``. Scaled to unit variance that is x_t of this abar, float64 ``[T + 1]``."""
+    way = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+    return (1 - way) ** 2 / ((1 - way) ** 2 + way**2)
+
+
 def pure_noise(timesteps: int) -> Tensor:
     """Nothing of x_0 at any level: what a generator sees that makes it in one step."""
     abar = torch.zeros(timesteps + 1, dtype=torch.float64)
@@ -32,7 +40,7 @@ def _cumulate(beta: Tensor) -> Tensor:
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, dim=0)])
 
 
-SCHEDULES = {"cosine": cosine, "linear": linear, "pure_noise": pure_noise}
+SCHEDULES = {"cosine": cosine, "linear": linear, "straight": straight, "pure_noise": pure_noise}
 
 
 def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
@@ -40,6 +48,14 @@ def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
     if not 1 <= steps <= timesteps:
         raise ValueError(f"sampling steps {steps} must be between 1 and the schedule's {timesteps} timesteps")
     return [round(timesteps * (steps - i) / steps) for i in range(steps + 1)]
+
+
+def drawn_timestep(density: str, timesteps: int, rng: np.random.Generator) -> int:
+    """One of 1 ... T to train on: each as likely (``uniform``), or more often those in the middle (``logit_normal``:
+    the logistic function of a standard normal number; Esser et al. 2024, arXiv 2403.03206, Section 3.1)."""
+    if density == "uniform":
+        return 1 + int(rng.integers(timesteps))
+    return 1 + min(int(timesteps / (1 + math.exp(-rng.standard_normal()))), timesteps - 1)
 
 
 def middle_of_part(i: int, parts: int, timesteps: int) -> int:

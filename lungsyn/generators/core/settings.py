@@ -99,17 +99,48 @@ class ContextSettings(PatchSettings):
 
 
 class DiffusionSettings(PatchSettings):
-    """What a diffusion model has in common with no other generator."""
+    """What a diffusion model or a flow has in common with no other generator."""
 
-    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="Noise schedule")
-    timesteps: int = Field(default=1000, ge=10, le=4000, description="Noise levels of the schedule")
-    prediction: Literal["epsilon", "v", "sample"] = Field(default="v", description="What the network predicts")
+    objective: Literal["diffusion", "flow"] = Field(
+        default="diffusion",
+        description="What is learned: to denoise (diffusion), or the velocity on a straight path from noise to data "
+        "(flow: rectified flow, in place of schedule and prediction)",
+    )
+    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="Noise schedule of a diffusion model")
+    timesteps: int = Field(default=1000, ge=10, le=4000, description="Noise levels of the schedule or the path")
+    timestep_density: Literal["uniform", "logit_normal"] = Field(
+        default="uniform", description="Which noise levels training draws: all alike, or more from the middle"
+    )
+    prediction: Literal["epsilon", "v", "sample"] = Field(
+        default="v", description="What the network of a diffusion model predicts"
+    )
     nodule_dropout: Fraction = Field(
         default=0.0, description="Fraction of patches that lose the nodule mask (for guidance)"
     )
     early_stop_checks: int = Field(
         default=0, ge=0, description="Stop after so many checks without improvement; 0: never"
     )
+
+    @property
+    def path(self) -> str:
+        """How x_0 becomes noise: one of `schedule.SCHEDULES`."""
+        return "straight" if self.objective == "flow" else self.schedule
+
+    @property
+    def target(self) -> str:
+        """What the network says: a kind of `prediction.training_target`."""
+        return "velocity" if self.objective == "flow" else self.prediction
+
+    @model_validator(mode="after")
+    def _a_flow_is_one_thing(self):
+        usual = {key: type(self).model_fields[key].default for key in ("schedule", "prediction")}
+        other = [key for key, value in usual.items() if getattr(self, key) != value]
+        if self.objective == "flow" and other:
+            raise ValueError(
+                f"{other[0]} is {getattr(self, other[0])}, but objective: flow has a straight path and learns the "
+                f"velocity: remove {other[0]}, or set objective to diffusion"
+            )
+        return self
 
 
 class SourceSettings(PatchSettings):

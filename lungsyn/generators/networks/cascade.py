@@ -176,7 +176,7 @@ class WholeChests(Dataset):
         rng = stream(self.seed, "watched chest" if self.stratified else "chest", i)
         number = int(rng.integers(len(self.cases)))
         spacing_mm = float(self.cases[number].space.spacing_mm.mean()) * s.factor
-        t = 1 + int(rng.integers(learning.timesteps))
+        t = learning.timestep(rng)
         if self.stratified:
             t = middle_of_part(i, self.stratified, learning.timesteps)
             chest = self.chest(number)
@@ -224,7 +224,8 @@ class CoarseUNet(PatchUNet):
         self.band_sd.copy_(torch.tensor([COARSE_SD[i.bit_count()] for i in range(8)]))
 
     def forward(self, x: Tensor, masks: Tensor, coarse: Tensor, t: Tensor, spacing_mm: Tensor) -> Tensor:
-        """v ``[b 1 x y z]`` of ``x`` ``[b 1 x y z]`` and ``masks`` ``[b labels x y z]``; ``t`` and spacing ``[b]``."""
+        """Its prediction ``[b 1 x y z]`` of ``x`` ``[b 1 x y z]`` and ``masks`` ``[b labels x y z]``; ``t`` and spacing
+        ``[b]``."""
         nothing = x.new_zeros(len(x), 0, *(n // 2 for n in x.shape[2:]))
         x, masks = (F.pad(values, [HALO] * 6, mode="replicate") for values in (x, masks))
         return super().forward(x, masks, nothing, t, spacing_mm)
@@ -267,8 +268,8 @@ class LearningWhole(Learning):
     examples = WholeChests
 
     def __init__(self, settings: WholeChest):
-        s = settings
-        super().__init__(s, schedule=s.schedule, timesteps=s.timesteps, prediction="v", nodule_dropout=s.nodule_dropout)
+        keys = ("schedule", "timesteps", "timestep_density", "prediction", "nodule_dropout")
+        super().__init__(settings, **{key: getattr(settings, key) for key in keys})
 
     def build(self) -> nn.Module:
         return CoarseUNet(self).to(memory_format=torch.channels_last_3d)
@@ -346,8 +347,8 @@ def whole_chest(
     def denoiser(x: Tensor, t: int) -> Tensor:
         x_t, times = x[None, None], torch.full((1,), t, device=device)
         with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-            v = network(x_t, masks[None], masks, times, spacing).float()
-        x0 = to_x0("v", v, x_t, learning.abar[t].float())[0, 0].clamp_(-1, 1)
+            said = network(x_t, masks[None], masks, times, spacing).float()
+        x0 = to_x0(learning.prediction, said, x_t, learning.abar[t].float())[0, 0].clamp_(-1, 1)
         return torch.where(made, torch.lerp(background, x0, share), background)
 
     timesteps = sampling_timesteps(learning.timesteps, min(s.steps, learning.timesteps))
