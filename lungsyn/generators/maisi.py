@@ -1,7 +1,8 @@
-"""NVIDIA's released MAISI (Guo et al. 2024, arXiv 2409.11169; Zhao et al. 2025, arXiv 2508.05772), the kind ``maisi``.
+"""NVIDIA's MAISI, which has learned from thousands of CT elsewhere, LIDC-IDRI among them, the kind ``maisi``.
 
-Its weights lie in a folder that the user has; nothing is downloaded. It makes a CT from a label map, by a ControlNet
-that can be trained further on the lab's cases.
+MAISI-v1: Guo et al. 2024, arXiv 2409.11169; MAISI-v2: Zhao et al. 2025, arXiv 2508.05772. The released weights lie in a
+folder that the user has; nothing is downloaded. It makes a CT from a label map, by a ControlNet that can be trained
+further on the lab's cases.
 """
 
 from pathlib import Path

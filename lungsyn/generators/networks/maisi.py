@@ -86,14 +86,16 @@ class Conditions:
 
     @classmethod
     def of(cls, classes: np.ndarray, space: Space, device: torch.device) -> "Conditions":
-        bits = torch.from_numpy(classes).to(device)[None] >> torch.arange(CLASS_BITS, device=device)[:, None, None, None]
+        bits = (
+            torch.from_numpy(classes).to(device)[None] >> torch.arange(CLASS_BITS, device=device)[:, None, None, None]
+        )
         spacing = torch.tensor(space.spacing_mm[None], dtype=torch.float32, device=device)
         top, bottom = (torch.eye(len(REGIONS), device=device)[i : i + 1] for i in regions_of(classes))
-        return cls((bits & 1).float()[None], HUNDRED * spacing, HUNDRED * top, HUNDRED * bottom)
+        return cls(bits.float()[None], HUNDRED * spacing, HUNDRED * top, HUNDRED * bottom)
 
 
 class Flow:
-    """Rectified flow (Liu et al. 2023, arXiv 2209.03003): z_t = (1 - t/T) z_0 + t/T noise; what is said is z_0 - noise."""
+    """Rectified flow (Liu et al. 2023, arXiv 2209.03003): z_t = (1 - t/T) z_0 + t/T noise, and z_0 - noise is said."""
 
     def __init__(self, noise: RFlowScheduler):
         self.noise, self.timesteps = noise, noise.num_train_timesteps
@@ -284,7 +286,7 @@ def fine_tune(folders: list[Path], settings: Settings, run: Run) -> Trained:
     network = Maisi(files, settings, device, precision)
     facts = {"precision": name_of(precision), "ran_on": describe(device, precision)}
     if not settings.images:
-        return Trained({"released": released}, facts)
+        return Trained({"released": released}, facts | {"cases": [], "inputs": {}})  # it learned from none of them
     control = network.control.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(control.parameters(), settings.learning_rate)
     restart = checkpoint.Restart(
@@ -305,7 +307,7 @@ def fine_tune(folders: list[Path], settings: Settings, run: Run) -> Trained:
         loss = case_loss(network, latents[k], *conditions_of(folders[k], network))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if not math.isfinite(value := float(loss)):
+        if not math.isfinite(value := float(loss.detach())):
             raise FloatingPointError(
                 f"loss {value} after {i} cases seen, of case {folders[k].name}: look at it, or lower "
                 "generators.*.learning_rate"
