@@ -160,8 +160,8 @@ def test_a_label_map_in_its_classes():
     ("spacing_mm", "shape", "made_mm", "made"),
     [
         (2.0, (21, 34, 16), 2.0, (32, 48, 16)),
-        (5.0, (21, 34, 18), 3.0, (48, 64, 32)),
-        (0.25, (40, 8, 8), 0.5, (32,) * 3),
+        (5.0, (21, 34, 9), 3.0, (48, 64, 16)),
+        (0.25, (40, 8, 8), 0.5, (32, 16, 16)),
     ],
 )
 def test_a_grid_of_a_spacing_that_it_knows_is_only_padded(spacing_mm, shape, made_mm, made):

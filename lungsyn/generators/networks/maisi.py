@@ -86,9 +86,8 @@ class Conditions:
 
     @classmethod
     def of(cls, classes: np.ndarray, space: Space, device: torch.device) -> "Conditions":
-        bits = (
-            torch.from_numpy(classes).to(device)[None] >> torch.arange(CLASS_BITS, device=device)[:, None, None, None]
-        )
+        places = torch.arange(CLASS_BITS, dtype=torch.uint8, device=device)[:, None, None, None]
+        bits = torch.from_numpy(classes).to(device)[None] >> places & 1
         spacing = torch.tensor(space.spacing_mm[None], dtype=torch.float32, device=device)
         top, bottom = (torch.eye(len(REGIONS), device=device)[i : i + 1] for i in regions_of(classes))
         return cls(bits.float()[None], HUNDRED * spacing, HUNDRED * top, HUNDRED * bottom)
@@ -167,6 +166,10 @@ class Maisi(nn.Module):
                 f"it must be a multiple of {needed}"
             )
 
+    def facts(self) -> dict[str, str]:
+        """How it computes, for provenance."""
+        return {"precision": name_of(self.precision), "ran_on": describe(self.device, self.precision)}
+
     def fast(self):
         """The context in which its networks compute."""
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
@@ -226,7 +229,7 @@ class MaisiGenerator(Generator):
 
     @property
     def ran_on(self) -> str:
-        return describe(self.network.device, self.network.precision)
+        return self.network.facts()["ran_on"]
 
     def memory_mb(self) -> dict[str, int]:
         return peak_memory_mb(self.network.device)
@@ -280,52 +283,57 @@ def fine_tune(folders: list[Path], settings: Settings, run: Run) -> Trained:
     files = settings.files()
     released, device = digests(files), choose_device(run.compute)
     set_up(run.compute.generator_threads, device)
+    network = Maisi(files, settings, device, choose_precision(run.compute, device))
+    if not settings.images:
+        return Trained({"released": released}, network.facts() | {"cases": [], "inputs": {}})  # it learned from none
     chosen = settings.model_dump(mode="json", exclude=NOT_LEARNED_BY)
     key = checkpoint.digest(chosen, run.seed, data_digests(folders), released.tolist())
-    precision = choose_precision(run.compute, device)
-    network = Maisi(files, settings, device, precision)
-    facts = {"precision": name_of(precision), "ran_on": describe(device, precision)}
-    if not settings.images:
-        return Trained({"released": released}, facts | {"cases": [], "inputs": {}})  # it learned from none of them
+    restart = learn(network, folders, run, run.checkpoints / f"generator-{key}")
+    learned = {f"control.{name}": tensor for name, tensor in network.control.state_dict().items()}
+    cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
+    facts = network.facts() | {"images_seen": settings.images, "cost": cost}
+    return Trained({"released": released, **learned}, facts, restart.about["records"])
+
+
+def learn(network: Maisi, folders: list[Path], run: Run, kept: Path) -> checkpoint.Restart:
+    """Train the ControlNet in place, its state being ``kept`` in a folder. What is random follows from a case's number
+    in the order of training, so that a stopped training ends as one that was not."""
+    settings = network.settings
     control = network.control.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(control.parameters(), settings.learning_rate)
-    restart = checkpoint.Restart(
-        run.checkpoints / f"generator-{key}", control, optimizer, {}, {"images_seen": 0, "recent": []},
-        run.compute.checkpoint_seconds,
-    )  # fmt: skip
+    begin = {"images_seen": 0, "recent": []}
+    restart = checkpoint.Restart(kept, control, optimizer, {}, begin, run.compute.checkpoint_seconds)
     about, total = restart.about, settings.images
-    print(f"ControlNet training on {facts['ran_on']}, from {about['images_seen']} of {total} cases seen", flush=True)
-    left = about["images_seen"] < total
-    latents = [encoded(folder, network, seed_of(run.seed, "latents", folder.name)) for folder in folders * left]
+    network.precision = choose_precision(run.compute, network.device, about.get("precision"))
+    about |= network.facts()
+    print(f"ControlNet training on {about['ran_on']}, from {about['images_seen']} of {total} cases seen", flush=True)
+    numbers = range(about["images_seen"], total)
+    latents = [encoded(folder, network, seed_of(run.seed, "latents", folder.name)) for folder in folders if numbers]
     progress = Progress("ControlNet", total, "cases", about["images_seen"])
-    for i in range(about["images_seen"], total):
+    for i in numbers:
         turn, place = divmod(i, len(folders))
         k = int(stream(run.seed, "order of cases", turn).permutation(len(folders))[place])
         torch.manual_seed(seed_of(run.seed, "noise of a case", i))  # whose random numbers MONAI's noise takes
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * (1 - i / total) ** 2
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - i / total) ** 2
         loss = case_loss(network, latents[k], *conditions_of(folders[k], network))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if not math.isfinite(value := float(loss.detach())):
             raise FloatingPointError(
-                f"loss {value} after {i} cases seen, of case {folders[k].name}: look at it, or lower "
+                f"loss {value} after {i} cases seen, of case {folders[k].name}. Look at it, or lower "
                 "generators.*.learning_rate"
             )
         optimizer.step()
         about["images_seen"] = i + 1
         about["recent"].append(value)
-        progress.update(i + 1, loss=float(np.mean(about["recent"])))
+        mean = float(np.mean(about["recent"]))
+        progress.update(i + 1, loss=mean)
         if (i + 1) % settings.record_images == 0 or i + 1 == total:
-            seconds = round(restart.seconds(), 1)
-            record = {"images_seen": i + 1, "seconds": seconds, "loss": float(np.mean(about["recent"]))}
-            about["records"].append(record)
+            about["records"].append({"images_seen": i + 1, "seconds": round(restart.seconds(), 1), "loss": mean})
             about["recent"] = []
         restart.between_steps(f"{i + 1} of {total} cases seen")
     restart.save()
-    cost = {"seconds": round(restart.seconds(), 1), **peak_memory_mb(device)}
-    learned = {f"control.{name}": tensor for name, tensor in control.state_dict().items()}
-    return Trained({"released": released, **learned}, facts | {"images_seen": total, "cost": cost}, about["records"])
+    return restart
 
 
 def encoded(folder: Path, network: Maisi, seed: int) -> Tensor:
