@@ -369,7 +369,7 @@ def small(tmp_path_factory) -> list[Path]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_control_net_learns_and_nothing_else(folders, small, version, tmp_path):
-    settings = settings_for(folders[version], version, images=40, record_images=20, learning_rate=0.02, nodule_weight=4)
+    settings = settings_for(folders[version], version, images=30, record_images=20, learning_rate=0.05, nodule_weight=4)
     network = Maisi(settings.files(), settings, DEVICE, FLOAT)
     trunk = {name: w.clone() for name, w in network.state_dict().items() if not name.startswith("control.")}
     model = fitted(small[:1], settings, tmp_path)
@@ -377,7 +377,7 @@ def test_the_control_net_learns_and_nothing_else(folders, small, version, tmp_pa
     learned = generator.network.state_dict()
     assert all(torch.equal(learned[name], weight) for name, weight in trunk.items())
     facts, tensors = model_facts(model), checkpoint.load(model)[0]
-    assert facts["images_seen"] == 40 and {name.partition(".")[0] for name in tensors} == {"released", "control"}
+    assert facts["images_seen"] == 30 and {name.partition(".")[0] for name in tensors} == {"released", "control"}
 
     latents, conditions = own.encoded(small[0], network, 0), own.conditions_of(small[0], network)
 
@@ -387,7 +387,7 @@ def test_the_control_net_learns_and_nothing_else(folders, small, version, tmp_pa
         with torch.no_grad():
             return float(np.mean([float(own.case_loss(of, latents, *conditions)) for _ in range(20)]))
 
-    assert loss(generator.network) < 0.97 * loss(network)  # most of it is the trunk's, whose weights are random
+    assert loss(generator.network) < 0.96 * loss(network)  # most of it is the trunk's, whose weights are random
 
 
 def test_nodules_have_a_weight(generators, case_folders):
