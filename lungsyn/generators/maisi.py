@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from lungsyn.errors import InputError
 from lungsyn.seams import GeneratorFamily
-from lungsyn.settings.section import Count, Name, Section, at_home
+from lungsyn.settings.section import Name, Section, at_home
 
 # Where NVIDIA's repository NV-Generate-CTMR and its download script put the configuration and the weights. MONAI's
 # tutorials have the same configuration under another name.
@@ -58,7 +58,6 @@ class Settings(Section):
     )
     learning_rate: float = Field(default=1e-5, gt=0, le=1, description="Of AdamW; it falls to zero with its square")
     nodule_weight: float = Field(default=100, ge=1, le=1000, description="Of latents in nodules in the loss")
-    record_images: Count = Field(default=50, description="Cases seen between two points of the training's curve")
 
     def files(self) -> list[Path]:
         """The configuration, then the weights of autoencoder, diffusion model and ControlNet. Raises InputError."""

@@ -46,7 +46,8 @@ BODY, RIGHT_LUNG, LEFT_LUNG, LUNG_TUMOUR = 200, 30, 28, 23
 REGIONS = ((22, 120), (28, 29, 30, 31, 32), (1, 2, 3, 4, 5, 14), (93, 94))
 CHEST = 1
 CLASS_BITS, CT, HUNDRED = 8, 1, 100.0
-NOT_LEARNED_BY = {"folder", "steps", "window_overlap"}  # what a training does not depend on
+NOT_LEARNED_BY = {"folder", "steps"}  # what a training does not depend on
+POINTS = 50  # of a training's curve
 
 
 def frame(grid: Space, multiple: int) -> Space:
@@ -307,6 +308,7 @@ def learn(network: Maisi, folders: list[Path], run: Run, kept: Path) -> checkpoi
     network.precision = choose_precision(run.compute, network.device, about.get("precision"))
     about |= network.facts()
     print(f"ControlNet training on {about['ran_on']}, from {about['images_seen']} of {total} cases seen", flush=True)
+    every = max(total // POINTS, 1)
     numbers = range(about["images_seen"], total)
     latents = [encoded(folder, network, seed_of(run.seed, "latents", folder.name)) for folder in folders if numbers]
     progress = Progress("ControlNet", total, "cases", about["images_seen"])
@@ -328,7 +330,7 @@ def learn(network: Maisi, folders: list[Path], run: Run, kept: Path) -> checkpoi
         about["recent"].append(value)
         mean = float(np.mean(about["recent"]))
         progress.update(i + 1, loss=mean)
-        if (i + 1) % settings.record_images == 0 or i + 1 == total:
+        if (i + 1) % every == 0 or i + 1 == total:
             about["records"].append({"images_seen": i + 1, "seconds": round(restart.seconds(), 1), "loss": mean})
             about["recent"] = []
         restart.between_steps(f"{i + 1} of {total} cases seen")
