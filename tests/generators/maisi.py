@@ -5,9 +5,17 @@ from pathlib import Path
 
 import torch
 
+from lungsyn import checkpoint
+from lungsyn.generators.maisi import Settings
 from lungsyn.generators.networks.released import Configuration
+from lungsyn.registry import family
+from lungsyn.seams import Run
+from lungsyn.settings.compute import Compute
 from tests.conftest import without_zeros
 
+CPU = Compute(device="cpu", precision="float32", generator_threads=1, checkpoint_seconds=3600)
+VERSIONS = ["rflow-ct", "ddpm-ct"]
+FAMILY = family("generators", "maisi")
 MONAI = "monai.apps.generation.maisi.networks"
 SHAPES = {"spatial_dims": "@spatial_dims", "in_channels": "@latent_channels"}
 DENOISER = {
@@ -83,3 +91,15 @@ def release(folder: Path, version: str = "rflow-ct") -> Path:
     torch.save(about | scale | {"unet_state_dict": unet.state_dict()}, there["unet"])
     torch.save(about | {"controlnet_state_dict": control.state_dict()}, there["control"])
     return folder
+
+
+def settings_for(folder: Path, version: str = "rflow-ct", **changed) -> Settings:
+    return Settings(folder=folder, version=version, **{"steps": 3, "multiple_voxels": 16} | changed)
+
+
+def fitted(cases, settings, root: Path, seed: int = 7) -> Path:
+    """A model file, as the command line writes it."""
+    trained = FAMILY.fit(cases, settings, Run(seed, CPU, root / "checkpoints"))
+    about = {"generator": settings.model_dump(mode="json")} | trained.facts
+    checkpoint.save(root / "model.safetensors", trained.tensors, about)
+    return root / "model.safetensors"
