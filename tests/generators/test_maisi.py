@@ -1,4 +1,4 @@
-"""MAISI's released networks: what they are told, that files must be the released ones, that it learns and makes cases.
+"""MAISI's released networks: what they are told, that it learns and makes cases.
 
 No released weights are here: `tests.generators.maisi` writes random ones in the published form."""
 
