@@ -139,6 +139,11 @@ class GeneratorFamily(ABC):
         """The family's own checks against the rest of the study. Raises ValueError that names the key."""
         return
 
+    def files(self, settings: Any) -> list[Path]:
+        """Files from elsewhere that it reads, such as released weights: if one changes, it is trained again. Raises
+        InputError where one is missing."""
+        return []
+
     def fit(self, cases: Sequence[Path], settings: Any, run: Run) -> Trained | None:
         """Train on the cases in these folders. A stopped training goes on from ``run.checkpoints``. None in a process
         that only helps another one to train."""

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import pytest
 
 from lungsyn import cli, codedigest, recipes, registry  # noqa: F401  the first has the verbs
+from lungsyn.generators.core.family import PatchFamily
 
 FILES = {
     "__init__.py": "",
@@ -179,10 +180,10 @@ def test_versions_of_python_differ_in_empty_fields_only():
     assert codedigest.plain(function) != before
 
 
-TRAINED = [kind for kind, family in registry.families("generators").items() if family.trains]
+OF_PATCHES = [kind for kind, family in registry.families("generators").items() if isinstance(family, PatchFamily)]
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", OF_PATCHES)
 def test_a_generator_reaches_its_training_and_its_sampling(kind):
     """On the real package, through whatever its family inherits."""
     forget()
@@ -203,6 +204,14 @@ def test_a_generator_reaches_its_training_and_its_sampling(kind):
         "ha_gan": (f"{networks}.hierarchical", "Networks"),
     }  # fmt: skip
     assert {other for other, key in own.items() if key in found} == {kind} & own.keys()
+
+
+def test_a_generator_of_released_weights_reaches_what_reads_them_and_its_training():
+    forget()
+    found = codedigest.reached((registry.kinds("generators")["maisi"], "Family"))
+    networks = "lungsyn.generators.networks"
+    wanted = {(f"{networks}.maisi", name) for name in ("fine_tune", "case_loss", "Maisi", "MaisiGenerator")}
+    assert wanted | {(f"{networks}.released", "filled"), ("lungsyn.generators.core.samplers", "sample")} <= found
 
 
 def test_no_family_is_in_the_digest_of_a_verb_or_of_another_family():

@@ -99,15 +99,21 @@ def _origin(study: Study, name: str, size: int, cases: Cases) -> dict:
     kind = study.config.generators[chosen.generator].kind
     model = _model(study, chosen.generator, size, cases) if family("generators", kind).trains else {}
     masks = chosen.conditions.model_dump(mode="json")
-    settings = {"generator": model.get("generator"), "masks": masks}
+    own = model.get("generator")
+    settings = {"generator": own and without_places(own), "masks": masks}
     return {
         "model": model, "made": made, "learned": study.learned(model) if model else "",
-        "window_hu": (model.get("generator") or {}).get("window_hu"), "watching": findings.watching(model),
+        "window_hu": (own or {}).get("window_hu"), "watching": findings.watching(model),
         "generator_kind": kind, "generator_words": findings.words_of("generators", kind),
         "masks_kind": masks["kind"], "masks_words": findings.words_of("masks", masks["kind"]),
         "masks_from": FROM_CASES[source_of(chosen).split], "masks_first": source_of(chosen).gives_masks,
         "settings": as_yaml(settings | {key: made[key] for key in ("synthesis", "quality")}),
     }  # fmt: skip
+
+
+def without_places(settings: Mapping) -> dict:
+    """Settings that say nothing of where files lie on this machine."""
+    return {key: value for key, value in settings.items() if not Path(str(value)).is_absolute()}
 
 
 def _model(study: Study, generator: str, size: int, cases: Cases) -> dict:

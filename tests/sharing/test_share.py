@@ -20,7 +20,7 @@ from lungsyn.registry import family
 from lungsyn.settings.checking import check
 from lungsyn.sharing.findings import utility
 from lungsyn.sharing.models import KEPT
-from lungsyn.sharing.sets import of_no_scanner
+from lungsyn.sharing.sets import of_no_scanner, without_places
 from lungsyn.sharing.study import open_study
 from lungsyn.sharing.terms import for_hugging_face, licence
 from lungsyn.volume.files import open_case, read_json, write_case, write_json
@@ -312,6 +312,10 @@ def test_a_volume_keeps_nothing_of_a_scanner():
         space = of_no_scanner(case, spacing_mm).space
         np.testing.assert_allclose(space.spacing_mm, kept)
         np.testing.assert_allclose(np.add(*space.bounds_mm()), 0, atol=1e-9)
+
+
+def test_settings_tell_nobody_where_files_lie():
+    assert without_places({"kind": "maisi", "folder": "/home/jane/maisi"}) == {"kind": "maisi"}
 
 
 def test_a_set_of_a_program_that_learns_nothing(copied, tmp_path, monkeypatch):

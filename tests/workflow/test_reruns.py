@@ -38,6 +38,7 @@ from lungsyn import codedigest, recipes, registry
 from lungsyn.cli import make_parser
 from lungsyn.cohort import private, table
 from lungsyn.errors import InputError
+from lungsyn.generators import maisi
 from lungsyn.settings.checking import check
 from lungsyn.volume.tables import read_table, write_table
 from tests.conftest import ROOT
@@ -619,6 +620,29 @@ def test_another_generator_beside_the_diffusion_model_makes_only_its_own_again(s
     assert to_run(study, beside) == []
     changed = merged(beside, {"generators": {kind: change}})
     assert {label(job) for job in to_run(study, changed)} == made
+
+
+def test_other_released_weights_make_again_what_was_made_with_them(study, tmp_path):
+    """A missing file ends the run before any job, with its name."""
+    folder = tmp_path / "maisi"
+    own = {"kind": "maisi", "folder": str(folder)}
+    beside = {
+        "generators": {"released": own},
+        "sets": {"released": {"generator": "released", "conditions": "untargeted", "volumes": 2}},
+        "arms": {"released": {"real": False, "synthetic": "released"}},
+    }
+    with pytest.raises(WorkflowError, match=r"lacks configs/config_network_rflow\.json, models/autoencoder_v1\.pt, "):
+        to_run(study, beside)
+    for path in ("configs/config_network_rflow.json", *(name.format(version="rflow-ct") for name in maisi.WEIGHTS)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("before")
+    finish(study, beside)
+    assert to_run(study, beside) == []
+    made = of_sets(*VOLUMES, sets=["released"]) | arms("released") | {"train_generator"} | COMPARISON
+    further = merged(beside, {"generators": {"released": {"images": 20}}})
+    assert {label(job) for job in to_run(study, further)} == made
+    (folder / "models/controlnet_3d_rflow-ct.pt").write_text("after")
+    assert {label(job) for job in to_run(study, beside)} == made
 
 
 def test_the_report_declares_what_it_counts_and_nothing_that_is_gone_from_the_config(study):

@@ -200,6 +200,10 @@ def made_by(generator):
     return family("generators", STUDY.generators[generator].kind)
 
 
+# Released weights and the like, which a generator reads beside the cases; looked for before anything runs.
+FILES = {name: list(map(str, checked(made_by(name).files, own))) for name, own in STUDY.generators.items()}
+
+
 def trained(generator):
     """Whether there is something to train, and a model file."""
     return made_by(generator).trains

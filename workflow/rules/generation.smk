@@ -11,6 +11,7 @@ rule train_generator:
     training would be killed while it saves."""
     input:
         cases=LEARNED,
+        files=lambda w: FILES[w.generator],
     output:
         model="results/generator/{generator}/{size}/model.safetensors",
         curve="results/generator/{generator}/{size}/training.jsonl",
