@@ -6,12 +6,13 @@ from pydantic import Field, model_validator
 
 from lungsyn.registry import families, family
 from lungsyn.seams import MaskSource
+from lungsyn.settings.arms import Arm
 from lungsyn.settings.audit import Audit
 from lungsyn.settings.cohort import Cohort
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.evaluation import Evaluation, Figures
 from lungsyn.settings.generators import AnyGenerator
-from lungsyn.settings.section import Count, Fraction, Name, Percent, Section
+from lungsyn.settings.section import Count, Name, Percent, Section
 from lungsyn.settings.segmenters import AnyTrial
 from lungsyn.settings.synthesis import Quality, Synthesis, SyntheticSet
 
@@ -25,26 +26,6 @@ class Benchmark(Section):
     arm: Name = Field(description="Arm that all others are compared with; it finds the worst validation cases")
     segmenter: Name = Field(description="Segmenter that finds the worst validation cases")
     worst_cases: Count = Field(description="How many validation cases count as the worst")
-
-
-class Arm(Section):
-    real: bool = Field(description="Whether the real train cases are in the training set")
-    synthetic: Name | None = Field(default=None, description="Synthetic set in the training set")
-    synthetic_share: Fraction | None = Field(
-        default=None, description="Share of the training patches that are synthetic; null: by the number of cases"
-    )
-    reseeded: bool = Field(default=False, description="A control: the data of an arm that is not, other random draws")
-
-    @model_validator(mode="after")
-    def _has_data(self):
-        if not self.real and self.synthetic is None:
-            raise ValueError("an arm needs real data, a synthetic set, or both")
-        if self.synthetic_share is not None and not (self.real and self.synthetic):
-            raise ValueError(
-                f"synthetic_share {self.synthetic_share:g} divides the patches between real and synthetic cases, but "
-                "the arm has only one kind: remove it"
-            )
-        return self
 
 
 class Config(Section):
@@ -109,6 +90,11 @@ class Config(Section):
                 f"benchmark.arm {self.benchmark.arm!r} trains on a targeted set, which itself needs the benchmark's "
                 "scores: choose an arm without it, such as 'real'"
             )
+        if benchmark.found is not None:
+            raise ValueError(
+                f"arms.{self.benchmark.arm}.found asks what the benchmark finds, and this arm is the benchmark: remove "
+                "it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -127,7 +113,14 @@ class Config(Section):
                     "with: add it"
                 )
             wanted |= set(self.sizes_of(name))
-            family("segmenters", trial.kind).check(name, trial, self)
+            own = family("segmenters", trial.kind)
+            for arm in self.arms_of(name):
+                if cannot := self.arms[arm].ways - own.ways:
+                    raise ValueError(
+                        f"segmenters.{name} is of the kind {trial.kind!r}, which cannot do arms.{arm}."
+                        f"{min(cannot)}: leave the arm out of segmenters.{name}.arms, or remove the key"
+                    )
+            own.check(name, trial, self)
         missing = wanted - set(self.sizes_of(self.benchmark.segmenter))
         if missing:
             raise ValueError(
@@ -157,6 +150,12 @@ class Config(Section):
         )
         return list(dict.fromkeys((name, size) for name, size in uses if name))
 
+    @property
+    def sought_sets(self) -> list[tuple[str, int]]:
+        """(set, size) of those that the benchmark's segmenter looks at, since an arm asks what it finds."""
+        asking = {arm.synthetic for arm in self.arms.values() if arm.found}
+        return [(name, size) for name, size in self.used_sets if name in asking]
+
     def batches_of(self, name: str) -> int:
         """In how many jobs the volumes of a set are made."""
         return -(-self.sets[name].volumes // self.synthesis.volumes_per_job)
@@ -165,8 +164,8 @@ class Config(Section):
 def null_arms(arms: dict[str, dict], benchmark: str) -> list[str]:
     """The arms (as in the config) that differ from the benchmark by their random draws alone."""
 
-    def data(name: str) -> tuple:
-        return tuple(arms[name].get(key) for key in ("real", "synthetic", "synthetic_share"))
+    def data(name: str) -> dict:
+        return {key: value for key, value in arms[name].items() if key != "reseeded" and value is not None}
 
     return [name for name in arms if arms[name].get("reseeded") and name != benchmark and data(name) == data(benchmark)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import lungsyn.cli  # has the verbs and their recipes
 from lungsyn.machine import uses_gpu
 from lungsyn.recipes import recipe_of  # a parameter of every rule: it says when new code makes results again
+from lungsyn.settings.arms import Use
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.registry import family
 from lungsyn.settings.evaluation import Drawing, Viewing

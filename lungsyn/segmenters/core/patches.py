@@ -13,10 +13,13 @@ from torch.utils.data import Dataset
 
 from lungsyn.errors import InputError
 from lungsyn.random import stream
+from lungsyn.segmenters.core.mixing import WAYS, Donor, Patch, cut
 from lungsyn.segmenters.core.settings import PatchTraining
+from lungsyn.settings.arms import Use
 from lungsyn.volume.files import open_case
-from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.patches import random_start, window
+from lungsyn.volume.intensity import to_model_range
+from lungsyn.volume.nodules import diameter_mm
+from lungsyn.volume.patches import random_start
 
 MAX_ROTATION_DEGREES = 30.0
 SCALES = (0.8, 1.25)
@@ -25,39 +28,69 @@ SCALES = (0.8, 1.25)
 class TrainingPatches(Dataset):
     """Patch number i of a training: ``(image [1 P P P], nodule [1 P P P])``, drawn from (seed, i) alone.
 
-    ``real`` and ``synthetic`` cases are drawn alike, or ``synthetic_share`` of the patches from the synthetic ones.
+    ``real`` and ``synthetic`` cases are drawn alike, or as ``use`` says: a share of the patches from the synthetic
+    ones; those of the first steps from synthetic and all others from real ones; patches of real cases mixed.
     """
 
     def __init__(
-        self, real: Sequence[Path], synthetic: Sequence[Path], synthetic_share: float | None, settings: PatchTraining,
-        seed: int,
+        self, real: Sequence[Path], synthetic: Sequence[Path], use: Use, settings: PatchTraining, seed: int
     ):  # fmt: skip
         if not real and not synthetic:
             raise InputError("no case to train on: the arm names neither real cases nor a synthetic set with volumes")
-        self.settings, self.seed, self.synthetic_share = settings, seed, synthetic_share
+        self.settings, self.seed, self.use = settings, seed, use
         self.cases = [open_case(folder) for folder in [*real, *synthetic]]
         self.boxes = [[nodule["box"] for nodule in case.about["nodules"]] for case in self.cases]
         kinds = range(len(real)), range(len(real), len(self.cases))
         everything = range(len(self.cases))
-        self.pools = (everything, everything) if synthetic_share is None else kinds  # real, synthetic
+        alike = use.synthetic_share is None and use.pretrain is None
+        self.pools = (everything, everything) if alike else kinds  # real, synthetic
         self.with_nodules = tuple([i for i in pool if self.boxes[i]] for pool in self.pools)
+        self.donors = self._donors(kinds[0]) if use.mixing else {}
+
+    def _donors(self, real: range) -> dict[int, list[int]]:
+        """For each real case those of other patients that have a nodule. Raises InputError where there is none."""
+        patients = [self.cases[i].about["patient"] for i in real]
+        sizes = [diameter_mm(fact["volume_mm3"]) for i in real for fact in self.cases[i].about["nodules"]]
+        self.smallest_mm = min(sizes, default=0.0)
+        donors = {i: [j for j in real if self.boxes[j] and patients[j] != patients[i]] for i in real}
+        if not all(donors.values()):
+            raise InputError("arms.*.mixing takes nodules of other patients, and there are none: remove it")
+        return donors
 
     def __len__(self) -> int:
         return 2**62
 
+    def share(self, i: int) -> float | None:
+        """How likely it is that patch ``i`` is of a synthetic case; None: each case is drawn alike."""
+        if self.use.pretrain is None:
+            return self.use.synthetic_share
+        return float(i // self.settings.batch_patches < round(self.use.pretrain * self.settings.steps))
+
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         s, rng = self.settings, stream(self.seed, "patch", i)
-        kind = int(self.synthetic_share is not None and rng.random() < self.synthetic_share)
+        share = self.share(i)
+        kind = int(share is not None and rng.random() < share)
         near = rng.random() < s.nodule_patches and self.with_nodules[kind]
         number = int(rng.choice(self.with_nodules[kind] if near else self.pools[kind]))
         case = self.cases[number]
         centre = None
         if near:
             centre = [(a + b) // 2 for a, b in self.boxes[number][rng.integers(len(self.boxes[number]))]]
-        start = random_start(rng, case.ct.shape, s.patch_voxels, centre)
-        image = to_model_range(window(case.ct, start, s.patch_voxels, AIR_HU), s.window_hu)
-        nodule = (window(case.nodules, start, s.patch_voxels, 0) > 0).astype(np.float32)
-        return augment(torch.from_numpy(np.stack([image, nodule])), rng)
+        patch = cut(case, random_start(rng, case.ct.shape, s.patch_voxels, centre), s.patch_voxels)
+        if number in self.donors:
+            patch = self._mixed(patch, number, stream(self.seed, "mixing", i))
+        image = to_model_range(patch.hu, s.window_hu)
+        return augment(torch.from_numpy(np.stack([image, patch.nodule.astype(np.float32)])), rng)
+
+    def _mixed(self, patch: Patch, number: int, rng: np.random.Generator) -> Patch:
+        """The patch of a real case with a nodule of another patient in it, in the arm's share of patches."""
+        mixing = self.use.mixing
+        if mixing is None or rng.random() >= mixing.share:
+            return patch
+        case = self.cases[int(rng.choice(self.donors[number]))]
+        fact = case.about["nodules"][rng.integers(len(case.about["nodules"]))]
+        least = min(self.smallest_mm / diameter_mm(fact["volume_mm3"]), 1.0)
+        return WAYS[mixing.way](patch, Donor(case, fact, least), rng)
 
 
 def augment(pair: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
