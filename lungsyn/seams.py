@@ -202,6 +202,7 @@ class MaskSource(ABC):
     split: ClassVar[str | None] = "train"  # whose cases it takes masks, or statistics of masks, from; None: no case
     needs_benchmark: ClassVar[bool] = False  # whether it asks which cases the benchmark finds worst
     gives_known: ClassVar[bool] = False  # whether its scenes keep a real CT
+    gives_twins: ClassVar[bool] = False  # whether they keep its masks as well: the nodules are made anew in their place
 
     @abstractmethod
     def rows(

@@ -94,8 +94,20 @@ BAD = [
     (
         "arms.real.mixing",
         {"way": "cutmix"},
-        r"arms\.real\.mixing\.way is 'cutmix': input should be 'carvemix' or 'paste'",
+        r"arms\.real\.mixing\.way is 'cutmix': input should be 'carvemix', 'paste' or 'twin'",
     ),
+    (
+        "arms.real.mixing",
+        {"way": "twin"},
+        r"arms\.real\.mixing is of real cases and their twins: arms\.real\.synthetic must",
+    ),
+    ("arms.real+synthetic.mixing", {"way": "twin"}, r"must be a set whose conditions are twin"),
+    (
+        "arms.real.match_noise",
+        True,
+        r"arms\.real: match_noise gives synthetic cases .* the arm lacks either: remove it",
+    ),
+    ("arms.synthetic.match_noise", True, r"arms\.synthetic: match_noise gives"),
     ("segmenters.unet.channels", [4] * 5, r"segmenters\.unet: patch_voxels is 24; .* a multiple of 16: change"),
     (
         "segmenters.unet",
@@ -140,8 +152,13 @@ OURS = {"kind": "command", "train": "true", "predict": "true"}
 @pytest.mark.parametrize("segmenter", [OURS, {"kind": "nnunet"}], ids=["command", "nnunet"])
 @pytest.mark.parametrize(
     ("way", "refused"),
-    [({"pretrain": 0.5}, "pretrain"), ({"mixing": {"way": "paste"}}, "mixing"), ({"found": {"least_dice": 0.5}}, "")],
-    ids=["pretrain", "mixing", "found"],
+    [
+        ({"pretrain": 0.5}, "pretrain"),
+        ({"mixing": {"way": "paste"}}, "mixing"),
+        ({"match_noise": True}, "match_noise"),
+        ({"found": {"least_dice": 0.5}}, ""),
+    ],
+    ids=["pretrain", "mixing", "match_noise", "found"],
 )
 def test_a_segmenter_is_asked_for_no_way_of_use_that_it_cannot_do(segmenter, way, refused, monkeypatch):
     """Unless it takes no part in the arm. Cases that are left out are left out of any segmenter's data."""

@@ -1,5 +1,6 @@
 """Verbs of the segmentation: cases to trained segmenters, and what those find."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,9 @@ def _train_segmenter_arguments(parser):
     parser.add_argument("--synthetic-share", type=float, help="of the training patches; without: by number of cases")
     parser.add_argument("--pretrain", type=float, help="fraction of the steps, the first ones, on synthetic cases only")
     parser.add_argument("--mixing", type=section(Mixing), metavar="JSON", help="how patches of two cases are mixed")
+    parser.add_argument(
+        "--match-noise", type=json.loads, default=False, metavar="JSON", help="true: as real cases have"
+    )
     parser.add_argument("--found", type=section(Found), metavar="JSON", help="which synthetic cases are used")
     parser.add_argument("--finds", type=Path, help="the table of what is found in them, by which they are chosen")
     add(parser, "checkpoints", "model", "curve")
@@ -63,7 +67,7 @@ def segmentation_train(args) -> dict:
     real, synthetic = (whole(case_folders(paths)) for paths in (args.cases, args.synthetic))
     if hosts := [folder.name for folder in real if is_host(read_json(folder / "case.json"))]:
         raise InputError(f"{hosts[0]} is a host, of whose lesions nothing is known: leave it out of --cases")
-    use = Use(synthetic_share=args.synthetic_share, pretrain=args.pretrain, mixing=args.mixing)
+    use = Use(**{key: getattr(args, key) for key in Use.model_fields})
     if args.found:
         synthetic = _used(synthetic, args)
     seed, started = replicate_seed(args.seed, args.of["replicate"], args.reseeded), time.monotonic()

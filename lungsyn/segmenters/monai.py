@@ -50,7 +50,7 @@ class Family(SegmenterFamily):
     Settings = Settings
     Inference = SlidingWindow
     length = "steps"
-    ways = frozenset({"pretrain", "mixing"})
+    ways = frozenset({"pretrain", "mixing", "match_noise"})
 
     def fit(self, real: Sequence[Path], synthetic: Sequence[Path], use: Use, settings: Settings, run: Run) -> Trained:
         from lungsyn.segmenters.core.training import train

@@ -17,13 +17,18 @@ class Found(Section):
 
 
 class Mixing(Section):
-    """Patches of real cases that are made from two of them, anew at every step."""
+    """Patches of real cases that are made from two cases, anew at every step."""
 
-    way: Literal["carvemix", "paste"] = Field(
+    way: Literal["carvemix", "paste", "twin"] = Field(
         description="carvemix: a nodule with what is near it takes the place of the other's voxels; paste: a nodule is "
-        "varied and blended into the other's lung"
+        "varied and blended into the other's lung; twin: a real case and its twin in the synthetic set, faded"
     )
     share: Fraction = Field(default=0.5, description="Share of the patches of real cases that are mixed")
+
+    @property
+    def of_twins(self) -> bool:
+        """Whether the second case is a synthetic one with the masks of the first."""
+        return self.way == "twin"
 
 
 class Use(Section):
@@ -35,12 +40,13 @@ class Use(Section):
     pretrain: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="Fraction of the steps, the first ones, on synthetic cases only; real ones follow"
     )
-    mixing: Mixing | None = Field(default=None, description="How patches of two real cases are mixed; null: not")
+    mixing: Mixing | None = Field(default=None, description="How patches of two cases are mixed; null: not")
+    match_noise: bool = Field(default=False, description="Give synthetic patches the noise of real cases, or blur them")
 
     @property
     def ways(self) -> set[str]:
         """The keys that are set, beyond the share, which every family can do."""
-        return {key for key in Use.model_fields if key != "synthetic_share" and getattr(self, key) is not None}
+        return {key for key in Use.model_fields if key != "synthetic_share" and getattr(self, key)}
 
 
 class Arm(Use):
@@ -73,6 +79,10 @@ class Arm(Use):
             raise ValueError("found chooses among synthetic cases, and the arm has none: remove it")
         if self.mixing is not None and not self.real:
             raise ValueError("mixing is of real cases, and the arm has none: remove it")
+        if self.match_noise and not (self.real and self.synthetic):
+            raise ValueError(
+                "match_noise gives synthetic cases the noise of real ones; the arm lacks either: remove it"
+            )
         return self
 
 
@@ -98,5 +108,8 @@ def described(arm: Arm) -> str:
         if arm.found.hard_times > 1:
             text += f", the harder half {arm.found.hard_times} times as often"
     if arm.mixing:
-        text += f"; {100 * arm.mixing.share:g} % of the real patches mixed with another patient's ({arm.mixing.way})"
+        whose = "their synthetic twins" if arm.mixing.of_twins else "another patient's"
+        text += f"; {100 * arm.mixing.share:g} % of the real patches mixed with {whose} ({arm.mixing.way})"
+    if arm.match_noise:
+        text += "; synthetic patches with the noise of real ones"
     return text + "; other random seeds" * arm.reseeded

@@ -73,6 +73,15 @@ class Config(Section):
         for name, arm in self.arms.items():
             if arm.synthetic is not None:
                 known(f"arms.{name}.synthetic", arm.synthetic, self.sets)
+            if (
+                arm.mixing
+                and arm.mixing.of_twins
+                and not (arm.synthetic and source_of(self.sets[arm.synthetic]).gives_twins)
+            ):
+                raise ValueError(
+                    f"arms.{name}.mixing is of real cases and their twins: arms.{name}.synthetic must be a set whose "
+                    "conditions are twin"
+                )
         known("benchmark.arm", self.benchmark.arm, self.arms)
         known("benchmark.segmenter", self.benchmark.segmenter, self.segmenters)
         for name, generator in self.generators.items():

@@ -34,6 +34,12 @@ def cut_out(case: Case, fact: dict) -> tuple[np.ndarray, np.ndarray]:
     return mask, np.asarray(case.ct[np.ix_(*around)], dtype=np.float32)
 
 
+def in_place(case: Case, fact: dict) -> Placed:
+    """A nodule of a case where and as it is."""
+    mask, hu = cut_out(case, fact)
+    return Placed(tuple(a for a, _ in fact["box"]), mask, hu[(slice(RIM_VOXELS, -RIM_VOXELS),) * 3])
+
+
 def vary(
     mask: np.ndarray, hu: np.ndarray, rng: np.random.Generator, shrink: float = 1.0, least: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -129,6 +129,8 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
 def test_what_each_arm_is_trained_on_is_said_in_words(comparison):
     arms = CONFIG["arms"] | {"pre": {"real": True, "synthetic": "b", "pretrain": 0.25, "mixing": {"way": "paste"}}}
     found = {"least_dice": 0.3, "hard_times": 3}
+    arms["twins"] = {"real": True, "synthetic": "b", "synthetic_share": 0.0, "mixing": {"way": "twin", "share": 1}}
+    arms["quiet"] = {"real": True, "synthetic": "b", "match_noise": True}
     arms["hard"] = {"real": True, "synthetic": "b", "synthetic_share": 0.5, "found": found}
     html = report.build("t", json.dumps(CONFIG | {"arms": arms}), report.Findings({"unet": comparison}))
     for words in ("<li>“real”: the real cases.</li>", "<li>“synthetic”: the synthetic set “a”.</li>",
@@ -136,6 +138,8 @@ def test_what_each_arm_is_trained_on_is_said_in_words(comparison):
                   "“real-reseeded”: the real cases; other random seeds.",
                   "“pre”: the synthetic set “b” in the first 25 % of the steps, then the real cases; 50 % of the real",
                   "which gives 50 % of the patches; of the set only cases that the benchmark finds with a Dice of 0.3",
+                  "100 % of the real patches mixed with their synthetic twins (twin).",
+                  "each case alike; synthetic patches with the noise of real ones.",
                   "the harder half 3 times as often"):  # fmt: skip
         assert words in html, words
 

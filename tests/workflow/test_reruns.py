@@ -264,11 +264,13 @@ for name in ("synthetic", "real+synthetic", "real+untargeted", "real-reseeded"):
     CONTRACT |= {
         f"arms.{name}.pretrain": (0.5, arms(name) | COMPARISON, both),
         f"arms.{name}.mixing": (MIXED, arms(name) | COMPARISON, both),
+        f"arms.{name}.match_noise": (True, arms(name) | COMPARISON, both),
         f"arms.{name}.found": ({"least_dice": 0.5}, arms(name) | FOUND, both),
     }
 CONTRACT |= {
     "arms.real.pretrain": (0.5, arms("real") | TARGETED | COMPARISON, {"arms": {"real": BOTH_KINDS}}),
     "arms.real.mixing": (MIXED, arms("real") | TARGETED | COMPARISON),
+    "arms.real.match_noise": (True, arms("real") | TARGETED | COMPARISON, {"arms": {"real": BOTH_KINDS}}),
     "arms.real.found": ({"least_dice": 0.5}, REFUSED, {"arms": {"real": BOTH_KINDS}}),  # it is the benchmark
 }
 
@@ -517,6 +519,7 @@ FAMILIES = {
     ("masks", "untargeted"): {"conditions untargeted"} | UNTARGETED_VOLUMES | COMPARISON,
     ("masks", "targeted"): TARGETED | COMPARISON,
     ("masks", "inpainted"): NOTHING,
+    ("masks", "twin"): NOTHING,
     ("readers", "phantom"): EVERYTHING,
     ("readers", "nifti"): NOTHING,
 }

@@ -30,7 +30,7 @@ def use(wildcards):
     """The command line's words for how an arm uses its cases; none for what it does not say. It asks for no ``input``:
     of such parameters Snakemake notes no change."""
     arm = STUDY.arms[wildcards.arm]
-    said = part(arm, Use).model_dump(mode="json", exclude_none=True)
+    said = part(arm, Use).model_dump(mode="json", exclude_defaults=True)
     words = [f"--{key.replace('_', '-')} {shlex.quote(json.dumps(value))}" for key, value in said.items()]
     words += [f"--found {shlex.quote(as_json(arm.found))} --finds {finds(wildcards)}"] if arm.found else []
     return " ".join(words)

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 
 from lungsyn.errors import InputError
 from lungsyn.random import stream
-from lungsyn.segmenters.core.mixing import WAYS, Donor, Patch, cut
+from lungsyn.segmenters.core.mixing import Mixer, cut
 from lungsyn.segmenters.core.settings import PatchTraining
+from lungsyn.segmenters.core.texture import matching
 from lungsyn.settings.arms import Use
 from lungsyn.volume.files import open_case
 from lungsyn.volume.intensity import to_model_range
-from lungsyn.volume.nodules import diameter_mm
 from lungsyn.volume.patches import random_start
 
 MAX_ROTATION_DEGREES = 30.0
@@ -29,7 +29,8 @@ class TrainingPatches(Dataset):
     """Patch number i of a training: ``(image [1 P P P], nodule [1 P P P])``, drawn from (seed, i) alone.
 
     ``real`` and ``synthetic`` cases are drawn alike, or as ``use`` says: a share of the patches from the synthetic
-    ones; those of the first steps from synthetic and all others from real ones; patches of real cases mixed.
+    ones; those of the first steps from synthetic and all others from real ones; real patches mixed, synthetic ones with
+    the noise of real ones.
     """
 
     def __init__(
@@ -45,17 +46,10 @@ class TrainingPatches(Dataset):
         alike = use.synthetic_share is None and use.pretrain is None
         self.pools = (everything, everything) if alike else kinds  # real, synthetic
         self.with_nodules = tuple([i for i in pool if self.boxes[i]] for pool in self.pools)
-        self.donors = self._donors(kinds[0]) if use.mixing else {}
-
-    def _donors(self, real: range) -> dict[int, list[int]]:
-        """For each real case those of other patients that have a nodule. Raises InputError where there is none."""
-        patients = [self.cases[i].about["patient"] for i in real]
-        sizes = [diameter_mm(fact["volume_mm3"]) for i in real for fact in self.cases[i].about["nodules"]]
-        self.smallest_mm = min(sizes, default=0.0)
-        donors = {i: [j for j in real if self.boxes[j] and patients[j] != patients[i]] for i in real}
-        if not all(donors.values()):
-            raise InputError("arms.*.mixing takes nodules of other patients, and there are none: remove it")
-        return donors
+        halves = self.cases[: len(real)], self.cases[len(real) :]
+        self.mixer = Mixer(use.mixing, *halves) if use.mixing else None
+        self.texture = matching(*halves) if use.match_noise else None
+        self.n_real = len(real)
 
     def __len__(self) -> int:
         return 2**62
@@ -77,20 +71,13 @@ class TrainingPatches(Dataset):
         if near:
             centre = [(a + b) // 2 for a, b in self.boxes[number][rng.integers(len(self.boxes[number]))]]
         patch = cut(case, random_start(rng, case.ct.shape, s.patch_voxels, centre), s.patch_voxels)
-        if number in self.donors:
-            patch = self._mixed(patch, number, stream(self.seed, "mixing", i))
-        image = to_model_range(patch.hu, s.window_hu)
-        return augment(torch.from_numpy(np.stack([image, patch.nodule.astype(np.float32)])), rng)
-
-    def _mixed(self, patch: Patch, number: int, rng: np.random.Generator) -> Patch:
-        """The patch of a real case with a nodule of another patient in it, in the arm's share of patches."""
-        mixing = self.use.mixing
-        if mixing is None or rng.random() >= mixing.share:
-            return patch
-        case = self.cases[int(rng.choice(self.donors[number]))]
-        fact = case.about["nodules"][rng.integers(len(case.about["nodules"]))]
-        least = min(self.smallest_mm / diameter_mm(fact["volume_mm3"]), 1.0)
-        return WAYS[mixing.way](patch, Donor(case, fact, least), rng)
+        hu, nodule = patch.hu, patch.nodule
+        if self.mixer and number < self.n_real:
+            hu, nodule = self.mixer.mixed(number, patch, stream(self.seed, "mixing", i))
+        if self.texture and number >= self.n_real:
+            hu = self.texture.given(hu, stream(self.seed, "noise", i))
+        image = to_model_range(hu, s.window_hu)
+        return augment(torch.from_numpy(np.stack([image, nodule.astype(np.float32)])), rng)
 
 
 def augment(pair: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

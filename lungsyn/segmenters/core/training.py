@@ -39,7 +39,7 @@ def train(
     network = build().to(device, memory_format=torch.channels_last_3d)
     optimizer = Muon(network.parameters(), settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
-    data = data_digests(real), data_digests(synthetic), use.model_dump(mode="json", exclude_none=True)
+    data = data_digests(real), data_digests(synthetic), use.model_dump(mode="json", exclude_defaults=True)
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)
     restart = checkpoint.Restart(
         run.checkpoints / f"segmenter-{key}",
