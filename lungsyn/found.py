@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from lungsyn.errors import InputError
-from lungsyn.evaluation.groups import ENSEMBLE
 from lungsyn.evaluation.lesions import match_nodules
 from lungsyn.evaluation.scores import nodule_mask, with_ensemble
 from lungsyn.settings.arms import Found
@@ -24,9 +23,8 @@ def found_dice(percents: Mapping[str, np.ndarray], case: Case) -> float:
 
     In a case that keeps a real CT only the new nodules count, which have the highest numbers: its own ones are found
     by who was trained on them."""
-    mean = with_ensemble(percents)
-    nodules = sorted(match_nodules(nodule_mask(mean.get(ENSEMBLE, next(iter(mean.values())))), case.nodules)[0],
-                     key=lambda nodule: nodule.index)  # fmt: skip
+    *_, mean = with_ensemble(percents).values()  # the last one, or the only one
+    nodules, _ = match_nodules(nodule_mask(mean), case.nodules)
     new = nodules[-case.about.get("new_nodules", 0) :]  # -0: all of them
     return float(np.mean([nodule.dice for nodule in new])) if new else 1.0
 

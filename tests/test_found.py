@@ -109,7 +109,7 @@ def test_a_segmenter_is_trained_on_what_another_one_found(made, case_folders, tm
     assert cli.main(["segmentation", "train", *map(str, told), "--finds", str(table)]) == 0
     facts = model_facts(tmp_path / "m.safetensors")
     assert sorted(set(facts["synthetic"])) == ["made-0", "made-1"] and len(facts["synthetic"]) == 3
-    assert facts["pretrain"] == 0.5 and facts["synthetic_share"] is None
+    assert facts["pretrain"] == 0.5 and facts["synthetic_share"] is None and facts["found"]["least_dice"] == 0.5
     assert "2 of 4 synthetic cases are used" in capsys.readouterr().out
 
 

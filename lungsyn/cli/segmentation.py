@@ -75,7 +75,7 @@ def segmentation_train(args) -> dict:
     trained = own.fit(real, synthetic, use, settings, run)
     made = note(
         (*args.rule, args.kind), of=args.of, kind=args.kind, segmenter=settings, seed=seed,
-        synthetic_share=args.synthetic_share, **use.model_dump(mode="json", include=use.ways),
+        synthetic_share=args.synthetic_share, **use.model_dump(mode="json", include=use.ways), found=args.found,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
         inputs=dict(data_digests([*real, *synthetic])),
         cost=cost_since(started),
