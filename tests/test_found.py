@@ -101,14 +101,23 @@ def test_a_segmenter_is_trained_on_what_another_one_found(made, case_folders, tm
 
     settings = Settings(channels=[4, 8], patch_voxels=16, steps=2, batch_patches=2).model_dump(mode="json")
     told = ["--of", "segmenter=u", "arm=a", "size=100", "replicate=0", "--segmenter", json.dumps(settings)]
-    told += ["--seed", 1, "--cases", case_folders[0] / "case.json", "--synthetic", tmp_path / "batch"]
+    told += [
+        "--seed",
+        1,
+        "--cases",
+        *(folder / "case.json" for folder in case_folders[:2]),
+        "--synthetic",
+        tmp_path / "batch",
+    ]
     told += ["--checkpoints", tmp_path / "c", "--model", tmp_path / "m.safetensors", "--curve", tmp_path / "curve"]
-    told += ["--pretrain", "0.5", "--found", '{"least_dice": 0.5, "hard_times": 2}']
+    told += ["--pretrain", "0.5", "--match-noise", "true", "--mixing", '{"way": "paste"}']
+    told += ["--found", '{"least_dice": 0.5, "hard_times": 2}']
     assert cli.main(["segmentation", "train", *map(str, told)]) == 2
     assert "--finds is missing" in capsys.readouterr().err
     assert cli.main(["segmentation", "train", *map(str, told), "--finds", str(table)]) == 0
     facts = model_facts(tmp_path / "m.safetensors")
     assert sorted(set(facts["synthetic"])) == ["made-0", "made-1"] and len(facts["synthetic"]) == 3
+    assert facts["match_noise"] is True and facts["mixing"] == {"way": "paste", "share": 0.5}
     assert facts["pretrain"] == 0.5 and facts["synthetic_share"] is None and facts["found"]["least_dice"] == 0.5
     assert "2 of 4 synthetic cases are used" in capsys.readouterr().out
 
