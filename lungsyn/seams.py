@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lungsyn.memory import peak_host_mb
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import Case, whole_case
@@ -177,17 +178,17 @@ class SegmenterFamily(ABC):
     Inference: ClassVar[type[Section]]
     recipe: ClassVar[int] = 1
     length: ClassVar[str] = ""  # which of the settings says how long a training is, by which its time grows
+    ways: ClassVar[frozenset[str]] = frozenset()  # keys of `Use` that it can do, beside the share
 
     def check(self, name: str, settings: Any, study: "Config") -> None:
         """The family's own checks against the rest of the study. Raises ValueError that names the key."""
         return
 
     @abstractmethod
-    def fit(
-        self, real: Sequence[Path], synthetic: Sequence[Path], share: float | None, settings: Any, run: Run
-    ) -> Trained:
-        """Train on real and synthetic cases; ``share`` of the patches (None: of the cases alike) are synthetic. Each
-        arm is trained for the same time. A stopped training goes on from ``run.checkpoints``."""
+    def fit(self, real: Sequence[Path], synthetic: Sequence[Path], use: Use, settings: Any, run: Run) -> Trained:
+        """Train on real and synthetic cases, used as ``use`` says: ``use.synthetic_share`` of the patches (None: of the
+        cases alike) are synthetic. A folder that is named twice counts twice. Each arm is trained for the same time. A
+        stopped training goes on from ``run.checkpoints``."""
 
     @abstractmethod
     def load(self, model: Path, compute: Compute, inference: Any) -> Segmenter:
@@ -208,6 +209,7 @@ class MaskSource(ABC):
     needs_benchmark: ClassVar[bool] = False  # whether it asks which cases the benchmark finds worst
     gives_known: ClassVar[bool] = False  # whether its scenes keep a real CT
     gives_masks: ClassVar[bool] = True  # False: its scenes are a grid, for generators that make the masks as well
+    gives_twins: ClassVar[bool] = False  # whether they keep its masks as well: the nodules are made anew in their place
 
     @abstractmethod
     def rows(

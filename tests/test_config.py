@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
 SWIN = SHIPPED["segmenters"]["unet"] | {"network": "swin_unetr", "channels": [12]}
+UNFOUND = {"real": True, "synthetic": "untargeted", "found": {"least_dice": 0.5}}
 SHALLOW_DYNUNET = SHIPPED["segmenters"]["unet"] | {"network": "dynunet", "channels": [4, 8]}
 
 
@@ -79,6 +80,34 @@ BAD = [
     ("figures.case_arms", ["real", "unreal"], r"figures\.case_arms is 'unreal'"),
     ("generators.patch_ddpm.kind", "gan", r"generators\.patch_ddpm\.kind is 'gan': it must be one of 'cascade_ddpm'"),
     ("arms.real.synthetic_share", 0.5, r"arms\.real: synthetic_share 0\.5 divides .* only one kind: remove it"),
+    ("arms.real.pretrain", 0.5, r"arms\.real: pretrain 0\.5 is of synthetic cases, then .* only one kind: remove it"),
+    ("arms.real+synthetic.pretrain", 0.5, r"pretrain says when .* and synthetic_share how many: remove one"),
+    ("arms.real+synthetic.pretrain", 1.0, r"pretrain is 1\.0: input should be less than 1"),
+    ("arms.real.found", {"least_dice": 0.5}, r"arms\.real: found chooses among synthetic cases, and the arm has none"),
+    ("arms.synthetic.found", {"hard_times": 2}, r"arms\.synthetic\.found\.least_dice: missing; add it"),
+    (
+        "arms.real",
+        UNFOUND,
+        r"arms\.real\.found asks what the benchmark finds, and this arm is the benchmark: remove it",
+    ),
+    ("arms.synthetic.mixing", {"way": "paste"}, r"arms\.synthetic: mixing is of real cases, and the arm has none"),
+    (
+        "arms.real.mixing",
+        {"way": "cutmix"},
+        r"arms\.real\.mixing\.way is 'cutmix': input should be 'carvemix', 'paste' or 'twin'",
+    ),
+    (
+        "arms.real.mixing",
+        {"way": "twin"},
+        r"arms\.real\.mixing is of real cases and their twins: arms\.real\.synthetic must",
+    ),
+    ("arms.real+synthetic.mixing", {"way": "twin"}, r"must be a set whose conditions are twin"),
+    (
+        "arms.real.match_noise",
+        True,
+        r"arms\.real: match_noise gives synthetic cases .* the arm lacks either: remove it",
+    ),
+    ("arms.synthetic.match_noise", True, r"arms\.synthetic: match_noise gives"),
     ("segmenters.unet.channels", [4] * 5, r"segmenters\.unet: patch_voxels is 24; .* a multiple of 16: change"),
     (
         "segmenters.unet",
@@ -115,6 +144,32 @@ BAD = [
 def test_a_bad_value_names_key_value_rule_and_way_out(path, value, message):
     with pytest.raises(InputError, match=message):
         check(changed(path, value))
+
+
+OURS = {"kind": "command", "train": "true", "predict": "true"}
+
+
+@pytest.mark.parametrize("segmenter", [OURS, {"kind": "nnunet"}], ids=["command", "nnunet"])
+@pytest.mark.parametrize(
+    ("way", "refused"),
+    [
+        ({"pretrain": 0.5}, "pretrain"),
+        ({"mixing": {"way": "paste"}}, "mixing"),
+        ({"match_noise": True}, "match_noise"),
+        ({"found": {"least_dice": 0.5}}, ""),
+    ],
+    ids=["pretrain", "mixing", "match_noise", "found"],
+)
+def test_a_segmenter_is_asked_for_no_way_of_use_that_it_cannot_do(segmenter, way, refused, monkeypatch):
+    """Unless it takes no part in the arm. Cases that are left out are left out of any segmenter's data."""
+    monkeypatch.setattr("lungsyn.segmenters.nnunet.find_spec", lambda name: name)
+    raw = changed("segmenters.ours", segmenter)
+    raw["arms"]["odd"] = {"real": True, "synthetic": "untargeted"} | way
+    if refused:
+        with pytest.raises(InputError, match=rf"'\w+', which cannot do arms\.odd\.{refused}: leave the arm out of seg"):
+            check(raw)
+        raw["segmenters"]["ours"] = segmenter | {"arms": ["real", "synthetic"]}
+    assert check(raw).arms["odd"].ways == {refused} - {""}
 
 
 @pytest.mark.parametrize("key", ["loader_processes", "patches_per_batch"])

@@ -15,6 +15,7 @@ from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.registry import family
 from lungsyn.seams import Run
 from lungsyn.segmenters.core.settings import SlidingWindow
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.segmenters import settings_of
 from lungsyn.steps import Steps
@@ -176,7 +177,7 @@ def test_a_segmenter_of_any_kind_can_be_recorded(case_folders, study, tmp_path, 
         update={"network": kind, "channels": channels, "patch_voxels": patch, "batch_patches": 1, "steps": 8}
     )
     found = [
-        losses(MONAI.fit(case_folders, [], None, settings, Run(3, compute, tmp_path / compute.device)).records)
+        losses(MONAI.fit(case_folders, [], Use(), settings, Run(3, compute, tmp_path / compute.device)).records)
         for compute in (CPU, CUDA)
     ]
     assert found[1] == pytest.approx(found[0], rel=0.05)
@@ -189,7 +190,7 @@ def test_a_segmenter_learns_and_predicts_what_it_does_on_the_cpu(case_folders, s
     )
     model, found = tmp_path / "model.safetensors", []
     for compute in (CPU, CUDA.model_copy(update=changed)):
-        trained = MONAI.fit(case_folders, [], None, settings, Run(3, compute, tmp_path / compute.device))
+        trained = MONAI.fit(case_folders, [], Use(), settings, Run(3, compute, tmp_path / compute.device))
         found.append(losses(trained.records))
         if compute.device == "cpu":
             checkpoint.save(model, trained.tensors, {"segmenter": settings.model_dump(mode="json")})

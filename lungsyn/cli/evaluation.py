@@ -323,7 +323,7 @@ def _report_arguments(parser):
     parser.add_argument("--choice", type=Path, nargs="*", default=[], help="what was frozen before the test was scored")
 
 
-@verb("evaluation", "report", _report_arguments, recipe=2)
+@verb("evaluation", "report", _report_arguments, recipe=3)
 def evaluation_report(args) -> None:
     """Put everything on one HTML page, and its comparison tables in a text; copy the main figure to its short name."""
     import shutil

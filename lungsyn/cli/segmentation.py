@@ -1,6 +1,8 @@
 """Verbs of the segmentation: cases to trained segmenters, and what those find."""
 
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from lungsyn.cli.arguments import (
     checkpoints_of,
     cost_since,
     known_cost,
+    section,
     verb,
 )
 from lungsyn.errors import InputError
@@ -22,9 +25,11 @@ from lungsyn.provenance import model_facts, note
 from lungsyn.random import seed_of
 from lungsyn.registry import family
 from lungsyn.seams import Run
+from lungsyn.settings.arms import Found, Mixing, Use
 from lungsyn.settings.checking import from_json
 from lungsyn.settings.segmenters import DEFAULT_KIND, inference_model
 from lungsyn.volume.files import Case, data_digests, read_json, whole, whole_case, write_json_lines
+from lungsyn.volume.tables import read_table, write_table
 
 
 def replicate_seed(seed: int, replicate: int, reseeded: bool) -> int:
@@ -41,6 +46,13 @@ def _train_segmenter_arguments(parser):
     parser.add_argument("--cases", nargs="*", type=Path, default=[], help="real cases")
     parser.add_argument("--synthetic", nargs="*", type=Path, default=[], help="synthetic cases")
     parser.add_argument("--synthetic-share", type=float, help="of the training patches; without: by number of cases")
+    parser.add_argument("--pretrain", type=float, help="fraction of the steps, the first ones, on synthetic cases only")
+    parser.add_argument("--mixing", type=section(Mixing), metavar="JSON", help="how patches of two cases are mixed")
+    parser.add_argument(
+        "--match-noise", type=json.loads, default=False, metavar="JSON", help="true: as real cases have"
+    )
+    parser.add_argument("--found", type=section(Found), metavar="JSON", help="which synthetic cases are used")
+    parser.add_argument("--finds", type=Path, help="the table of what is found in them, by which they are chosen")
     add(parser, "checkpoints", "model", "curve")
     add_compute(parser)
 
@@ -55,12 +67,15 @@ def segmentation_train(args) -> dict:
     real, synthetic = (whole(case_folders(paths)) for paths in (args.cases, args.synthetic))
     if hosts := [folder.name for folder in real if is_host(read_json(folder / "case.json"))]:
         raise InputError(f"{hosts[0]} is a host, of whose lesions nothing is known: leave it out of --cases")
+    use = Use(**{key: getattr(args, key) for key in Use.model_fields})
+    if args.found:
+        synthetic = _used(synthetic, args)
     seed, started = replicate_seed(args.seed, args.of["replicate"], args.reseeded), time.monotonic()
     run = Run(seed, args.compute, checkpoints_of(args, args.kind))
-    trained = own.fit(real, synthetic, args.synthetic_share, settings, run)
+    trained = own.fit(real, synthetic, use, settings, run)
     made = note(
         (*args.rule, args.kind), of=args.of, kind=args.kind, segmenter=settings, seed=seed,
-        synthetic_share=args.synthetic_share,
+        synthetic_share=args.synthetic_share, **use.model_dump(mode="json", include=use.ways), found=args.found,
         cases=[folder.name for folder in real], synthetic=[folder.name for folder in synthetic],
         inputs=dict(data_digests([*real, *synthetic])),
         cost=cost_since(started),
@@ -70,8 +85,19 @@ def segmentation_train(args) -> dict:
     return known_cost(made)
 
 
-def _predict_arguments(parser):
-    add_of(parser, "segmenter", "arm", "size")
+def _used(synthetic: list[Path], args) -> list[Path]:
+    """The synthetic cases that the arm uses, by what the benchmark finds in them."""
+    from lungsyn.found import COLUMNS, used
+
+    if args.finds is None:
+        raise InputError("--finds is missing: --found chooses among synthetic cases by that table")
+    rows = read_table(args.finds, COLUMNS)
+    kept = used(synthetic, {row["case"]: float(row["dice"]) for row in rows}, args.found)
+    print(f"{len(set(kept))} of {len(synthetic)} synthetic cases are used: the benchmark finds them", flush=True)
+    return kept
+
+
+def _models_arguments(parser):
     parser.add_argument("--inference", required=True, metavar="JSON", help="settings of prediction")
     add(parser, "models", "cases", nargs="+")
     add(parser, "replicates", type=str, nargs="+")  # which the models are, in their order
@@ -79,13 +105,47 @@ def _predict_arguments(parser):
     add(parser, "out")
 
 
+def _predict_arguments(parser):
+    add_of(parser, "segmenter", "arm", "size")
+    _models_arguments(parser)
+
+
 @verb("segmentation", "predict", _predict_arguments, recipe=2, seams=("segmenters",))
 def segmentation_predict(args) -> None:
     """Segment cases with every replicate of an arm: OUT/{replicate}/{case}.nii.gz, and a table that lists them."""
     from lungsyn.volume.files import write_volume
-    from lungsyn.volume.near import near_lungs
     from lungsyn.volume.predictions import write_predictions
     from lungsyn.volume.space import Volume
+
+    files = []
+    for case, name, percents in _predicted(args):
+        for replicate, percent in percents.items():
+            files.append((replicate, name, args.out / replicate / f"{name}.nii.gz"))
+            write_volume(files[-1][-1], Volume(percent, case.affine))
+    write_predictions(args.out, args.of, files)
+
+
+def _find_arguments(parser):
+    add_of(parser, "set", "size")
+    _models_arguments(parser)
+
+
+@verb("segmentation", "find", _find_arguments, recipe=1, seams=("segmenters",))
+def segmentation_find(args) -> None:
+    """Ask a segmenter what it finds in synthetic cases: a table with the Dice of each."""
+    from lungsyn.found import COLUMNS, found_dice
+
+    rows = [
+        {**args.of, "case": name, "dice": f"{found_dice(percents, case):.4f}"}
+        for case, name, percents in _predicted(args)
+    ]
+    write_table(args.out, rows, COLUMNS)
+
+
+def _predicted(args) -> Iterator[tuple[Case, str, dict[str, np.ndarray]]]:
+    """Each case, its name and what every replicate predicts of it. Raises InputError for models that are not of one
+    segmenter."""
+    from lungsyn.volume.near import near_lungs
 
     kinds = {_kind_of(model) for model in args.models}
     kind = kinds.pop()
@@ -101,16 +161,13 @@ def segmentation_predict(args) -> None:
     }
     folders = case_folders(args.cases)
     found = [segmenter.predict_each(folders) for segmenter in segmenters.values()]
-    files = []
     for folder, *of_case in zip(folders, *found, strict=True):
         case = whole_case(folder)
         near = near_lungs(case) if inference.keep_lungs else True
-        for replicate, percent in zip(segmenters, of_case, strict=True):
+        for percent in of_case:
             _check(percent, case)
-            percent = np.where(near, percent, np.uint8(0))
-            files.append((replicate, folder.name, args.out / replicate / f"{folder.name}.nii.gz"))
-            write_volume(files[-1][-1], Volume(percent, case.affine))
-    write_predictions(args.out, args.of, files)
+        percents = [np.where(near, percent, np.uint8(0)) for percent in of_case]
+        yield case, folder.name, dict(zip(segmenters, percents, strict=True))
 
 
 def _kind_of(model: Path) -> str:

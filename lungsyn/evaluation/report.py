@@ -20,6 +20,7 @@ from lungsyn.evaluation.page import SCRIPT, STYLE
 from lungsyn.evaluation.paired import IF_EVEN, NO_INTERVAL
 from lungsyn.folds import folds_in, in_fold
 from lungsyn.hosts import is_host
+from lungsyn.settings.arms import Arm, described
 from lungsyn.volume.tables import JOIN
 
 RESULTS = {
@@ -69,7 +70,9 @@ They lie beside this page and hold the cases' CT: do not pass them on with it.</
 {% for segmenter, rows in comparisons.items() %}
 {% if comparisons|length > 1 %}<h3>{{ segmenter }}</h3>{% endif %}
 <ul>{% for sentence in sentences(rows, config) %}<li>{{ sentence }}</li>{% endfor %}</ul>
-{% endfor %}</details>
+{% endfor %}
+<h3>What each arm is trained on</h3>
+<ul>{% for name, arm in config.arms.items() %}<li>“{{ name }}”: {{ trained_on(arm) }}.</li>{% endfor %}</ul></details>
 
 <p class="quiet">{{ choice }}</p>
 
@@ -289,6 +292,7 @@ def build(title: str, config_json: str, found: Findings) -> str:
         groups=(TEST, *[group for group in GROUPS if group != TEST]), test=TEST, headline=headline,
         uncertainty=uncertainty, sentences=sentences, signed=signed, interval=interval_text, ends=ends_text,
         no_interval=NO_INTERVAL, if_even=IF_EVEN, p_text=p_text, pretty=_pretty,
+        trained_on=lambda arm: described(Arm(**arm)),
     )  # fmt: skip
 
 

@@ -4,11 +4,10 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from scipy import ndimage
 
-from lungsyn.masks.core.placing import RIM_VOXELS, Placed
 from lungsyn.seams import Generator, GeneratorFamily, Sampled, Scene
 from lungsyn.settings.section import Section
+from lungsyn.volume.pasting import paste
 
 
 class Settings(Section):
@@ -32,16 +31,6 @@ class Pasting(Generator):
         for nodule in scene.placed:
             paste(hu, nodule)
         return Sampled(np.rint(hu).astype(np.int16))
-
-
-def paste(hu: np.ndarray, nodule: Placed) -> None:
-    """Blend a nodule into ``hu``, in place: all of it inside the mask, falling to nothing over ``RIM_VOXELS``."""
-    weight = np.clip(2 * ndimage.gaussian_filter(np.pad(nodule.mask, RIM_VOXELS).astype(np.float32), 0.7), 0, 1)
-    first = np.array(nodule.start) - RIM_VOXELS
-    low, high = np.maximum(first, 0), np.minimum(first + weight.shape, hu.shape)
-    there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    here = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
-    hu[there] += weight[here] * (nodule.hu[here] - hu[there])
 
 
 class Family(GeneratorFamily):

@@ -26,6 +26,7 @@ from pydantic import Field
 from lungsyn.errors import InputError
 from lungsyn.seams import Run, Segmenter, SegmenterFamily, Trained
 from lungsyn.segmenters.core.raw import ENDING, write_dataset, write_image
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.volume.files import Case, data_digests, read_volume, whole_case
@@ -55,11 +56,10 @@ class Family(SegmenterFamily):
     Settings = Settings
     Inference = Inference
 
-    def fit(
-        self, real: Sequence[Path], synthetic: Sequence[Path], share: float | None, settings: Settings, run: Run
-    ) -> Trained:
+    def fit(self, real: Sequence[Path], synthetic: Sequence[Path], use: Use, settings: Settings, run: Run) -> Trained:
         from lungsyn.checkpoint import digest
 
+        share = use.synthetic_share
         data = data_digests(real), data_digests(synthetic), share
         folder = run.checkpoints / f"command-{digest(settings.train, run.seed, data)}"
         model = folder / "model"

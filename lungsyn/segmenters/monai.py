@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from lungsyn.seams import Run, Segmenter, SegmenterFamily, Trained
 from lungsyn.segmenters.core.settings import PatchTraining, SlidingWindow
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Count
 
@@ -49,14 +50,13 @@ class Family(SegmenterFamily):
     Settings = Settings
     Inference = SlidingWindow
     length = "steps"
+    ways = frozenset({"pretrain", "mixing", "match_noise"})
 
-    def fit(
-        self, real: Sequence[Path], synthetic: Sequence[Path], share: float | None, settings: Settings, run: Run
-    ) -> Trained:
+    def fit(self, real: Sequence[Path], synthetic: Sequence[Path], use: Use, settings: Settings, run: Run) -> Trained:
         from lungsyn.segmenters.core.training import train
         from lungsyn.segmenters.networks.monai import build
 
-        return train(lambda: build(settings), real, synthetic, share, settings, run)
+        return train(lambda: build(settings), real, synthetic, use, settings, run)
 
     def load(self, model: Path, compute: Compute, inference: SlidingWindow) -> Segmenter:
         from lungsyn.segmenters.core.prediction import load

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lungsyn.seams import Run, Segmenter, SegmenterFamily, Trained
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Count, Section
 
@@ -48,12 +49,10 @@ class Family(SegmenterFamily):
                 f"segmenters.{name}.kind is 'nnunet', but nnU-Net is not installed: pip install -e '.[nnunet]'"
             )
 
-    def fit(
-        self, real: Sequence[Path], synthetic: Sequence[Path], share: float | None, settings: Settings, run: Run
-    ) -> Trained:
+    def fit(self, real: Sequence[Path], synthetic: Sequence[Path], use: Use, settings: Settings, run: Run) -> Trained:
         from lungsyn.segmenters.networks.nnunet import train
 
-        return train(real, synthetic, share, settings, run)
+        return train(real, synthetic, use.synthetic_share, settings, run)
 
     def load(self, model: Path, compute: Compute, inference: Inference) -> Segmenter:
         from lungsyn.segmenters.networks.nnunet import load

@@ -7,12 +7,13 @@ from pydantic import Field, model_validator
 
 from lungsyn.registry import families, family
 from lungsyn.seams import MaskSource
+from lungsyn.settings.arms import Arm
 from lungsyn.settings.audit import Audit
 from lungsyn.settings.cohort import Cohort
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.evaluation import Evaluation, Figures
 from lungsyn.settings.generators import AnyGenerator
-from lungsyn.settings.section import Count, Fraction, Name, Percent, Section
+from lungsyn.settings.section import Count, Name, Percent, Section
 from lungsyn.settings.segmenters import AnyTrial
 from lungsyn.settings.synthesis import Quality, Synthesis, SyntheticSet
 
@@ -26,26 +27,6 @@ class Benchmark(Section):
     arm: Name = Field(description="Arm that all others are compared with; it finds the worst validation cases")
     segmenter: Name = Field(description="Segmenter that finds the worst validation cases")
     worst_cases: Count = Field(description="How many validation cases count as the worst")
-
-
-class Arm(Section):
-    real: bool = Field(description="Whether the real train cases are in the training set")
-    synthetic: Name | None = Field(default=None, description="Synthetic set in the training set")
-    synthetic_share: Fraction | None = Field(
-        default=None, description="Share of the training patches that are synthetic; null: by the number of cases"
-    )
-    reseeded: bool = Field(default=False, description="A control: the data of an arm that is not, other random draws")
-
-    @model_validator(mode="after")
-    def _has_data(self):
-        if not self.real and self.synthetic is None:
-            raise ValueError("an arm needs real data, a synthetic set, or both")
-        if self.synthetic_share is not None and not (self.real and self.synthetic):
-            raise ValueError(
-                f"synthetic_share {self.synthetic_share:g} divides the patches between real and synthetic cases, but "
-                "the arm has only one kind: remove it"
-            )
-        return self
 
 
 class Config(Section):
@@ -102,6 +83,15 @@ class Config(Section):
         for name, arm in self.arms.items():
             if arm.synthetic is not None:
                 known(f"arms.{name}.synthetic", arm.synthetic, self.sets)
+            if (
+                arm.mixing
+                and arm.mixing.of_twins
+                and not (arm.synthetic and source_of(self.sets[arm.synthetic]).gives_twins)
+            ):
+                raise ValueError(
+                    f"arms.{name}.mixing is of real cases and their twins: arms.{name}.synthetic must be a set whose "
+                    "conditions are twin"
+                )
         known("benchmark.arm", self.benchmark.arm, self.arms)
         known("benchmark.segmenter", self.benchmark.segmenter, self.segmenters)
         for name, generator in self.generators.items():
@@ -118,6 +108,11 @@ class Config(Section):
             raise ValueError(
                 f"benchmark.arm {self.benchmark.arm!r} trains on a targeted set, which itself needs the benchmark's "
                 "scores: choose an arm without it, such as 'real'"
+            )
+        if benchmark.found is not None:
+            raise ValueError(
+                f"arms.{self.benchmark.arm}.found asks what the benchmark finds, and this arm is the benchmark: remove "
+                "it"
             )
         return self
 
@@ -137,7 +132,14 @@ class Config(Section):
                     "with: add it"
                 )
             wanted |= set(self.sizes_of(name))
-            family("segmenters", trial.kind).check(name, trial, self)
+            own = family("segmenters", trial.kind)
+            for arm in self.arms_of(name):
+                if cannot := self.arms[arm].ways - own.ways:
+                    raise ValueError(
+                        f"segmenters.{name} is of the kind {trial.kind!r}, which cannot do arms.{arm}."
+                        f"{min(cannot)}: leave the arm out of segmenters.{name}.arms, or remove the key"
+                    )
+            own.check(name, trial, self)
         missing = wanted - set(self.sizes_of(self.benchmark.segmenter))
         if missing:
             raise ValueError(
@@ -185,6 +187,12 @@ class Config(Section):
         """(set, size) of every synthetic set that a segmenter is trained with, in the config's order."""
         return list(dict.fromkeys((name, size) for name, size, _ in self.drawn_sets))
 
+    @property
+    def sought_sets(self) -> list[tuple[str, int]]:
+        """(set, size) of those that the benchmark's segmenter looks at, since an arm asks what it finds."""
+        asking = {arm.synthetic for arm in self.arms.values() if arm.found}
+        return [(name, size) for name, size in self.used_sets if name in asking]
+
     def batches_of(self, name: str) -> int:
         """In how many jobs the volumes of a set are made."""
         return -(-self.sets[name].volumes // self.synthesis.volumes_per_job)
@@ -193,8 +201,8 @@ class Config(Section):
 def null_arms(arms: dict[str, dict], benchmark: str) -> list[str]:
     """The arms (as in the config) that differ from the benchmark by their random draws alone."""
 
-    def data(name: str) -> tuple:
-        return tuple(arms[name].get(key) for key in ("real", "synthetic", "synthetic_share"))
+    def data(name: str) -> dict:
+        return {key: value for key, value in arms[name].items() if key != "reseeded" and value is not None}
 
     return [name for name in arms if arms[name].get("reseeded") and name != benchmark and data(name) == data(benchmark)]
 

@@ -82,7 +82,8 @@ class SyntheticSet(Section):
         description="Where its masks come from: a kind, or a section with the kind's own keys. untargeted: masks from "
         "train cases; targeted: from the benchmark's worst validation cases; made: nobody's, mixed from train "
         "cases; inpainted: train cases keep their CT, only nodules are made (or pasted: generator kind copy_paste); "
-        "blank: none, for generators that make the masks as well"
+        "blank: none, for generators that make the masks as well; "
+        "twin: train cases keep CT and masks, their own nodules are made anew"
     )
     volumes: Count = Field(description="Number of synthetic cases")
     source: KindOfScan | None = Field(

@@ -15,7 +15,7 @@ from lungsyn.settings.study import Config
 from lungsyn.study import planning
 
 PHANTOM = Path("workflow/phantom_seconds.json")
-ON_A_GPU = ("train_generator", "synthesise", "train_segmenter", "predict", "memorisation", "membership")
+ON_A_GPU = ("train_generator", "synthesise", "train_segmenter", "find", "predict", "memorisation", "membership")
 BY_SETTINGS = ("train_generator", "train_segmenter", "synthesise")
 
 

@@ -21,6 +21,7 @@ from lungsyn.registry import family
 from lungsyn.seams import Run
 from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.segmenters.monai import Settings
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from tests.benchmarks.claims import CLOCKS
 
@@ -39,7 +40,7 @@ def ours(
 
         def train(steps: int) -> dict:
             few = settings.model_copy(update={"steps": steps})
-            return MONAI.fit(folders, [], None, few, Run(steps, compute, Path(work))).tensors
+            return MONAI.fit(folders, [], Use(), few, Run(steps, compute, Path(work))).tensors
 
         train(WARM_UP_STEPS)
         started = clock()

@@ -8,6 +8,7 @@ import pytest
 from lungsyn.costs import COLUMNS, totals
 from lungsyn.evaluation import answer, report
 from lungsyn.evaluation.page import SCRIPT
+from lungsyn.settings.study import null_arms
 
 CONFIG = {
     "study": {"name": "phantom", "seed": 1}, "replicates": 2,
@@ -123,6 +124,30 @@ def test_a_verdict_is_shown_with_its_numbers_and_its_sentence(comparison):
                   "1.2 % of random splits"):  # fmt: skip
         assert words in html, words
     assert "validation and test cases" in html
+
+
+def test_what_each_arm_is_trained_on_is_said_in_words(comparison):
+    arms = CONFIG["arms"] | {"pre": {"real": True, "synthetic": "b", "pretrain": 0.25, "mixing": {"way": "paste"}}}
+    found = {"least_dice": 0.3, "hard_times": 3}
+    arms["twins"] = {"real": True, "synthetic": "b", "synthetic_share": 0.0, "mixing": {"way": "twin", "share": 1}}
+    arms["quiet"] = {"real": True, "synthetic": "b", "match_noise": True}
+    arms["hard"] = {"real": True, "synthetic": "b", "synthetic_share": 0.5, "found": found}
+    html = report.build("t", json.dumps(CONFIG | {"arms": arms}), report.Findings({"unet": comparison}))
+    for words in ("<li>“real”: the real cases.</li>", "<li>“synthetic”: the synthetic set “a”.</li>",
+                  "“real+synthetic”: the real cases and the synthetic set “b”, each case alike.",
+                  "“real-reseeded”: the real cases; other random seeds.",
+                  "“pre”: the synthetic set “b” in the first 25 % of the steps, then the real cases; 50 % of the real",
+                  "which gives 50 % of the patches; of the set only cases that the benchmark finds with a Dice of 0.3",
+                  "100 % of the real patches mixed with their synthetic twins (twin).",
+                  "each case alike; synthetic patches with the noise of real ones.",
+                  "the harder half 3 times as often"):  # fmt: skip
+        assert words in html, words
+
+
+def test_an_arm_that_uses_its_data_in_another_way_is_no_null_arm():
+    arms = {name: {"real": True, "synthetic": "a", "reseeded": name != "real"} for name in ("real", "again", "pre")}
+    arms["pre"]["pretrain"] = 0.5
+    assert null_arms(arms, "real") == ["again"]
 
 
 def test_kinds_of_nodules_are_told_per_size(html):

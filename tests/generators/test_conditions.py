@@ -7,6 +7,7 @@ from scipy import ndimage
 from lungsyn.errors import InputError
 from lungsyn.masks.core import placing
 from lungsyn.masks.core import rows as conditions
+from lungsyn.volume import pasting
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.nodules import diameter_mm, nodule_facts
 from lungsyn.volume.space import Space
@@ -45,7 +46,7 @@ def test_nodules_lie_in_the_lungs(sources, why):
         assert set(np.unique(nodules)) - {0}
         assert ((lungs > 0)[nodules > 0]).all()
         assert ((inside > 0)[nodules > 0]).all()
-        assert ((body.lungs > 0)[nodules > 0]).mean() >= placing.INSIDE_LUNGS - 0.02
+        assert ((body.lungs > 0)[nodules > 0]).mean() >= pasting.INSIDE_LUNGS - 0.02
         again = placing.make_masks(row, sources, row["why"] == "inpainted").masks
         assert np.array_equal(masks, again)
 
@@ -67,7 +68,7 @@ def test_nodules_can_lie_about_where_they_lay_in_their_own_case(sources, why):
         for index, fact in enumerate(facts, start=1):
             wanted = np.mean(fact["box"], axis=1) / shape * body.ct.shape
             found = np.array(ndimage.center_of_mass(nodules == index)) + 0.5
-            assert np.abs(found - wanted).max() <= placing.NEAR_VOXELS + 2
+            assert np.abs(found - wanted).max() <= pasting.NEAR_VOXELS + 2
 
 
 def test_nodules_keep_their_place_where_all_real_ones_have_the_same(sources):
@@ -85,7 +86,7 @@ def test_a_nodule_without_room_in_its_place_lies_elsewhere_in_the_lungs(sources)
     free = np.zeros((40, 20, 20), bool)
     free[:15] = True
     ball = np.ones((5, 5, 5), bool)
-    starts = [placing.find_place(ball, free, np.array([30, 10, 10]), np.random.default_rng(k)) for k in range(20)]
+    starts = [pasting.find_place(ball, free, np.array([30, 10, 10]), np.random.default_rng(k)) for k in range(20)]
     assert all(start[0] <= 11 for start in starts) and len(set(starts)) > 10
 
 
@@ -93,11 +94,11 @@ def test_varied_masks_keep_their_size_within_the_scaling():
     rng = np.random.default_rng(0)
     x, y, z = np.ogrid[-7:8, -7:8, -7:8]
     ball = x**2 + y**2 + z**2 <= 36
-    low, high = (s**3 for s in placing.SCALES)
-    sizes = [placing.vary(ball, hu_around(ball), rng)[0].sum() / ball.sum() for _ in range(30)]
+    low, high = (s**3 for s in pasting.SCALES)
+    sizes = [pasting.vary(ball, hu_around(ball), rng)[0].sum() / ball.sum() for _ in range(30)]
     assert low * 0.9 < min(sizes) < 1 < max(sizes) < high * 1.1
     one_voxel = np.ones((1, 1, 1), bool)
-    assert all(placing.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
+    assert all(pasting.vary(one_voxel, hu_around(one_voxel), rng)[0].any() for _ in range(20))
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (2, 1, 1), (1, 1, 1)])
@@ -105,19 +106,19 @@ def test_of_a_nodule_that_is_made_smaller_than_voxels_something_is_left_in_its_p
     """Voxels that it does not fill at all used to make up its volume, in a corner, without HU of their own."""
     mask = np.ones(shape, bool)
     for seed in range(60):
-        varied, hu = placing.vary(mask, hu_around(mask), np.random.default_rng([seed, 1]), shrink=0.5)
+        varied, hu = pasting.vary(mask, hu_around(mask), np.random.default_rng([seed, 1]), shrink=0.5)
         assert varied.any() and max(varied.shape) <= 3
-        assert hu.shape == tuple(n + 2 * placing.RIM_VOXELS for n in varied.shape)
+        assert hu.shape == tuple(n + 2 * pasting.RIM_VOXELS for n in varied.shape)
 
 
 @pytest.mark.parametrize("radius", [1.0, 1.5, 2.3, 6.0])
 def test_a_rotated_nodule_keeps_its_volume(radius, monkeypatch):
     """Cut at half full, a ball of 19 voxels kept 8 to 16 of them."""
-    monkeypatch.setattr(placing, "SCALES", (1.0, 1.0))
+    monkeypatch.setattr(pasting, "SCALES", (1.0, 1.0))
     rng = np.random.default_rng(0)
     x, y, z = np.ogrid[-7:8, -7:8, -7:8]
     ball = x**2 + y**2 + z**2 <= radius**2
-    assert {int(placing.vary(ball, hu_around(ball), rng)[0].sum()) for _ in range(10)} == {int(ball.sum())}
+    assert {int(pasting.vary(ball, hu_around(ball), rng)[0].sum()) for _ in range(10)} == {int(ball.sum())}
 
 
 def test_no_nodule_is_made_smaller_than_the_smallest(sources):
@@ -138,7 +139,7 @@ def test_no_nodule_is_made_smaller_than_the_smallest(sources):
 
 def hu_around(mask):
     """A nodule of 50 HU in lung of -800 HU, as wide as `vary` takes it."""
-    return np.where(np.pad(mask, 2 * placing.RIM_VOXELS), 50.0, -800.0)
+    return np.where(np.pad(mask, 2 * pasting.RIM_VOXELS), 50.0, -800.0)
 
 
 def test_hu_is_varied_with_its_mask():
@@ -146,9 +147,9 @@ def test_hu_is_varied_with_its_mask():
     rng = np.random.default_rng(3)
     mask = np.zeros((15, 15, 15), bool)
     mask[2:13, 2:13, 2:8] = mask[2:8, 2:13, 2:13] = True
-    rim = placing.RIM_VOXELS
+    rim = pasting.RIM_VOXELS
     for _ in range(10):
-        varied, hu = placing.vary(mask, hu_around(mask), rng)
+        varied, hu = pasting.vary(mask, hu_around(mask), rng)
         assert hu.shape == tuple(n + 2 * rim for n in varied.shape)
         inner = hu[rim:-rim, rim:-rim, rim:-rim]
         assert (inner[ndimage.binary_erosion(varied, iterations=2)] > 0).all()

@@ -13,6 +13,7 @@ from lungsyn.errors import InputError
 from lungsyn.registry import family
 from lungsyn.seams import Run
 from lungsyn.segmenters.command import pack, unpack
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import open_case
 
@@ -40,7 +41,9 @@ end"""
 
 def trained(case_folders, tmp_path, train=TRAIN):
     settings = COMMAND.Settings(train=train)
-    return COMMAND.fit(case_folders[:2], case_folders[2:3], 0.5, settings, Run(7, CPU, tmp_path / "checkpoints"))
+    return COMMAND.fit(
+        case_folders[:2], case_folders[2:3], Use(synthetic_share=0.5), settings, Run(7, CPU, tmp_path / "checkpoints")
+    )
 
 
 def loaded(case_folders, tmp_path, predict=PREDICT):

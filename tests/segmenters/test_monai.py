@@ -14,6 +14,7 @@ from lungsyn.segmenters.core import prediction, training
 from lungsyn.segmenters.core.patches import TrainingPatches, augment, blur, change_grey_values
 from lungsyn.segmenters.core.settings import SlidingWindow
 from lungsyn.segmenters.networks import monai as networks
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.segmenters import settings_of
 from lungsyn.volume.files import open_case, write_case
@@ -26,7 +27,7 @@ INFERENCE = SlidingWindow(overlap=0.25)
 
 def trained(folders, settings, seed, checkpoints):
     """A training on the CPU, as any arm's."""
-    return family("segmenters", "monai").fit(folders, [], None, settings, Run(seed, CPU, checkpoints))
+    return family("segmenters", "monai").fit(folders, [], Use(), settings, Run(seed, CPU, checkpoints))
 
 
 def untrained(network, settings, inference=INFERENCE):
@@ -120,9 +121,9 @@ def test_arms_share_seeds_and_the_control_does_not():
 
 
 def test_patches_hold_nodules_as_often_as_asked(case_folders, settings):
-    often = TrainingPatches(case_folders, [], None, settings.model_copy(update={"nodule_patches": 1.0}), seed=0)
+    often = TrainingPatches(case_folders, [], Use(), settings.model_copy(update={"nodule_patches": 1.0}), seed=0)
     assert np.mean([float(often[i][1].sum() > 0) for i in range(30)]) > 0.95
-    assert torch.equal(often[4][0], TrainingPatches(case_folders, [], None, often.settings, seed=0)[4][0])
+    assert torch.equal(often[4][0], TrainingPatches(case_folders, [], Use(), often.settings, seed=0)[4][0])
 
 
 def test_augmentation_moves_image_and_nodule_together():
@@ -137,7 +138,7 @@ def test_augmentation_moves_image_and_nodule_together():
 
 def test_no_cases_is_an_error_in_words(settings):
     with pytest.raises(InputError, match="neither real cases nor a synthetic set"):
-        TrainingPatches([], [], None, settings, seed=0)
+        TrainingPatches([], [], Use(), settings, seed=0)
 
 
 class Constant(torch.nn.Module):
@@ -252,7 +253,7 @@ def test_patches_are_mixed_as_the_arm_says(case_folders, settings, tmp_path):
     """A synthetic case is told from real ones by its brightness here."""
 
     def share_of_synthetic(share):
-        patches = TrainingPatches(case_folders[:4], [bright], share, settings, seed=0)
+        patches = TrainingPatches(case_folders[:4], [bright], Use(synthetic_share=share), settings, seed=0)
         return np.mean([float(patches[i][0].mean()) > 0.4 for i in range(200)])
 
     case = make_case(seed=9)

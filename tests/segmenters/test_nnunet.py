@@ -14,6 +14,7 @@ from lungsyn import checkpoint
 from lungsyn.registry import family
 from lungsyn.seams import Run
 from lungsyn.segmenters.networks import nnunet as networks
+from lungsyn.settings.arms import Use
 from lungsyn.settings.compute import Compute
 from lungsyn.volume.files import open_case, write_case
 from tests.conftest import make_case
@@ -33,7 +34,7 @@ def folders(tmp_path_factory):
 
 
 def fit(folders, checkpoints):
-    return NNUNET.fit(folders[:1], folders[1:2], 0.75, SETTINGS, Run(5, CPU, checkpoints))
+    return NNUNET.fit(folders[:1], folders[1:2], Use(synthetic_share=0.75), SETTINGS, Run(5, CPU, checkpoints))
 
 
 @pytest.fixture(scope="module")

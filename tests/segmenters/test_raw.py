@@ -24,6 +24,13 @@ def test_a_dataset_holds_its_cases_voxel_by_voxel(case_folders, tmp_path):
         assert np.allclose(image.affine, case.affine) and np.allclose(label.affine, case.affine)
 
 
+def test_a_case_that_is_named_twice_counts_twice(case_folders, tmp_path):
+    """As the harder ones of those that the benchmark finds."""
+    names = write_dataset(tmp_path, case_folders[:1], [case_folders[1], case_folders[1]])
+    assert names == ["real_0001", "synthetic_0001", "synthetic_0002"]
+    assert [row["case"] for row in read_table(tmp_path / "cases.tsv")] == ["case-0", "case-1", "case-1"]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 2 / 3, 1.0])
 @pytest.mark.parametrize(("real", "synthetic"), [(3, 5), (4, 4), (50, 52), (7, 1)])
 def test_cases_are_drawn_as_often_as_the_share_says(share, real, synthetic):

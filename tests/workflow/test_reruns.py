@@ -95,6 +95,8 @@ NEW_DRAWS = of_sets("conditions", "synthesise") | arms("synthetic", "real+synthe
 REFUSED = "no other value is allowed"
 REAL = {"study": {"name": "real"}}  # patients are not called a phantom
 UNMIXED = {"synthetic_share": None}
+BOTH_KINDS = {"real": True, "synthetic": "untargeted"} | UNMIXED  # of cases: what ways of use are about
+MIXED = {"way": "paste", "share": 0.5}
 
 OTHER_GENERATOR = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["generators"]["patch_ddpm"]}
 OTHER_SEGMENTER = {"other": yaml.safe_load(CONFIGFILES[0].read_text())["segmenters"]["unet"]}
@@ -263,6 +265,21 @@ CONTRACT = {
     "compute.checkpoint_seconds": (5, NOTHING),
     "compute.compile": (True, NOTHING),
 }  # fmt: skip
+FOUND = {"find untargeted"} | COMPARISON
+for name in ("synthetic", "real+synthetic", "real+untargeted", "real-reseeded"):
+    both = {"arms": {name: BOTH_KINDS}}
+    CONTRACT |= {
+        f"arms.{name}.pretrain": (0.5, arms(name) | COMPARISON, both),
+        f"arms.{name}.mixing": (MIXED, arms(name) | COMPARISON, both),
+        f"arms.{name}.match_noise": (True, arms(name) | COMPARISON, both),
+        f"arms.{name}.found": ({"least_dice": 0.5}, arms(name) | FOUND, both),
+    }
+CONTRACT |= {
+    "arms.real.pretrain": (0.5, arms("real") | TARGETED | COMPARISON, {"arms": {"real": BOTH_KINDS}}),
+    "arms.real.mixing": (MIXED, arms("real") | TARGETED | COMPARISON),
+    "arms.real.match_noise": (True, arms("real") | TARGETED | COMPARISON, {"arms": {"real": BOTH_KINDS}}),
+    "arms.real.found": ({"least_dice": 0.5}, REFUSED, {"arms": {"real": BOTH_KINDS}}),  # it is the benchmark
+}
 
 
 # -------------------------------------------------------------------------------------------------- asking Snakemake
@@ -491,6 +508,7 @@ RECIPES = {
     ("generation", "synthesise"): SYNTHESIS,
     ("segmentation", "train"): SEGMENTATION,
     ("segmentation", "predict"): PREDICTION,
+    ("segmentation", "find"): NOTHING,  # no arm of the study asks
     ("evaluation", "score"): SCORES | COMPARISON | VIEWER,
     ("evaluation", "choose"): NOTHING,  # unless freeze_choice asks for it
     ("evaluation", "compare"): COMPARISON,
@@ -522,6 +540,7 @@ FAMILIES = {
     ("masks", "targeted"): TARGETED | COMPARISON,
     ("masks", "inpainted"): NOTHING,
     ("masks", "blank"): NOTHING,
+    ("masks", "twin"): NOTHING,
     ("readers", "phantom"): EVERYTHING,
     ("readers", "nifti"): NOTHING,
 }
@@ -685,6 +704,28 @@ def test_what_is_pasted_takes_no_gpu(where, finished):
     if where == "on a cluster":
         partitions = {name: resources["slurm_partition"] for name, resources in asked.items()}
         assert partitions == {"patch_ddpm": "gpu", "pasting": "cpu"}
+
+
+def test_what_the_benchmark_finds_is_asked_once_and_a_threshold_only_trains_again(study):
+    """By arms of one set. What was found follows the set and the benchmark's segmenter, and nothing else."""
+    arm = {"real": True, "synthetic": "untargeted", "found": {"least_dice": 0.3}}
+    overlay = {"arms": {"found": arm, "hard": arm | {"found": {"least_dice": 0.3, "hard_times": 3}}}}
+    first = [label(job) for job in to_run(study, overlay)]
+    assert (
+        first.count("find untargeted") == 1 and set(first) == {"find untargeted"} | arms("found", "hard") | COMPARISON
+    )
+    finish(study, overlay)
+    assert to_run(study, overlay) == []
+
+    def again(change: dict) -> set[str]:
+        return {label(job) for job in to_run(study, merged(overlay, change))}
+
+    assert again({"arms": {"hard": {"found": {"hard_times": 4}}}}) == arms("hard") | COMPARISON
+    assert again({"arms": {"found": {"found": {"least_dice": 0.4}}}}) == arms("found") | COMPARISON
+    assert "find untargeted" in again({"segmenters": {"unet": {"keep_lungs": False}}})
+    assert "find untargeted" in again({"segmenters": {"unet": {"steps": 7}}})
+    assert "find untargeted" in again({"sets": {"untargeted": {"volumes": 4}}})
+    assert "find untargeted" not in again({"sets": {"targeted": {"volumes": 4}}})
 
 
 def cases_of(jobs) -> set[str]:

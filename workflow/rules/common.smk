@@ -14,6 +14,7 @@ from lungsyn.hosts import is_host
 from lungsyn.machine import uses_gpu
 from lungsyn.random import seed_of
 from lungsyn.recipes import recipe_of  # a parameter of every rule: it says when new code makes results again
+from lungsyn.settings.arms import Use
 from lungsyn.settings.audit import Probing, Thresholds
 from lungsyn.registry import family
 from lungsyn.settings.evaluation import Drawing, Viewing

@@ -280,6 +280,7 @@ def costs(wildcards):
     arms = of_arms("{segmenter}/{arm}/{size}", TRAINED)
     places += [f"segmentation/{of}/{replicate}/cost.json" for of in arms for replicate in REPLICATES]
     places += [f"predictions/{of}.cost.json" for of in arms]
+    places += [f"found/{name}/{size}.cost.json" for name, size in STUDY.sought_sets]
     places += [f"audit/{name}/{size}/{what}.cost.json" for what in ("nearest", "fidelity") for name, size in USED_SETS]
     places += [f"audit/membership/{name}/{size}.cost.json" for name, size in USED_GENERATORS if attackable(name)]
     places += [f"scores/{of}.cost.json" for of in arms]

@@ -1,5 +1,6 @@
 # REQUIRED INPUTS: results/cases/{case}/, results/synthetic/{generator}/{set}/{size}/
 # OUTPUTS:         results/segmentation/{segmenter}/{arm}/{size}/{replicate}/, results/predictions/{segmenter}/{arm}/{size}/
+#                  results/found/{set}/{size}.tsv
 
 
 REPLICATES = list(range(STUDY.replicates))
@@ -16,10 +17,23 @@ def synthetic_cases(wildcards):
     return batches(name, drawn(wildcards.arm, wildcards.size, int(wildcards.replicate))) if name else []
 
 
-def share(wildcards):
-    """The command line's words for how real and synthetic patches are mixed."""
-    value = STUDY.arms[wildcards.arm].synthetic_share
-    return "" if value is None else f"--synthetic-share {value}"
+FINDS = "results/found/{set}/{size}.tsv"  # what the benchmark finds in a synthetic set
+
+
+def finds(wildcards):
+    """The table by which an arm chooses among the cases of its set, if it does."""
+    arm = STUDY.arms[wildcards.arm]
+    return FINDS.format(set=arm.synthetic, size=wildcards.size) if arm.found else []
+
+
+def use(wildcards):
+    """The command line's words for how an arm uses its cases; none for what it does not say. It asks for no ``input``:
+    of such parameters Snakemake notes no change."""
+    arm = STUDY.arms[wildcards.arm]
+    said = part(arm, Use).model_dump(mode="json", exclude_defaults=True)
+    words = [f"--{key.replace('_', '-')} {shlex.quote(json.dumps(value))}" for key, value in said.items()]
+    words += [f"--found {shlex.quote(as_json(arm.found))} --finds {finds(wildcards)}"] if arm.found else []
+    return " ".join(words)
 
 
 rule train_segmenter:
@@ -27,6 +41,7 @@ rule train_segmenter:
     input:
         cases=real_cases,
         synthetic=synthetic_cases,
+        finds=finds,
     output:
         model="results/segmentation/{segmenter}/{arm}/{size}/{replicate}/model.safetensors",
         curve="results/segmentation/{segmenter}/{arm}/{size}/{replicate}/training.jsonl",
@@ -40,15 +55,43 @@ rule train_segmenter:
         recipe=lambda w: recipe_of("segmentation", "train", STUDY.segmenters[w.segmenter].kind),
         kind=lambda w: f"--kind {STUDY.segmenters[w.segmenter].kind}",
         segmenter=lambda w: settings(settings_of(STUDY.segmenters[w.segmenter]))(w),
-        share=share,
+        use=use,
         reseeded=lambda w: "--reseeded" if STUDY.arms[w.arm].reseeded else "",
         seed=seed_of_fold,
     shell:
         "exec lungsyn segmentation train --of segmenter={wildcards.segmenter} arm={wildcards.arm} size={wildcards.size}"
         " replicate={wildcards.replicate} {params.kind} --segmenter {params.segmenter:q} --seed {params.seed}"
-        " {params.reseeded} --cases {input.cases} --synthetic {input.synthetic} {params.share}"
+        " {params.reseeded} --cases {input.cases} --synthetic {input.synthetic} {params.use}"
         " --checkpoints results/checkpoints {COMPUTE}"
         " --model {output.model} --curve {output.curve} --cost {output.cost} > {log} 2>&1"
+
+
+rule find:
+    """Ask the benchmark's segmenter, which learned from train patients only, what it finds in a synthetic set."""
+    input:
+        models=expand(
+            "results/segmentation/{segmenter}/{arm}/{{size}}/{replicate}/model.safetensors",
+            segmenter=STUDY.benchmark.segmenter,
+            arm=STUDY.benchmark.arm,
+            replicate=REPLICATES,
+        ),
+        synthetic=lambda w: batches(w.set, w.size),
+    output:
+        table=FINDS,
+        cost="results/found/{set}/{size}.cost.json",
+    log:
+        "results/logs/find/{set}/{size}.log",
+    threads: STUDY.compute.segmenter_threads
+    resources:
+        gpu=GPU,
+    params:
+        replicates=REPLICATES,
+        recipe=recipe_of("segmentation", "find", STUDY.segmenters[STUDY.benchmark.segmenter].kind),
+        inference=settings(inference_of(STUDY.segmenters[STUDY.benchmark.segmenter])),
+    shell:
+        "lungsyn segmentation find --of set={wildcards.set} size={wildcards.size}"
+        " --inference {params.inference:q} --replicates {params.replicates} --models {input.models}"
+        " --cases {input.synthetic} {COMPUTE} --cost {output.cost} --out {output.table} > {log} 2>&1"
 
 
 rule predict:

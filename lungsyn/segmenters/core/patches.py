@@ -13,10 +13,13 @@ from torch.utils.data import Dataset
 
 from lungsyn.errors import InputError
 from lungsyn.random import stream
+from lungsyn.segmenters.core.mixing import Mixer, cut
 from lungsyn.segmenters.core.settings import PatchTraining
+from lungsyn.segmenters.core.texture import matching
+from lungsyn.settings.arms import Use
 from lungsyn.volume.files import open_case
-from lungsyn.volume.intensity import AIR_HU, to_model_range
-from lungsyn.volume.patches import random_start, window
+from lungsyn.volume.intensity import to_model_range
+from lungsyn.volume.patches import random_start
 
 MAX_ROTATION_DEGREES = 30.0
 SCALES = (0.8, 1.25)
@@ -25,39 +28,56 @@ SCALES = (0.8, 1.25)
 class TrainingPatches(Dataset):
     """Patch number i of a training: ``(image [1 P P P], nodule [1 P P P])``, drawn from (seed, i) alone.
 
-    ``real`` and ``synthetic`` cases are drawn alike, or ``synthetic_share`` of the patches from the synthetic ones.
+    ``real`` and ``synthetic`` cases are drawn alike, or as ``use`` says: a share of the patches from the synthetic
+    ones; those of the first steps from synthetic and all others from real ones; real patches mixed, synthetic ones with
+    the noise of real ones.
     """
 
     def __init__(
-        self, real: Sequence[Path], synthetic: Sequence[Path], synthetic_share: float | None, settings: PatchTraining,
-        seed: int,
+        self, real: Sequence[Path], synthetic: Sequence[Path], use: Use, settings: PatchTraining, seed: int
     ):  # fmt: skip
         if not real and not synthetic:
             raise InputError("no case to train on: the arm names neither real cases nor a synthetic set with volumes")
-        self.settings, self.seed, self.synthetic_share = settings, seed, synthetic_share
+        self.settings, self.seed, self.use = settings, seed, use
         self.cases = [open_case(folder) for folder in [*real, *synthetic]]
         self.boxes = [[nodule["box"] for nodule in case.about["nodules"]] for case in self.cases]
         kinds = range(len(real)), range(len(real), len(self.cases))
         everything = range(len(self.cases))
-        self.pools = (everything, everything) if synthetic_share is None else kinds  # real, synthetic
+        alike = use.synthetic_share is None and use.pretrain is None
+        self.pools = (everything, everything) if alike else kinds  # real, synthetic
         self.with_nodules = tuple([i for i in pool if self.boxes[i]] for pool in self.pools)
+        halves = self.cases[: len(real)], self.cases[len(real) :]
+        self.mixer = Mixer(use.mixing, *halves) if use.mixing else None
+        self.texture = matching(*halves) if use.match_noise else None
+        self.n_real = len(real)
 
     def __len__(self) -> int:
         return 2**62
 
+    def share(self, i: int) -> float | None:
+        """How likely it is that patch ``i`` is of a synthetic case; None: each case is drawn alike."""
+        if self.use.pretrain is None:
+            return self.use.synthetic_share
+        return float(i // self.settings.batch_patches < round(self.use.pretrain * self.settings.steps))
+
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         s, rng = self.settings, stream(self.seed, "patch", i)
-        kind = int(self.synthetic_share is not None and rng.random() < self.synthetic_share)
+        share = self.share(i)
+        kind = int(share is not None and rng.random() < share)
         near = rng.random() < s.nodule_patches and self.with_nodules[kind]
         number = int(rng.choice(self.with_nodules[kind] if near else self.pools[kind]))
         case = self.cases[number]
         centre = None
         if near:
             centre = [(a + b) // 2 for a, b in self.boxes[number][rng.integers(len(self.boxes[number]))]]
-        start = random_start(rng, case.ct.shape, s.patch_voxels, centre)
-        image = to_model_range(window(case.ct, start, s.patch_voxels, AIR_HU), s.window_hu)
-        nodule = (window(case.nodules, start, s.patch_voxels, 0) > 0).astype(np.float32)
-        return augment(torch.from_numpy(np.stack([image, nodule])), rng)
+        patch = cut(case, random_start(rng, case.ct.shape, s.patch_voxels, centre), s.patch_voxels)
+        hu, nodule = patch.hu, patch.nodule
+        if self.mixer and number < self.n_real:
+            hu, nodule = self.mixer.mixed(number, patch, stream(self.seed, "mixing", i))
+        if self.texture and number >= self.n_real:
+            hu = self.texture.given(hu, stream(self.seed, "noise", i))
+        image = to_model_range(hu, s.window_hu)
+        return augment(torch.from_numpy(np.stack([image, nodule.astype(np.float32)])), rng)
 
 
 def augment(pair: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from lungsyn.random import seed_of
 from lungsyn.seams import Run, Trained
 from lungsyn.segmenters.core.patches import TrainingPatches
 from lungsyn.segmenters.core.settings import PatchTraining
+from lungsyn.settings.arms import Use
 from lungsyn.steps import Steps
 from lungsyn.volume.files import data_digests
 
@@ -25,10 +26,10 @@ RECORDS = 20  # points on the loss curve
 
 
 def train(
-    build: Callable[[], nn.Module], real: Sequence[Path], synthetic: Sequence[Path], synthetic_share: float | None,
+    build: Callable[[], nn.Module], real: Sequence[Path], synthetic: Sequence[Path], use: Use,
     settings: PatchTraining, run: Run,
 ) -> Trained:  # fmt: skip
-    """Train the network that ``build`` gives, on the cases in the folders ``real`` and ``synthetic`` (mixed as
+    """Train the network that ``build`` gives, on the cases in the folders ``real`` and ``synthetic`` (used as
     `TrainingPatches` says). Continues from ``run.checkpoints`` if the same training was stopped there."""
     compute, seed = run.compute, run.seed
     device = choose_device(compute)
@@ -38,7 +39,7 @@ def train(
     network = build().to(device, memory_format=torch.channels_last_3d)
     optimizer = Muon(network.parameters(), settings.learning_rate, fused=device.type != "mps")
     loss_of = DiceCELoss(sigmoid=True, batch=True)  # batch: patches without nodule still have a Dice
-    data = data_digests(real), data_digests(synthetic), synthetic_share
+    data = data_digests(real), data_digests(synthetic), use.model_dump(mode="json", exclude_defaults=True)
     key = checkpoint.digest(settings.model_dump(mode="json"), seed, data)
     restart = checkpoint.Restart(
         run.checkpoints / f"segmenter-{key}",
@@ -55,7 +56,7 @@ def train(
     print(f"segmenter training on {ran_on}, from {about['steps']} of {settings.steps} steps", flush=True)
 
     batches = DataLoader(
-        TrainingPatches(real, synthetic, synthetic_share, settings, seed),
+        TrainingPatches(real, synthetic, use, settings, seed),
         batch_size=settings.batch_patches,
         sampler=range(about["steps"] * settings.batch_patches, settings.steps * settings.batch_patches),
         **reading_ahead(compute, device),
