@@ -20,7 +20,7 @@ from lungsyn.settings.evaluation import Drawing, Evaluation
 from lungsyn.settings.section import as_json
 from lungsyn.settings.study import Benchmark, Config, Study
 from lungsyn.volume.files import map_volume, open_case, read_json, read_written, whole_case, write_text
-from lungsyn.volume.tables import read_table, write_table
+from lungsyn.volume.tables import grouped, read_table, write_table
 
 
 def _score_arguments(parser):
@@ -329,11 +329,11 @@ def _report_arguments(parser):
     add_section(parser, config=Config)
     add(parser, "cohort", "main-figure", "text", "cost-table", "out")
     add(parser, "comparisons", "strata", "pictures", "costs", nargs="+")
-    add(parser, "verdicts", "quality", nargs="*")
+    add(parser, "verdicts", "quality", "masks", nargs="*")
     parser.add_argument("--viewer", help="the viewer's page, as the report links to it; without: no link")
 
 
-@verb("evaluation", "report", _report_arguments, recipe=2)
+@verb("evaluation", "report", _report_arguments, recipe=3)
 def evaluation_report(args) -> None:
     """Put everything on one HTML page, and its comparison tables in a text; copy the main figure to its short name."""
     import shutil
@@ -350,11 +350,12 @@ def evaluation_report(args) -> None:
     comparisons = by_training(_rows(args.comparisons, ["segmenter", *COMPARISON_COLUMNS]))
     found = Findings(
         comparisons=comparisons,
-        strata=_grouped(_rows(args.strata, ["segmenter", "size", *STRATA_COLUMNS]), "{segmenter}"),
+        strata=grouped(_rows(args.strata, ["segmenter", "size", *STRATA_COLUMNS]), "{segmenter}"),
         cohort=read_table(args.cohort),
         pictures=pictures,
         verdicts=[read_json(path) for path in args.verdicts],
-        quality=_grouped([row for path in args.quality for row in read_table(path)], "{set}, size {size} %"),
+        quality=grouped([row for path in args.quality for row in read_table(path)], "{set}, size {size} %"),
+        masks=grouped([row for path in args.masks for row in read_table(path)], "{set}, size {size} %"),
         versions=versions(),
         costs=costs.totals(spent),
         viewer=args.viewer,
@@ -365,14 +366,6 @@ def evaluation_report(args) -> None:
     tables = [as_text(rows, f"{study.name}, segmenter {title}") for title, rows in comparisons.items()]
     write_text(args.text, "\n\n".join(tables) + "\n")
     write_text(args.out, build(f"{study.name}: does synthetic data help?", _shown(args.config), found))
-
-
-def _grouped(rows: Sequence[dict], words: str) -> dict[str, list[dict]]:
-    """Rows by what ``words``, with values of their columns in them, call them; in the order of their first."""
-    found: dict[str, list[dict]] = {}
-    for row in rows:
-        found.setdefault(words.format(**row), []).append(row)
-    return found
 
 
 def _shown(study: Config) -> str:

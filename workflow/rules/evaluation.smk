@@ -248,6 +248,7 @@ rule report:
         shown=[*ARM_PICTURES, *SET_PICTURES, *beside(ARM_PICTURES), *beside(SET_PICTURES)],
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
+        masks=[f"results/audit/{name}/{size}/masks.tsv" for name, size in USED_SETS],
         costs=costs,
         viewer=["results/viewer"] if STUDY.figures.viewer_cases else [],
     output:
@@ -264,5 +265,6 @@ rule report:
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --pictures {input.pictures} --verdicts {input.verdicts} --quality {input.quality}"
+        " --masks {input.masks}"
         " --costs {input.costs} --main-figure {output.figure} --text {output.text} --cost-table {output.costs}"
         " {params.viewer} --out {output.report} > {log} 2>&1"
