@@ -40,7 +40,7 @@ def numbers_of(case: Case) -> dict[str, list[float]]:
     thirds = zip(np.array_split(lungs, 3, axis=2), np.array_split(body, 3, axis=2), strict=True)
     low, middle, high = (_share(*third) for third in thirds)
     return {
-        "lungs_l": [lungs.sum() * case.space.voxel_ml / 1000],
+        "lungs_l": [float(lungs.sum()) * case.space.voxel_ml / 1000],
         "lung_share": [_share(lungs, body)],
         "lung_share_low": [low], "lung_share_middle": [middle], "lung_share_high": [high],
         "lungs_surface_cm2": [_surface_cm2(lungs, spacing_mm)],

@@ -161,7 +161,8 @@ def jobs_of(
         (raw / "series").mkdir(parents=True)
         write_made_up_cohort(folder / "results", list(splits(study, n_cases)))
         overlay = {"cohort": {"root": str(raw)}} if study.cohort.root else {}
-        overlay |= {"audit": {"fidelity": {"weights": None}}}  # a path from another folder than this one
+        # Paths from another folder than this one.
+        overlay |= {"audit": {"fidelity": {"weights": None}}, "sets": without_tables(study)}
         overlay = merge(extra or {}, overlay)
         listed, prepared = (DAGSettings(targets={f"results/{name}.tsv"}) for name in ("listing", "cohort"))
         for executor, settings in (("touch", listed), ("touch", prepared), ("dryrun", None)):
@@ -177,6 +178,12 @@ def jobs_of(
                 )
                 jobs = [(job.rule.name, job.wildcards_dict) for job in workflow._workflow.dag.jobs]
         return [(rule, wildcards) for rule, wildcards in jobs if rule != "all"]
+
+
+def without_tables(study: Config) -> dict:
+    """An overlay of ``sets`` in which no source of masks reads a table of the user's."""
+    tables = {name for name, made in study.sets.items() if getattr(made.conditions, "table", None)}
+    return {name: {"conditions": {"table": None}} for name in tables}
 
 
 def write_made_up_cohort(results: Path, split_of: list[str]) -> None:

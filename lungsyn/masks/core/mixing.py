@@ -25,7 +25,7 @@ DEEP_VOXELS = 1.0  # inside the lungs, in which the middle of a cut-out lies
 DEPTH_SLACK = 1.0  # voxels of the frame, by which the lungs' border may be nearer or farther than is wanted
 UPRIGHT = [turn for turn, axes in enumerate(MIRRORS) if 2 not in axes]  # lungs are wider below than above
 SMOOTH_VOXELS = 2.0  # of the finer grid, over which what is put back of a surface's roughness is smooth
-SMOOTH_CUT_OUT = 1.0  # voxels of the frame: sums of many surfaces are rougher than one
+SMOOTH_CUT_OUT = 2.0  # voxels of the frame: sums of many surfaces are rougher than one
 MARGIN_MM = 9.0  # around the lungs of a made chest
 
 
