@@ -116,7 +116,7 @@ def audit_fidelity(args) -> None:
     counted = rates(attempts(args.synthetic), read_json(args.reference)) if args.reference else []
     write_table(args.quality, [args.of | row for row in counted], [*args.of, *RATE_COLUMNS])
     extract, about = features.choose(args.fidelity.weights)
-    folders = (whole(case_folders(paths)) for paths in (args.real_train, args.real_held_out, args.synthetic))
+    folders = [whole(case_folders(paths)) for paths in (args.real_train, args.real_held_out, args.synthetic)]
     measured = floor.measure_sets(openers(*folders), args.fidelity.slices_per_case, extract)
     found = floor.audit(*measured, args.seed)
     print(floor.summary(found))
