@@ -202,7 +202,7 @@ class MaskSource(ABC):
     the audit asks for. Numbers are written with six digits.
     """
 
-    Settings: ClassVar[type[Section]]
+    Settings: ClassVar[type[Section]]  # a file of the user's is its key ``table``, which may be None
     recipe: ClassVar[int] = 1
     columns: ClassVar[Sequence[str]]  # of its rows; two of them are ``volume``, a number as text, and ``seed``
     split: ClassVar[str | None] = "train"  # whose cases it takes masks, or statistics of masks, from; None: no case
@@ -221,6 +221,11 @@ class MaskSource(ABC):
     @abstractmethod
     def uses(self, row: dict) -> set[str]:
         """Names of the cases that the scene of a row opens."""
+
+    def asked(self, row: dict) -> dict:
+        """What a row asks for, so that the volume can be measured against it: ``diameter_mm`` and ``wall_mm`` (mm, a
+        list: a number for each nodule, by index) and ``lungs_l`` (litres); nothing where it asks for nothing."""
+        return {}
 
     @abstractmethod
     def scene(self, row: dict, open_case: Callable[[str], Case]) -> Scene:

@@ -23,6 +23,7 @@ from lungsyn.volume.space import Space, Volume
 AROUND = 3.2  # edge of a chest's frame, in spreads of the lungs: the longest chests fit
 FAR = 0.35  # of the frame: where distances are cut off
 DEGREES = range(2, 5)  # of spherical harmonics by which a nodule is no ball; degree 1 would only move it
+REACH_MM = 25.0  # around a nodule's middle, in which the lungs' border is looked for
 FEWEST_VOXELS = 60  # of a nodule whose shape is measured
 
 
@@ -139,6 +140,19 @@ def harmonics(directions: np.ndarray, degree: int) -> np.ndarray:
     values = [special.sph_harm_y(degree, m, polar, azimuth) for m in range(degree + 1)]
     real = [values[0].real] + [np.sqrt(2) * part for v in values[1:] for part in (v.real, v.imag)]
     return np.stack(real, axis=1) * np.sqrt(4 * np.pi)
+
+
+def wall_mm(lungs, box: Sequence[Sequence[int]], spacing_mm: np.ndarray) -> float:
+    """From the middle of a nodule's ``box`` ([first, past last] per axis) to the nearest voxel outside the lungs, in a
+    box of ``REACH_MM`` around it; that much where all of it is lung. ``lungs``: an array or a map of one."""
+    middle = np.mean(box, axis=1)
+    reach = np.ceil(REACH_MM / spacing_mm).astype(int)
+    low = np.maximum(middle.astype(int) - reach, 0)
+    inside = np.asarray(lungs[tuple(slice(a, b) for a, b in zip(low, middle.astype(int) + reach + 1, strict=True))]) > 0
+    if inside.all():
+        return REACH_MM
+    depth = ndimage.distance_transform_edt(inside, sampling=spacing_mm)
+    return float(depth[tuple(np.minimum(middle.astype(int) - low, np.array(inside.shape) - 1))])
 
 
 def star_powers(nodule: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray | None:

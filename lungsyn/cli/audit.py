@@ -103,22 +103,24 @@ def _fidelity_arguments(parser):
     add_section(parser, fidelity=Fidelity)
     add_numbers(parser, "seed")
     parser.add_argument("--reference", type=Path, help="ranges of the measures; without: nothing was judged")
-    add(parser, "out", "quality")
+    add(parser, "out", "quality", "masks")
 
 
-@verb("audit", "fidelity", _fidelity_arguments, recipe=2)
+@verb("audit", "fidelity", _fidelity_arguments, recipe=3)
 def audit_fidelity(args) -> None:
     """Say how many of a set's volumes were rejected, and how far it is from the train cases, beside held-out ones."""
-    from lungsyn.audit import features, floor
+    from lungsyn.audit import features, floor, likeness
     from lungsyn.audit.specimens import openers
     from lungsyn.quality.attempts import RATE_COLUMNS, rates
 
     counted = rates(attempts(args.synthetic), read_json(args.reference)) if args.reference else []
     write_table(args.quality, [args.of | row for row in counted], [*args.of, *RATE_COLUMNS])
     extract, about = features.choose(args.fidelity.weights)
-    folders = (whole(case_folders(paths)) for paths in (args.real_train, args.real_held_out, args.synthetic))
+    folders = [whole(case_folders(paths)) for paths in (args.real_train, args.real_held_out, args.synthetic)]
     measured = floor.measure_sets(openers(*folders), args.fidelity.slices_per_case, extract)
     found = floor.audit(*measured, args.seed)
     print(floor.summary(found))
+    alike = [args.of | row for row in likeness.compare(*folders, args.seed)]
+    write_table(args.masks, alike, [*args.of, *likeness.COLUMNS])
     made = note(args.rule, fidelity=args.fidelity, seed=args.seed, extractor=about)
     write_json(args.out, args.of | {"made": made} | found)

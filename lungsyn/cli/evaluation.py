@@ -22,8 +22,15 @@ from lungsyn.settings.audit import Probing
 from lungsyn.settings.evaluation import Drawing, Evaluation
 from lungsyn.settings.section import as_json
 from lungsyn.settings.study import Benchmark, Config, Study
-from lungsyn.volume.files import open_case, read_json, read_written, whole_case, write_json, write_text
-from lungsyn.volume.tables import read_table, write_table
+from lungsyn.volume.files import (
+    open_case,
+    read_json,
+    read_written,
+    whole_case,
+    write_json,
+    write_text,
+)  # fmt: skip
+from lungsyn.volume.tables import grouped, read_table, write_table
 
 
 def _score_arguments(parser):
@@ -318,7 +325,7 @@ def _report_arguments(parser):
     add_section(parser, config=Config)
     add(parser, "cohort", "main-figure", "text", "cost-table", "out")
     add(parser, "comparisons", "strata", "layers", "pictures", "costs", nargs="+")
-    add(parser, "verdicts", "quality", nargs="*")
+    add(parser, "verdicts", "quality", "masks", nargs="*")
     parser.add_argument("--viewer", help="the viewer's page, as the report links to it; without: no link")
     parser.add_argument("--choice", type=Path, nargs="*", default=[], help="what was frozen before the test was scored")
 
@@ -342,14 +349,15 @@ def evaluation_report(args) -> None:
     comparisons = by_training(_rows(args.comparisons, ["segmenter", *COMPARISON_COLUMNS]))
     found = Findings(
         comparisons=comparisons,
-        strata=_grouped(_rows(args.strata, ["segmenter", "size", *STRATA_COLUMNS]), "{segmenter}"),
+        strata=grouped(_rows(args.strata, ["segmenter", "size", *STRATA_COLUMNS]), "{segmenter}"),
         layers=by_training(_rows(args.layers, ["segmenter", "size", *LAYER_COLUMNS])),
         cohort=read_table(args.cohort),
         pictures=pictures,
         verdicts=[read_json(path) for path in args.verdicts],
-        quality=_grouped(
+        quality=grouped(
             [row for path in args.quality for row in read_table(path)], "{set}, size {size} %", "fold {fold}"
         ),
+        masks=grouped([row for path in args.masks for row in read_table(path)], "{set}, size {size} %", "fold {fold}"),
         versions=versions(),
         costs=costs.totals(spent),
         viewer=args.viewer,
@@ -362,16 +370,6 @@ def evaluation_report(args) -> None:
     tables = [as_text(rows, f"{study.name}, segmenter {title}", draws) for title, rows in comparisons.items()]
     write_text(args.text, "\n\n".join(tables) + "\n")
     write_text(args.out, build(f"{study.name}: does synthetic data help?", _shown(args.config), found))
-
-
-def _grouped(rows: Sequence[dict], words: str, of_fold: str = "") -> dict[str, list[dict]]:
-    """Rows by what ``words``, with values of their columns in them, call them, and ``of_fold`` where they have a fold;
-    in the order of their first."""
-    found: dict[str, list[dict]] = {}
-    for row in rows:
-        name = f"{words}, {of_fold}" if "fold" in row and of_fold else words
-        found.setdefault(name.format(**row), []).append(row)
-    return found
 
 
 def _shown(study: Config) -> str:

@@ -79,6 +79,7 @@ def _conditions_arguments(parser):
     add_section(parser, conditions=AnyMasks)
     add_numbers(parser, "volumes", "worst-cases", "seed")
     add(parser, "cases", nargs="*")
+    parser.add_argument("--table", type=Path, help="a line for each volume, of what it is to be; without: none")
     parser.add_argument("--predictions", type=Path, nargs="*", help="the benchmark arm's for these cases (targeted)")
     add(parser, "out")
 
@@ -94,7 +95,8 @@ def generation_conditions(args) -> None:
         if not args.predictions:
             raise InputError("--predictions is missing: these masks come from the benchmark's worst cases")
         worst = worst_cases(_benchmark_dice(args.predictions[0], folders), args.worst_cases)
-    rows = source.rows(folders, args.volumes, args.seed, args.conditions, worst)
+    settings = args.conditions.model_copy(update={"table": args.table}) if args.table else args.conditions
+    rows = source.rows(folders, args.volumes, args.seed, settings, worst)
     _check_rows(rows, args.volumes, args.conditions.kind)
     write_table(args.out, [args.of | row for row in rows], [*args.of, *source.columns])
 
@@ -211,6 +213,8 @@ def generation_synthesise(args) -> None:
             if attempt.faults:
                 write_arrays(args.out / rejected_picture(records[-1]), middle_slices(attempt.case))
         case, name = attempt.case, f"{args.of['set']}-{row['volume']}"
+        if asked_for := masks.asked(row):
+            case.about["asked"] = asked_for
         if generators.checked:
             case.about["quality"] = records[-1]
         inputs = model | dict(data_digests(sources[used] for used in sorted(masks.uses(row))))

@@ -1,4 +1,4 @@
-"""The chest of ``cohort.chest`` in HU: tissues, vessels, airways, noise.
+"""The chest of ``anatomy.chest`` in HU: tissues, vessels, airways, noise.
 
 Arrays are ``[x y z]``. Sections of the body are painted slice by slice: a slice stays in the processor's cache. Vessels
 and airways are then stamped into their own small boxes. HU are those of common CT.
@@ -7,9 +7,10 @@ and airways are then stamped into their own small boxes. HU are those of common 
 import numpy as np
 from scipy import ndimage
 
-from lungsyn.cohort.chest import (
+from lungsyn.anatomy.chest import (
     Anatomy,
     Grid,
+    body_distance,
     capsule,
     diaphragm_z,
     ellipse,
@@ -45,11 +46,7 @@ def chest_wall(a: Anatomy, hu: np.ndarray, x, y, z: float, edge: float) -> None:
     s = min(a.taper(z), 1.0)
     r = np.sqrt(x * x + (y - yc) ** 2) + 1e-3
     front = (yc - y) / r  # -1 back ... 1 front
-    skew = 1.0 + a.skew[0] * (x / r) * front + a.skew[1] * (x / r)
-    shoulder = 1.0 - 0.25 * np.clip((z - a.top_z) / 40.0, 0.0, 1.0)
-    half_depth = (a.depth + 0.75 * a.wall + 8.0) * (1.0 - 0.14 * s)
-    back = 4.0 + a.depth + 0.75 * a.wall + 8.0
-    body = oval(x * skew, y - (back - half_depth - 6.0 * s), (a.width + a.wall) * shoulder, half_depth, 0.45)
+    body = body_distance(a, x, y, z)
     groove = 6.0 * np.exp(-((x / 14.0) ** 2)) * (y > yc)
     paint(hu, body + groove, SKIN, edge)
     paint(hu, body + groove + 2.0, FAT + 8 * mottle(a, x, y, z, 37.0), edge)

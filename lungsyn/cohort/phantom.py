@@ -12,9 +12,9 @@ import pydicom
 from pydicom.uid import generate_uid
 from scipy import ndimage
 
+from lungsyn.anatomy.chest import Grid, fit_anatomy
 from lungsyn.cohort import annotations
 from lungsyn.cohort.annotations import DATABASE_MATRIX, Nodule
-from lungsyn.cohort.chest import Grid, fit_anatomy
 from lungsyn.cohort.chest_painting import LEFT, RIGHT, add_noise, section, table, vessels_and_airways
 from lungsyn.cohort.dicom_writing import write_ct
 from lungsyn.cohort.workers import mapping

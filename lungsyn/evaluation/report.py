@@ -185,6 +185,22 @@ Texture is the mean of the readers' ratings (1 to 5): below 2.5 ground glass, be
 {% if pictures[1:] %}<details class="part"><summary><h2>Figures</h2></summary>
 {% for picture in pictures[1:] %}{{ figure_of(picture) }}{% endfor %}</details>{% endif %}
 
+{% if masks %}<details class="part"><summary><h2>What the masks are like</h2></summary>
+<p class="quiet">Mean (standard deviation) over cases, or over their nodules. Distances are Wasserstein's, in the unit
+of the row: how far the set's distribution is from the train cases', and as the floor, how far that of held-out patients
+is, with equally many of each. Their difference has a bootstrap interval. “Asked” is what masks were to be, where they
+are made up; “off” is the mean amount by which a volume, or a nodule, is not as asked.</p>
+{% for name, rows in masks.items() %}
+<h3>Set {{ name }}</h3>
+<div class="scroll"><table><tr><th class="words">what</th><th>train</th><th>held-out</th><th>set</th><th>floor</th>
+<th>distance</th><th>difference</th><th>asked</th><th>off</th></tr>
+{% for row in rows %}<tr><td class="words">{{ row.what }}</td><td>{{ spread(row.train, row.train_sd) }}</td>
+<td>{{ spread(row.held_out, row.held_out_sd) }}</td><td>{{ spread(row.synthetic, row.synthetic_sd) }}</td>
+<td>{{ row.floor|figures }}</td><td>{{ row.distance|figures }}</td>
+<td>{% if row.difference_low %}{{ row.difference_low|figures }} to {{ row.difference_high|figures }}{% endif %}</td>
+<td>{{ spread(row.asked, row.asked_sd) }}</td><td>{{ row.off|figures }}</td></tr>
+{% endfor %}</table></div>{% endfor %}</details>{% endif %}
+
 {% if quality %}<details class="part"><summary><h2>Quality control</h2></summary>
 <p class="quiet">Each synthetic volume's measures must lie where those of the real train cases lie; a rejected one is
 made again with other noise, {{ config.quality.tries }} times at most. The ranges are as wide as it takes to reject
@@ -266,6 +282,7 @@ class Findings:
     pictures: Sequence[Mapping] = ()
     verdicts: Sequence[Mapping] = ()
     quality: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
+    masks: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     costs: Sequence[Mapping] = ()
     layers: Mapping[str, Sequence[Mapping]] = field(default_factory=dict)
@@ -280,11 +297,13 @@ def build(title: str, config_json: str, found: Findings) -> str:
     environment.filters["short"] = lambda value: "" if value is None else f"{value:.3g}"
     config = json.loads(config_json)
     draws = config.get("replicates_draw", "segmenter")
+    environment.filters["figures"] = _figures
     return environment.from_string(TEMPLATE).render(
         title=title, config=config, comparisons=found.comparisons, strata=found.strata, layers=found.layers,
         choice=told_choice(found), stays=STAYS[draws], draws=draws,
         folds=config.get("cohort", {}).get("split", {}).get("folds"),
         cohort=cohort_summary(found.cohort), shown=WARNED_CASES, verdicts=found.verdicts, quality=found.quality,
+        masks=found.masks, spread=_spread,
         pictures=[_shown(row) for row in found.pictures], versions=found.versions, costs=found.costs,
         peak=max((row["peak_mb"] or 0 for row in found.costs), default=0) / 1000, viewer=found.viewer,
         sizes=len({verdict["size"] for verdict in found.verdicts}), results=RESULTS, style=STYLE, script=SCRIPT,
@@ -294,6 +313,15 @@ def build(title: str, config_json: str, found: Findings) -> str:
         no_interval=NO_INTERVAL, if_even=IF_EVEN, p_text=p_text, pretty=_pretty,
         trained_on=lambda arm: described(Arm(**arm)),
     )  # fmt: skip
+
+
+def _figures(number: str) -> str:
+    """A number of a table with three digits."""
+    return f"{float(number):.3g}" if number else ""
+
+
+def _spread(mean: str, deviation: str) -> str:
+    return f"{_figures(mean)} ({_figures(deviation)})" if mean else ""
 
 
 def _shown(picture: Mapping) -> dict:

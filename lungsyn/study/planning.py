@@ -169,7 +169,8 @@ def planned_jobs(configfiles: Sequence[Path], study: Config, n_cases: int, extra
         made_up = {fold: list(splits(study, n_cases, fold)) for fold in folds_of(study.cohort.split)}
         write_made_up_cohort(folder / "results", made_up)
         overlay = {"cohort": {"root": str(raw)}} if study.cohort.root else {}
-        overlay |= {"audit": {"fidelity": {"weights": None}}}  # a path from another folder than this one
+        # Paths from another folder than this one.
+        overlay |= {"audit": {"fidelity": {"weights": None}}, "sets": without_tables(study)}
         overlay = merge(extra or {}, overlay)
         listed, prepared = (DAGSettings(targets={f"results/{name}.tsv"}) for name in ("listing", "cohort"))
         for executor, settings in (("touch", listed), ("touch", prepared), ("dryrun", None)):
@@ -185,6 +186,12 @@ def planned_jobs(configfiles: Sequence[Path], study: Config, n_cases: int, extra
                 )
                 jobs = list(workflow._workflow.dag.jobs)
         return [job for job in jobs if job.rule.name != "all"]
+
+
+def without_tables(study: Config) -> dict:
+    """An overlay of ``sets`` in which no source of masks reads a table of the user's."""
+    tables = {name for name, made in study.sets.items() if getattr(made.conditions, "table", None)}
+    return {name: {"conditions": {"table": None}} for name in tables}
 
 
 def write_made_up_cohort(results: Path, split_of: Mapping[int | None, list[str]]) -> None:

@@ -43,6 +43,14 @@ def write_table(path: Path, rows: Iterable[Mapping], columns: list[str]) -> None
             writer.writerow({key: _cell(row[key]) for key in columns})
 
 
+def grouped(rows: Iterable[dict], words: str) -> dict[str, list[dict]]:
+    """Rows by what ``words``, with values of their columns in them, call them; in the order of their first."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(words.format(**row), []).append(row)
+    return found
+
+
 def _cell(value) -> str:
     if value is None:
         return ""

@@ -6,7 +6,8 @@ import pytest
 from scipy import ndimage
 
 from lungsyn import registry
-from lungsyn.cohort import annotations, chest, chest_painting, phantom, table
+from lungsyn.anatomy import chest
+from lungsyn.cohort import annotations, chest_painting, phantom, table
 from lungsyn.errors import InputError
 from lungsyn.settings.cohort import Nodules, Phantom
 from lungsyn.volume.resample import resample_mask

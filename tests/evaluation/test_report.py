@@ -159,6 +159,46 @@ def test_the_policy_for_empty_masks_is_stated(html):
     assert "both empty they agree (Dice" in html and "patients, 0 without a nodule" in html
 
 
+def test_what_was_asked_of_masks_stands_beside_what_was_made(comparison):
+    row = {
+        "what": "diameter <of> a nodule, mm",
+        "train": "13.07",
+        "train_sd": "6.441",
+        "held_out": "13.5",
+        "held_out_sd": "7",
+        "synthetic": "12",
+        "synthetic_sd": "5",
+        "floor": "0.802",
+        "distance": "0.42",
+        "difference_low": "-1.998",
+        "difference_high": "1",
+        "asked": "12.5",
+        "asked_sd": "5",
+        "off": "0.0512",
+    }
+    empty = dict.fromkeys(row, "") | {"what": "number of nodules", "train": "0", "train_sd": "0"}
+    html = report.build("t", json.dumps(CONFIG), report.Findings({"unet": comparison}, masks={"made": [row, empty]}))
+    parser = Parser()
+    parser.feed(html)
+    cells = [re.findall("<td.*?>(.*?)</td>", line) for line in html.replace("\n", "").split("<tr>")]
+    assert (
+        not parser.open
+        and [
+            "diameter &lt;of&gt; a nodule, mm",
+            "13.1 (6.44)",
+            "13.5 (7)",
+            "12 (5)",
+            "0.802",
+            "0.42",
+            "-2 to 1",
+            "12.5 (5)",
+            "0.0512",
+        ]
+        in cells
+    )
+    assert ["number of nodules", "0 (0)", *[""] * 7] in cells
+
+
 def test_rejected_volumes_are_counted(html):
     assert "Set a: 14 volumes made, 3 rejected, 1 of them kept" in html
     assert "median &lt;of&gt; lungs" in html and "5 % of new real cases; n train" in html

@@ -6,6 +6,8 @@ import pytest
 from lungsyn.audit.outlines import find, read_outline
 from lungsyn.errors import InputError
 from lungsyn.masks import made
+from lungsyn.masks.core import parametric
+from lungsyn.masks.core.lesions import in_turn, read_wanted
 from lungsyn.registry import family
 from lungsyn.volume.files import Case, open_case, write_case
 from lungsyn.volume.nodules import nodule_facts
@@ -93,6 +95,115 @@ def test_no_train_patient_is_as_near_as_a_copy(folders, drawn):
     owners = [case.about["patient"] for case in cases]
     assert max(match.likeness for match in find(np.stack(made_up), known, owners)) < 0.97
     assert min(match.likeness for match in find(known[:3], known, owners)) > 0.99
+
+
+def measured(scene) -> tuple[list[dict], np.ndarray, Space]:
+    """The nodules' facts, the lungs and the grid of a scene."""
+    nodules, lungs = (np.asarray(scene.labels[name]) for name in ("nodules", "lungs"))
+    space = Space(nodules.shape, scene.affine)
+    return nodule_facts(nodules, lungs, space), lungs, space
+
+
+def test_a_parametric_body_has_no_patients_outline(folders):
+    """It uses one case, for its spacing; the shape of another one of the same grid leads to the same masks."""
+    rows, drawn_scenes = scenes(folders, volumes=2, body="parametric")
+    opened = {folder.name: open_case(folder) for folder in folders}
+    source = family("masks", "made")
+    for row, scene in zip(rows, drawn_scenes, strict=True):
+        (name,) = source.uses(row)
+        other = next(key for key in opened if key != name)
+        facts, lungs, space = measured(scene)
+        assert facts and (np.asarray(scene.labels["body"])[lungs > 0] > 0).all()
+        if row["cut_out"] == "1":
+            swapped = source.scene(row, lambda _, other=other: opened[other])
+            assert all((swapped.labels[key] == scene.labels[key]).all() for key in ("nodules", "lungs", "body"))
+            assert lungs.shape == opened[name].ct.shape
+        else:
+            assert set(np.unique(lungs)) == {0, 1, 2}
+            right, left = (np.argwhere(lungs == value).mean(0) for value in (1, 2))
+            assert right[0] > left[0]  # RAS+: x runs to the patient's right
+            extent = np.ptp(np.argwhere(lungs > 0), axis=0) * space.spacing_mm
+            asked = np.array(row["lungs_mm"].split(), dtype=float)
+            assert extent == pytest.approx(asked, rel=0.12)
+
+
+def test_parametric_chests_are_as_large_as_the_train_cases(folders):
+    cases = [open_case(folder) for folder in folders]
+    if made.shapes.are_cut_outs(cases):
+        pytest.skip("cut-outs have no size")
+    sizes = parametric.sizes_of(cases)
+    drawn_sizes = np.log([parametric.draw_size_mm(sizes, np.random.default_rng(i)) for i in range(400)])
+    np.testing.assert_allclose(drawn_sizes.mean(0), sizes.mean(0), atol=0.02)
+    np.testing.assert_allclose(drawn_sizes.std(0), sizes.std(0, ddof=1), rtol=0.25)
+    assert parametric.draw_size_mm(sizes[:4], np.random.default_rng(0)) is None  # too few to have a spread
+
+
+@pytest.mark.parametrize("body", ["mixed", "parametric"])
+def test_the_lungs_of_a_chest_have_the_volume_that_is_asked_for(folders, body):
+    if made.shapes.are_cut_outs([open_case(folder) for folder in folders]):
+        with pytest.raises(InputError, match="the train cases are cut-outs"):
+            scenes(folders, body=body, lungs_l=(0.4, 0.4))
+        return
+    for scene in scenes(folders, volumes=2, body=body, lungs_l=(0.4, 0.4))[1]:
+        _, lungs, space = measured(scene)
+        assert (lungs > 0).sum() * space.voxel_ml / 1000 == pytest.approx(0.4, rel=0.12)
+
+
+def test_a_table_says_what_each_volume_is_to_be(folders, tmp_path):
+    table = tmp_path / "wanted.tsv"
+    table.write_text("volume\tdiameters_mm\twalls_mm\na\t9\t8\nb\t6 7\t\nc\t\t12\n")
+    rows, made_up = scenes(folders, volumes=4, table=table, diameter_mm=(5.0, 5.0))
+    source = family("masks", "made")
+    asked = [source.asked(row) for row in rows]
+    assert [one["diameter_mm"] for one in asked] == [[9], [6, 7], [5], [9]]  # the third as the settings say
+    assert asked[0]["wall_mm"] == [8] and asked[2]["wall_mm"] == [12] and len(asked[1]["wall_mm"]) == 2
+    facts, _, _ = measured(made_up[0])
+    assert facts[0]["diameter_mm"] == pytest.approx(9.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("volume\na\n", "no line that asks for anything"),
+        ("diameters_mm\n", "no line that asks for anything"),
+        ("diameters_mm\tcolour\n5\tred\n", "a column 'colour'"),
+        ("diameters_mm\n5\nlarge\n", "line 3: diameters_mm is 'large'"),
+        ("diameters_mm\n-5\n", "above 0 and up to 200"),
+        ("walls_mm\nnan\n", "above 0 and up to 200"),
+        ("diameters_mm\twalls_mm\n5 6\t3\n", "different numbers of nodules"),
+        ("lungs_l\n4 5\n", "a volume has one"),
+    ],
+)
+def test_a_table_that_asks_for_nothing_possible_is_refused(tmp_path, text, match):
+    (tmp_path / "wanted.tsv").write_text(text)
+    with pytest.raises(InputError, match=match):
+        read_wanted(tmp_path / "wanted.tsv")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"diameter_mm": (9, 5)}, {"nodules": (0, 2)}, {"lungs_l": (1, 50)}, {"wall_mm": (-1, 5)}]
+)
+def test_ranges_that_no_volume_can_have_are_refused(settings):
+    with pytest.raises(ValueError, match="must be a low and a high end between"):
+        made.Settings(**settings)
+
+
+def test_nodules_are_drawn_as_often_as_each_other():
+    """So that ten volumes have the diameters of ten train nodules, not those of a few of them several times."""
+    turns = in_turn(range(5), 3, "what")
+    assert [sorted(next(turns) for _ in range(5)) for _ in range(3)] == [list(range(5))] * 3
+
+
+def test_the_middle_of_a_mixed_cut_out_is_as_deep_as_its_nodule_is_to_be(folders):
+    if not made.shapes.are_cut_outs([open_case(folder) for folder in folders]):
+        pytest.skip("nodules of whole chests are placed anywhere")
+    depths = []
+    for deep in (6.0, 12.0):
+        made_up = scenes(folders, volumes=3, wall_mm=(deep, deep), diameter_mm=(4.0, 4.0))[1]
+        depths.append([made.shapes.wall_mm(lungs, facts[0]["box"], space.spacing_mm)
+                       for facts, lungs, space in map(measured, made_up)])  # fmt: skip
+    assert depths[0] == pytest.approx([6.0] * 3, abs=5.0) and depths[1] == pytest.approx([12.0] * 3, abs=5.0)
+    assert np.mean(depths[1]) > np.mean(depths[0]) + 3.0
 
 
 def test_fewer_patients_than_are_mixed_are_refused(folders):

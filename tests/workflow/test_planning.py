@@ -9,7 +9,7 @@ import pytest
 
 from lungsyn import cli
 from lungsyn.errors import InputError
-from lungsyn.settings.checking import check, read
+from lungsyn.settings.checking import check, merge, read
 from lungsyn.settings.segmenters import settings_of
 from lungsyn.settings.study import Config
 from lungsyn.study import planning
@@ -151,3 +151,13 @@ def test_hours_of_segmenters_are_those_of_their_kind(tiny, tmp_path, kind, secon
     rates = planning.measured(tmp_path / "results")
     found = planning.job_seconds("train_segmenter", {"segmenter": "unet"}, tiny, rates)
     assert found == (seconds and (pytest.approx(seconds * settings["steps"]), "cpu"))
+
+
+def test_a_users_table_is_not_looked_for_where_a_study_is_planned(tiny, monkeypatch):
+    """It lies in the user's folder, and the plan is made in another."""
+    monkeypatch.chdir(ROOT)
+    made = {"generator": "patch_ddpm", "conditions": {"kind": "made", "table": "only_here.tsv"}, "volumes": 2}
+    overlay = {"sets": {"made": made}, "arms": {"synthetic": {"synthetic": "made"}}}
+    study = check(merge(read(FILES), overlay))
+    jobs = planning.jobs_of(FILES, study, 6, overlay)
+    assert ("conditions", {"set": "made", "size": "100"}) in jobs

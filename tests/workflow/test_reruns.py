@@ -541,6 +541,7 @@ FAMILIES = {
     ("masks", "inpainted"): NOTHING,
     ("masks", "blank"): NOTHING,
     ("masks", "twin"): NOTHING,
+    ("masks", "made"): NOTHING,
     ("readers", "phantom"): EVERYTHING,
     ("readers", "nifti"): NOTHING,
 }
@@ -661,6 +662,33 @@ def test_other_released_weights_make_again_what_was_made_with_them(study, tmp_pa
     further = merged(beside, {"generators": {"released": {"images": 20}}})
     assert {label(job) for job in to_run(study, further)} == made
     (folder / "models/controlnet_3d_rflow-ct.pt").write_text("after")
+    assert {label(job) for job in to_run(study, beside)} == made
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"body": "parametric"}, {"patients": 6}, {"nodules": [1, 2]}, {"diameter_mm": [5, 9]}, {"wall_mm": [2, 5]},
+        {"lungs_l": [3, 5]}, {"table": "wanted.tsv"}, "another line",
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_masks_of_nobody_are_to_be_makes_their_set_again(study, change):
+    """A key of theirs, or a line in the user's table."""
+    table = study / "wanted.tsv"
+    table.write_text("diameters_mm\n5\n")
+    conditions = {"kind": "made"} | ({"table": "wanted.tsv"} if isinstance(change, str) else {})
+    beside = {
+        "sets": {"made": {"generator": "patch_ddpm", "conditions": conditions, "volumes": 2}},
+        "arms": {"synthetic-made": {"real": False, "synthetic": "made"}},
+    }
+    finish(study, beside)
+    assert to_run(study, beside) == []
+    if isinstance(change, str):
+        table.write_text("diameters_mm\n5\n6\n")
+    else:
+        beside["sets"]["made"]["conditions"] = conditions | change
+    made = {"conditions made"} | of_sets(*VOLUMES, sets=["made"]) | arms("synthetic-made") | COMPARISON
     assert {label(job) for job in to_run(study, beside)} == made
 
 

@@ -1,7 +1,7 @@
 # REQUIRED INPUTS: results/cases/{case}/, results/synthetic/{generator}/{set}/{size}/, results/generator/{generator}/{size}/
 # OUTPUTS:         results/audit/{set}/{size}/nearest.tsv, results/audit/{set}/{size}/verdict.json,
 #                  results/audit/membership/{generator}/{size}.tsv, results/audit/{set}/{size}/fidelity.json,
-#                  results/quality/{set}/{size}.tsv
+#                  results/audit/{set}/{size}/masks.tsv, results/quality/{set}/{size}.tsv
 
 
 def held_out_splits(wildcards):
@@ -114,6 +114,7 @@ rule fidelity:
     output:
         fidelity="results/audit/{set}/{size}/fidelity.json",
         quality="results/quality/{set}/{size}.tsv",
+        masks="results/audit/{set}/{size}/masks.tsv",
         cost="results/audit/{set}/{size}/fidelity.cost.json",
     log:
         "results/logs/fidelity/{set}/{size}.log",
@@ -126,4 +127,4 @@ rule fidelity:
     shell:
         "lungsyn audit fidelity {params.of} --real-train {input.train} --real-held-out {input.held_out}"
         " --synthetic {input.synthetic} {params.reference} --fidelity {params.fidelity:q} --seed {params.seed}"
-        " --quality {output.quality} --cost {output.cost} --out {output.fidelity} > {log} 2>&1"
+        " --quality {output.quality} --masks {output.masks} --cost {output.cost} --out {output.fidelity} > {log} 2>&1"

@@ -45,9 +45,15 @@ SEED = STUDY.study.seed
 FOLDS = folds_of(STUDY.cohort.split)
 READER = STUDY.cohort.reader
 LISTED_ONCE = READER.listed_once or READER.simulates
-RAW = STUDY.cohort.root or "results/phantom/LIDC-IDRI"
-if STUDY.cohort.root and not Path(RAW).is_dir() and Path(str(HERE), RAW).is_dir():
-    RAW = os.path.relpath(Path(str(HERE), RAW))  # --directory leads elsewhere
+
+
+def from_here(path):
+    """A path of the config, which is one from this folder or, where --directory leads elsewhere, from the workflow's."""
+    there = Path(str(HERE), path)
+    return path if Path(path).exists() or not there.exists() else os.path.relpath(there)
+
+
+RAW = from_here(STUDY.cohort.root) if STUDY.cohort.root else "results/phantom/LIDC-IDRI"
 COHORT = Path("results/cohort.tsv")
 NAMES = "results/private/names.tsv"  # which raw files a case comes from: no input, so that no other case is made again
 COHORT_COLUMNS = {"case", "patient", "status", "warnings"}  # that rules and the report ask for

@@ -280,7 +280,7 @@ def costs(wildcards):
     arms = of_arms("{segmenter}/{arm}/{size}", TRAINED)
     places += [f"segmentation/{of}/{replicate}/cost.json" for of in arms for replicate in REPLICATES]
     places += [f"predictions/{of}.cost.json" for of in arms]
-    places += [f"found/{name}/{size}.cost.json" for name, size in STUDY.sought_sets]
+    places += [f"found/{name}/{size}.cost.json" for name, size in in_folds(STUDY.sought_sets)]
     places += [f"audit/{name}/{size}/{what}.cost.json" for what in ("nearest", "fidelity") for name, size in USED_SETS]
     places += [f"audit/membership/{name}/{size}.cost.json" for name, size in USED_GENERATORS if attackable(name)]
     places += [f"scores/{of}.cost.json" for of in arms]
@@ -302,6 +302,7 @@ rule report:
         shown=[*ARM_PICTURES, *SET_PICTURES, *beside(ARM_PICTURES), *beside(SET_PICTURES)],
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
+        masks=[f"results/audit/{name}/{size}/masks.tsv" for name, size in USED_SETS],
         costs=costs,
         choice=CHOICE if STUDY.freeze_choice else [],
         viewer=["results/viewer"] if STUDY.figures.viewer_cases else [],
@@ -319,5 +320,5 @@ rule report:
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --layers {input.layers} --pictures {input.pictures} --verdicts {input.verdicts}"
-        " --quality {input.quality} --costs {input.costs} --choice {input.choice} --main-figure {output.figure}"
-        " --text {output.text} --cost-table {output.costs} {params.viewer} --out {output.report} > {log} 2>&1"
+        " --quality {input.quality} --masks {input.masks} --costs {input.costs} --choice {input.choice}"
+        " --main-figure {output.figure} --text {output.text} --cost-table {output.costs} {params.viewer} --out {output.report} > {log} 2>&1"

@@ -53,11 +53,18 @@ def worst_cases(wildcards):
     return f"--worst-cases {STUDY.benchmark.worst_cases if asks else 0}"
 
 
+def condition_table(wildcards):
+    """The user's table of what the volumes of a set are to be, where its source has a key ``table``."""
+    table = getattr(STUDY.sets[wildcards.set].conditions, "table", None)
+    return [] if table is None else from_here(table)
+
+
 rule conditions:
     """Decide which masks to synthesise: one row per volume."""
     input:
         cases=condition_cases,
         predictions=condition_predictions,
+        table=condition_table,
     output:
         "results/conditions/{set}/{size}.tsv",
     log:
@@ -67,11 +74,12 @@ rule conditions:
         conditions=lambda w: settings(STUDY.sets[w.set].conditions)(w),
         volumes=lambda w: f"--volumes {STUDY.sets[w.set].volumes}",  # with its name, or it could be the next number
         worst_cases=worst_cases,
+        table=lambda w, input: f"--table {shlex.quote(str(input.table))}" if input.table else "",
         seed=seed_of_fold,
     shell:
         "lungsyn generation conditions --of set={wildcards.set} size={wildcards.size}"
         " --conditions {params.conditions:q} {params.volumes} --seed {params.seed}"
-        " {params.worst_cases} --cases {input.cases} --predictions {input.predictions} --out {output}"
+        " {params.worst_cases} {params.table} --cases {input.cases} --predictions {input.predictions} --out {output}"
         " > {log} 2>&1"
 
 

@@ -166,6 +166,19 @@ def lung_distance(a: Anatomy, x, y, z):
     return lungs
 
 
+def body_distance(a: Anatomy, x, y, z: float):
+    """Distance to the skin, without the groove over the spine; x, y count from the anatomy's ``centre``."""
+    _, _, yc = a.cage(z)
+    s = min(a.taper(z), 1.0)
+    r = np.sqrt(x * x + (y - yc) ** 2) + 1e-3
+    front = (yc - y) / r  # -1 back ... 1 front
+    skew = 1.0 + a.skew[0] * (x / r) * front + a.skew[1] * (x / r)
+    shoulder = 1.0 - 0.25 * np.clip((z - a.top_z) / 40.0, 0.0, 1.0)
+    half_depth = (a.depth + 0.75 * a.wall + 8.0) * (1.0 - 0.14 * s)
+    back = 4.0 + a.depth + 0.75 * a.wall + 8.0
+    return oval(x * skew, y - (back - half_depth - 6.0 * s), (a.width + a.wall) * shoulder, half_depth, 0.45)
+
+
 def draw_anatomy(rng: np.random.Generator, grid: Grid, contrast: bool) -> Anatomy:
     """A random chest that fills the field of view as a radiographer would have chosen it."""
     half_fov, length = float(grid.x[-1] - grid.x[0]) / 2, float(np.ptp(grid.z))
