@@ -14,7 +14,7 @@ from lungsyn.evaluation.scores import nodule_mask, with_ensemble
 from lungsyn.settings.arms import Found
 from lungsyn.volume.files import Case
 
-COLUMNS = ["set", "size", "case", "dice"]  # of the table of a set; dice: `found_dice`
+COLUMNS = ["case", "dice"]  # of the table of a set, beside what it is of; dice: `found_dice`
 
 
 def found_dice(percents: Mapping[str, np.ndarray], case: Case) -> float:

@@ -123,7 +123,7 @@ def test_a_segmenter_is_trained_on_what_another_one_found(made, case_folders, tm
 
 
 def test_a_table_of_another_set_is_one_message(made, tmp_path):
-    write_table(tmp_path / "t.tsv", [{"set": "x", "size": 1, "case": "y", "dice": "1"}], COLUMNS)
+    write_table(tmp_path / "t.tsv", [{"case": "y", "dice": "1"}], COLUMNS)
     rows = read_table(tmp_path / "t.tsv", COLUMNS)
     with pytest.raises(InputError, match="no row of made-0"):
         used(made, {row["case"]: float(row["dice"]) for row in rows}, Found(least_dice=0.5))

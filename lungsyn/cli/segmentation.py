@@ -139,7 +139,7 @@ def segmentation_find(args) -> None:
         {**args.of, "case": name, "dice": f"{found_dice(percents, case):.4f}"}
         for case, name, percents in _predicted(args)
     ]
-    write_table(args.out, rows, COLUMNS)
+    write_table(args.out, rows, [*args.of, *COLUMNS])
 
 
 def _predicted(args) -> Iterator[tuple[Case, str, dict[str, np.ndarray]]]:

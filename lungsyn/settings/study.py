@@ -1,6 +1,6 @@
 """The whole study: its sections together, and what must agree between them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -173,12 +173,21 @@ class Config(Section):
     def drawn_sets(self) -> list[tuple[str, int, int | None]]:
         """(set, size, draw) of every draw of a synthetic set that a replicate is trained with, in the config's order.
         Others are not made."""
+        return self._drawn(self.arms)
+
+    @property
+    def sought_sets(self) -> list[tuple[str, int, int | None]]:
+        """Those that the benchmark's segmenter looks at, since an arm asks what it finds."""
+        return self._drawn([name for name, arm in self.arms.items() if arm.found])
+
+    def _drawn(self, arms: Collection[str]) -> list[tuple[str, int, int | None]]:
         uses = (
             (self.arms[arm].synthetic, size, self.draw_of(arm, replicate))
             for segmenter in self.segmenters
             for size in self.sizes_of(segmenter)
             for arm in self.arms_of(segmenter)
             for replicate in range(self.replicates)
+            if arm in arms
         )
         return list(dict.fromkeys((name, size, draw) for name, size, draw in uses if name))
 
@@ -186,12 +195,6 @@ class Config(Section):
     def used_sets(self) -> list[tuple[str, int]]:
         """(set, size) of every synthetic set that a segmenter is trained with, in the config's order."""
         return list(dict.fromkeys((name, size) for name, size, _ in self.drawn_sets))
-
-    @property
-    def sought_sets(self) -> list[tuple[str, int]]:
-        """(set, size) of those that the benchmark's segmenter looks at, since an arm asks what it finds."""
-        asking = {arm.synthetic for arm in self.arms.values() if arm.found}
-        return [(name, size) for name, size in self.used_sets if name in asking]
 
     def batches_of(self, name: str) -> int:
         """In how many jobs the volumes of a set are made."""

@@ -43,11 +43,13 @@ def write_table(path: Path, rows: Iterable[Mapping], columns: list[str]) -> None
             writer.writerow({key: _cell(row[key]) for key in columns})
 
 
-def grouped(rows: Iterable[dict], words: str) -> dict[str, list[dict]]:
-    """Rows by what ``words``, with values of their columns in them, call them; in the order of their first."""
+def grouped(rows: Iterable[dict], words: str, of_fold: str = "") -> dict[str, list[dict]]:
+    """Rows by what ``words``, with values of their columns in them, call them, and ``of_fold`` where they have a fold;
+    in the order of their first."""
     found: dict[str, list[dict]] = {}
     for row in rows:
-        found.setdefault(words.format(**row), []).append(row)
+        name = f"{words}, {of_fold}" if "fold" in row and of_fold else words
+        found.setdefault(name.format(**row), []).append(row)
     return found
 
 

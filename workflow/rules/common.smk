@@ -257,12 +257,16 @@ def generators_of(pairs, of=undrawn, has=trained):
 COMPARED = [(segmenter, size) for segmenter in STUDY.segmenters for size in STUDY.sizes_of(segmenter)]
 TRAINED = [(segmenter, of) for segmenter, size in COMPARED for of in folds(size)]
 USED_SETS = [(name, of) for name, size in sorted(STUDY.used_sets) for of in folds(size)]
+
+
+def in_folds(sets):
+    """(set, training set) of draws of sets, in every fold."""
+    drawn = sorted(sets, key=lambda of: (*of[:2], of[2] or 0))
+    return [(name, training_set(size, fold, draw)) for name, size, draw in drawn for fold in FOLDS]
+
+
 # Each draw of them that a replicate learns from. The first is the one that is audited, drawn and shared.
-DRAWN_SETS = [
-    (name, training_set(size, fold, draw))
-    for name, size, draw in sorted(STUDY.drawn_sets, key=lambda of: (*of[:2], of[2] or 0))
-    for fold in FOLDS
-]
+DRAWN_SETS = in_folds(STUDY.drawn_sets)
 # Of those of several folds the first one's are drawn; all are audited, and the report has their numbers.
 PICTURED_SETS = [(name, of) for name, of in USED_SETS if of_training_set(of).get("fold", 1) == 1]
 if workflow.is_main_process:

@@ -17,13 +17,18 @@ def synthetic_cases(wildcards):
     return batches(name, drawn(wildcards.arm, wildcards.size, int(wildcards.replicate))) if name else []
 
 
+BENCHMARK_MODEL = (
+    f"results/segmentation/{STUDY.benchmark.segmenter}/{STUDY.benchmark.arm}/{{size}}/{{replicate}}/model.safetensors"
+)
 FINDS = "results/found/{set}/{size}.tsv"  # what the benchmark finds in a synthetic set
 
 
 def finds(wildcards):
     """The table by which an arm chooses among the cases of its set, if it does."""
     arm = STUDY.arms[wildcards.arm]
-    return FINDS.format(set=arm.synthetic, size=wildcards.size) if arm.found else []
+    if not arm.found:
+        return []
+    return FINDS.format(set=arm.synthetic, size=drawn(wildcards.arm, wildcards.size, int(wildcards.replicate)))
 
 
 def use(wildcards):
@@ -69,12 +74,7 @@ rule train_segmenter:
 rule find:
     """Ask the benchmark's segmenter, which learned from train patients only, what it finds in a synthetic set."""
     input:
-        models=expand(
-            "results/segmentation/{segmenter}/{arm}/{{size}}/{replicate}/model.safetensors",
-            segmenter=STUDY.benchmark.segmenter,
-            arm=STUDY.benchmark.arm,
-            replicate=REPLICATES,
-        ),
+        models=lambda w: [BENCHMARK_MODEL.format(size=undrawn(w.size), replicate=i) for i in REPLICATES],
         synthetic=lambda w: batches(w.set, w.size),
     output:
         table=FINDS,
