@@ -14,7 +14,8 @@ from lungsyn.generators.core.learning import predict
 from lungsyn.generators.core.patches import TrainingPatches
 from lungsyn.generators.core.samplers import plan, sample
 from lungsyn.generators.core.schedule import pure_noise
-from lungsyn.generators.networks.critic import Adversaries, Critic
+from lungsyn.generators.networks.adversaries import Adversaries
+from lungsyn.generators.networks.critic import Critic
 from lungsyn.masks.core.rows import untargeted
 from lungsyn.processes import Team
 from lungsyn.seams import Run

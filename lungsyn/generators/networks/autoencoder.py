@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from lungsyn.generators.core.bands import band_sd, from_bands, inner, to_bands, to_half
 from lungsyn.generators.core.learning import Learning, update_average
 from lungsyn.generators.latent_ddpm import Autoencoder
-from lungsyn.generators.networks.critic import Adversaries
+from lungsyn.generators.networks.adversaries import Adversaries
 from lungsyn.optimizer import without_momentum
 from lungsyn.processes import ALONE, Team
 from lungsyn.steps import Steps

@@ -6,41 +6,19 @@ each scaled to its own width. Texture is in bands that are ten times narrower th
 learn to look at them.
 """
 
-import itertools
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lungsyn.generators.core.bands import band_sd, expected_blocks, inner, tissue_means, to_bands, to_half
 from lungsyn.generators.core.learning import Learning, predict, update_average
+from lungsyn.generators.networks.adversaries import Adversaries, Scores
 from lungsyn.generators.networks.patch_unet import PatchUNet
 from lungsyn.generators.patch_gan import Settings
 from lungsyn.optimizer import without_momentum
 from lungsyn.processes import ALONE, Team
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.steps import Steps
-
-SLOPE = 0.2  # of the leaky rectifier
-
-
-class Scores(nn.Module):
-    """``[b inputs x y z]`` -> a score per neighbourhood, ``[b 1 x/d y/d z/d]``, d = 2^(levels - 1)."""
-
-    def __init__(self, inputs: int, channels: Sequence[int]):
-        super().__init__()
-        self.first = nn.Conv3d(inputs, channels[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(channels))
-        self.same = nn.ModuleList(nn.Conv3d(c, c, 3, padding=1) for c in channels)
-        self.score = nn.Conv3d(channels[-1], 1, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x.contiguous(memory_format=torch.channels_last_3d))
-        for i, same in enumerate(self.same):
-            h = self.down[i - 1](h) if i else h
-            h = same(F.leaky_relu(h, SLOPE))
-        return self.score(F.leaky_relu(h, SLOPE))
 
 
 class Critic(Scores):
@@ -62,14 +40,6 @@ class Critic(Scores):
     def forward(self, bands: Tensor, masks: Tensor) -> Tensor:
         """``bands`` as above, ``masks`` ``[b labels x y z]`` -> ``[b 1 x/d y/d z/d]``, d = 2^levels."""
         return super().forward(torch.cat([bands, to_half(masks.to(bands.dtype))], dim=1))
-
-
-class Adversaries(nn.Module):
-    """Both networks of a GAN, so that one optimiser steps and one checkpoint holds them."""
-
-    def __init__(self, generator: nn.Module, critic: Critic):
-        super().__init__()
-        self.generator, self.critic = generator, critic.to(memory_format=torch.channels_last_3d)
 
 
 class Judged(Learning):

@@ -18,7 +18,7 @@ from lungsyn.generators.core.learning import Learning, update_average
 from lungsyn.generators.core.patches import Example
 from lungsyn.generators.core.training import hold_out
 from lungsyn.generators.ha_gan import COARSE, Settings
-from lungsyn.generators.networks.critic import Scores
+from lungsyn.generators.networks.adversaries import Scores
 from lungsyn.generators.networks.hierarchical import Adversaries, Networks, Slab
 from lungsyn.optimizer import without_momentum
 from lungsyn.random import seed_of, stream

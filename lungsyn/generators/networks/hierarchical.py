@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from lungsyn.generators.core.joint import IMAGES, bands_of, bands_sd, from_bands_of, means
 from lungsyn.generators.ha_gan import COARSE, Settings
-from lungsyn.generators.networks.critic import Scores
+from lungsyn.generators.networks.adversaries import Scores
 from lungsyn.generators.networks.patch_unet import channel_norm
 
 MARGIN = 1  # voxels of features beside a slab that its voxels depend on
