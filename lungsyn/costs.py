@@ -13,7 +13,7 @@ from lungsyn.memory import peak_host_mb
 from lungsyn.volume.files import read_json
 
 ABOUT = ["generator", "set", "segmenter", "arm", "size", "replicate", "batch", "case"]  # what a job may be of, and:
-MAYBE = ["fold", "draw"]  # only in studies that have any
+MAYBE = ["fold", "draw", "weights"]  # only in studies that have any; weights: of a generator that was trained
 COLUMNS = ["stage", "verb", *ABOUT, "seconds", "host_mb", "device_mb", "ran_on"]
 
 
@@ -31,7 +31,7 @@ def spent(seconds: float, known: Mapping) -> dict:
 
 
 def read_costs(paths: Iterable[Path]) -> list[dict]:
-    """Rows of ``COLUMNS``, one per job; what a job is not of is None. They have those of ``MAYBE`` that any job is of.
+    """Rows of ``COLUMNS``, one per job; what a job is not of is None. They have those of ``MAYBE`` that any job has.
     Raises InputError naming the file."""
     found = [read_json(path) for path in paths]
     columns = [*COLUMNS, *(key for key in MAYBE if any(key in row for row in found))]

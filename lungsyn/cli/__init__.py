@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lungsyn.cli import audit, cohort, evaluation, generation, segmentation, study, viewer  # noqa: F401  register verbs
+from lungsyn.cli import audit, cohort, evaluation, generation, segmentation, sets, study, viewer  # noqa: F401  register verbs
 from lungsyn.cli.arguments import VERBS
 from lungsyn.codedigest import of_verb
 from lungsyn.costs import spent

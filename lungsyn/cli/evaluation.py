@@ -325,7 +325,7 @@ def _report_arguments(parser):
     add_section(parser, config=Config)
     add(parser, "cohort", "main-figure", "text", "cost-table", "out")
     add(parser, "comparisons", "strata", "layers", "pictures", "costs", nargs="+")
-    add(parser, "verdicts", "quality", "masks", nargs="*")
+    add(parser, "verdicts", "quality", "masks", "sets", "uses", nargs="*")
     parser.add_argument("--viewer", help="the viewer's page, as the report links to it; without: no link")
     parser.add_argument("--choice", type=Path, nargs="*", default=[], help="what was frozen before the test was scored")
 
@@ -336,6 +336,7 @@ def evaluation_report(args) -> None:
     import shutil
 
     from lungsyn import costs
+    from lungsyn.evaluation import sets
     from lungsyn.evaluation.choice import read_choice
     from lungsyn.evaluation.comparison import COMPARISON_COLUMNS, as_text, by_training
     from lungsyn.evaluation.gallery import read_pictures
@@ -358,6 +359,8 @@ def evaluation_report(args) -> None:
             [row for path in args.quality for row in read_table(path)], "{set}, size {size} %", "fold {fold}"
         ),
         masks=grouped([row for path in args.masks for row in read_table(path)], "{set}, size {size} %", "fold {fold}"),
+        sets=_rows(args.sets, sets.COLUMNS),
+        uses=_rows(args.uses, sets.USE_COLUMNS),
         versions=versions(),
         costs=costs.totals(spent),
         viewer=args.viewer,

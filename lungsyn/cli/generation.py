@@ -71,7 +71,8 @@ def generation_train(args) -> dict | None:
     ) | trained.facts  # fmt: skip
     checkpoint.save(args.model, trained.tensors, made)
     write_json_lines(args.curve, [args.of | record for record in trained.records])
-    return known_cost(trained.facts)
+    weights = sum(tensor.numel() for tensor in trained.tensors.values() if tensor.is_floating_point())
+    return known_cost(trained.facts) | {"weights": weights}
 
 
 def _conditions_arguments(parser):

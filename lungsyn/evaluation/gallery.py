@@ -23,6 +23,8 @@ CAPTIONS = {
     "The rule chooses them, not a person.",
     "turned": "Test nodules that most replicates of one arm found and most of the other missed, segmenter {}; those on "
     "which most replicates differ first, then the larger ones.",
+    "sets": "Every synthetic set: how well a segmenter learned from it alone, over how far it is from real CT. "
+    "Shape: the audit's verdict.",
     "contact_sheet": "Random synthetic cases of set {} with their masks' outlines, beside random real ones.",
     "quality": "Measures of set {}: real train cases, accepted and rejected volumes; grey: the range.",
     "fidelity": "Set {}: how far its cases are from the train cases, beside how far held-out real cases are: the "

@@ -26,7 +26,7 @@ _NAMES = ["case", "patient", "split", "replicate"]
 _MEASURES = ["dice", "nsd_1mm", "nsd_2mm", "hd95_mm", "volume_error_ml", "truth_ml", "predicted_ml"]
 SCORE_COLUMNS = [*_NAMES, *_MEASURES, "n_nodules", "found_nodules", "false_positives", "lesion_dice"]
 NODULE_COLUMNS = [*_NAMES, "nodule", "diameter_mm", "stratum", "texture", "touches_pleura", "found", "dice"]
-_TEXTS = {*_NAMES, "segmenter", "stratum", "arm", "group", "layer"}
+_TEXTS = {*_NAMES, "segmenter", "stratum", "arm", "group", "layer", "set", "generator", "verdict", "outlines", "real"}
 Scores = Mapping[str, Sequence[Mapping]]  # arm -> rows of its table
 
 

@@ -66,7 +66,7 @@ SCORES = {name for name in ALL_ARMS if name.startswith("score")}
 TRAINED_TARGETED = {"train_segmenter real+synthetic"}  # trained again where the benchmark's predictions changed
 NOTHING: set[str] = set()
 REPORT = {"report"}  # it shows the config, so every key but those of compute reaches it
-COMPARISON = {"compare", "plot_arms"} | REPORT
+COMPARISON = {"compare", "plot_arms", "plot_sets"} | REPORT
 SETS = ("targeted", "untargeted")
 
 
@@ -74,10 +74,10 @@ def of_sets(*rules: str, sets=SETS) -> set[str]:
     return {f"{rule} {name}" for rule in rules for name in sets}
 
 
-PICTURES = {"plot_arms"} | of_sets("plot_set") | REPORT
-VERDICTS = of_sets("verdict") | REPORT
+PICTURES = {"plot_arms", "plot_sets"} | of_sets("plot_set") | REPORT
+VERDICTS = of_sets("verdict") | {"plot_sets"} | REPORT
 PROBED = of_sets("memorisation", "plot_set") | VIEWER
-FIDELITY = of_sets("fidelity", "plot_set")
+FIDELITY = of_sets("fidelity", "plot_set") | {"plot_sets"}
 VOLUMES = ("synthesise", "memorisation", "verdict", "fidelity", "plot_set")
 TARGETED_VOLUMES = of_sets(*VOLUMES, sets=["targeted"]) | arms("real+synthetic")
 UNTARGETED_VOLUMES = of_sets(*VOLUMES, sets=["untargeted"]) | arms("synthetic", "real+untargeted")
@@ -514,6 +514,7 @@ RECIPES = {
     ("evaluation", "compare"): COMPARISON,
     ("evaluation", "plot-arms"): {"plot_arms"} | REPORT,
     ("evaluation", "plot-set"): of_sets("plot_set") | REPORT,
+    ("evaluation", "plot-sets"): {"plot_sets"} | REPORT,
     ("evaluation", "report"): REPORT,
     ("viewer", "write"): VIEWER | REPORT,
     ("audit", "memorisation"): PROBED | VERDICTS,

@@ -241,6 +241,43 @@ rule plot_set:
         " --pictures {output.pictures} --cost {output.cost} --out results/figures > {log} 2>&1"
 
 
+def costs_of_sets(wildcards):
+    """What the generators and the volumes of the audited sets cost."""
+    made = [f"{batch}.cost.json" for name, size in USED_SETS for batch in batches(name, size)]
+    return [*(f"results/generator/{name}/{size}/cost.json" for name, size in USED_GENERATORS), *made]
+
+
+SETS_BESIDE = ["results/figures/sets.png"] if USED_SETS else []
+
+
+rule plot_sets:
+    """The synthetic sets side by side: how real, how useful, how private, and how dear each is."""
+    input:
+        verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
+        fidelity=[f"results/audit/{name}/{size}/fidelity.json" for name, size in USED_SETS],
+        comparisons=expand("results/comparison/{segmenter}.tsv", segmenter=STUDY.segmenters),
+        costs=costs_of_sets,
+    output:
+        report("results/figures/sets.png", caption="../report/sets.rst", category="How real is it?"),
+        data="results/figures/sets.tsv",
+        sets="results/sets.tsv",
+        uses="results/uses.tsv",
+        pictures="results/figures/beside.tsv",
+    log:
+        "results/logs/plot_sets.log",
+    params:
+        recipe=recipe_of("evaluation", "plot-sets"),
+        benchmark=settings(STUDY.benchmark),
+        arms=fixed(json.dumps({name: arm.model_dump(mode="json") for name, arm in STUDY.arms.items()})),
+        study=settings(STUDY.title),
+        figures=settings(STUDY.figures, Drawing),
+    shell:
+        "lungsyn evaluation plot-sets --verdicts {input.verdicts} --fidelity {input.fidelity}"
+        " --comparisons {input.comparisons} --costs {input.costs} --benchmark {params.benchmark:q}"
+        " --arms {params.arms:q} --study {params.study:q} --figures {params.figures:q} --sets {output.sets} --uses {output.uses}"
+        " --pictures {output.pictures} --out results/figures > {log} 2>&1"
+
+
 # With folds the viewer shows the first one.
 VIEWED = [(segmenter, of) for segmenter, of in TRAINED if of_training_set(of).get("fold", 1) == 1]
 
@@ -297,9 +334,12 @@ rule report:
         layers=expand("results/comparison/{segmenter}.layers.tsv", segmenter=STUDY.segmenters),
         pictures=[
             "results/figures/arms.tsv",
+            *(["results/figures/beside.tsv"] if SETS_BESIDE else []),
             *(f"results/figures/set-{name}-{size}.tsv" for name, size in PICTURED_SETS),
         ],
-        shown=[*ARM_PICTURES, *SET_PICTURES, *beside(ARM_PICTURES), *beside(SET_PICTURES)],
+        shown=[path for kind in (ARM_PICTURES, SETS_BESIDE, SET_PICTURES) for path in (*kind, *beside(kind))],
+        sets=["results/sets.tsv"] if SETS_BESIDE else [],
+        uses=["results/uses.tsv"] if SETS_BESIDE else [],
         quality=[f"results/quality/{name}/{size}.tsv" for name, size in CHECKED_SETS],
         verdicts=[f"results/audit/{name}/{size}/verdict.json" for name, size in USED_SETS],
         masks=[f"results/audit/{name}/{size}/masks.tsv" for name, size in USED_SETS],
@@ -320,5 +360,6 @@ rule report:
     shell:
         "lungsyn evaluation report --config {params.config:q} --cohort {input.cohort} --comparisons {input.comparisons}"
         " --strata {input.strata} --layers {input.layers} --pictures {input.pictures} --verdicts {input.verdicts}"
-        " --quality {input.quality} --masks {input.masks} --costs {input.costs} --choice {input.choice}"
-        " --main-figure {output.figure} --text {output.text} --cost-table {output.costs} {params.viewer} --out {output.report} > {log} 2>&1"
+        " --quality {input.quality} --masks {input.masks} --sets {input.sets} --uses {input.uses}"
+        " --costs {input.costs} --choice {input.choice} --main-figure {output.figure} --text {output.text}"
+        " --cost-table {output.costs} {params.viewer} --out {output.report} > {log} 2>&1"
