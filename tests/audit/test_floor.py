@@ -240,7 +240,8 @@ def run(folders, tmp_path) -> dict:
             (("real-train", "train"), ("real-held-out", "held_out"), ("synthetic", "synthetic"))]  # fmt: skip
     settings = as_json(Fidelity(slices_per_case=2))
     assert cli.main(["audit", "fidelity", *sets, "--of", *OF, "--seed=1",
-                     f"--fidelity={settings}", f"--quality={rates}", f"--out={out}"]) == 0  # fmt: skip
+                     f"--fidelity={settings}", f"--quality={rates}", f"--masks={tmp_path / 'masks.tsv'}",
+                     f"--out={out}"]) == 0  # fmt: skip
     assert len(rates.read_text().splitlines()) == 1  # nothing was judged: no more than the columns' names
     return json.loads(out.read_text())
 

@@ -5,7 +5,7 @@ import json
 import matplotlib.pyplot as plt
 import pytest
 
-from lungsyn.evaluation import report
+from lungsyn.evaluation import report, sets
 from lungsyn.volume.tables import write_table
 from tests.browser import DESK_PX, PHONE_PX, look_at, needs_browser
 from tests.evaluation.test_report import COHORT, CONFIG, QUALITY
@@ -31,9 +31,14 @@ def page(comparison, big_study, tmp_path):
                "result": "pass", "sentence": "2 of 162 synthetic nodules"}]  # fmt: skip
     verdict = {"set": "a", "size": 100, "held_out_splits": ["test"], "result": "pass", "checks": checks, "controls": [],
                "not_found": ["scaled"]}  # fmt: skip
-    found = report.Findings({"unet": comparison}, {"unet": big_study["strata"]}, COHORT, pictures, [verdict],
-                            {"a": QUALITY}, {"a-package-with-a-long-name": "1.2.3"},
-                            [cost, cost | {"verb": None, "of": ""}], "viewer/index.html")  # fmt: skip
+    beside = dict.fromkeys(sets.COLUMNS, 1) | {"set": "a-long-name-of-a-set", "generator": "a", "outlines": "pass"}
+    use = {"set": beside["set"], "size": 1, "segmenter": "unet", "arm": "synthetic", "real": "no", "dice": 0.4,
+           "difference": -0.1}  # fmt: skip
+    found = report.Findings(
+        {"unet": comparison}, {"unet": big_study["strata"]}, COHORT, pictures, [verdict], quality={"a": QUALITY},
+        sets=[beside], uses=[use], versions={"a-package-with-a-long-name": "1.2.3"},
+        costs=[cost, cost | {"verb": None, "of": ""}], viewer="viewer/index.html",
+    )  # fmt: skip
     (tmp_path / "report.html").write_text(report.build("title_" * 20, json.dumps(config), found), encoding="utf-8")
     return tmp_path / "report.html"
 

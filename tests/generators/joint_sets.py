@@ -17,6 +17,7 @@ from lungsyn.seams import Attackable, Run
 from lungsyn.segmenters.core.patches import TrainingPatches
 from lungsyn.segmenters.core.settings import PatchTraining
 from lungsyn.sets import checked_attempts
+from lungsyn.settings.arms import Use
 from lungsyn.settings.audit import Thresholds
 from lungsyn.settings.synthesis import Synthesis
 from lungsyn.volume.files import open_case, whole_case, write_case
@@ -61,6 +62,6 @@ def ends_in_a_checked_set(folders, settings, compute, root, attackable: bool) ->
     for kind in ("nodule", "volume"):
         assert neighbour_checks(kind, probe(kind, groups, AUDIT, 0, "cpu"), AUDIT, 0)[1]
 
-    arm = TrainingPatches([], made, None, PatchTraining(patch_voxels=16), 0)
+    arm = TrainingPatches([], made, Use(), PatchTraining(patch_voxels=16), 0)
     image, nodule = arm[0]
     assert image.shape == nodule.shape == (1, 16, 16, 16) and dataclasses.is_dataclass(generator)
