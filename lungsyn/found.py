@@ -19,14 +19,14 @@ COLUMNS = ["case", "dice"]  # of the table of a set, beside what it is of; dice:
 
 def found_dice(percents: Mapping[str, np.ndarray], case: Case) -> float:
     """How well the nodules of a synthetic case are found: their mean Dice (missed: 0) in the replicates' mean
-    prediction; 1 where there is none. ``percents``: ``{replicate: prediction}``.
+    prediction; 0 where there is none. ``percents``: ``{replicate: prediction}``.
 
     In a case that keeps a real CT only the new nodules count, which have the highest numbers: its own ones are found
     by who was trained on them."""
     *_, mean = with_ensemble(percents).values()  # the last one, or the only one
     nodules, _ = match_nodules(nodule_mask(mean), case.nodules)
     new = nodules[-case.about.get("new_nodules", 0) :]  # -0: all of them
-    return float(np.mean([nodule.dice for nodule in new])) if new else 1.0
+    return float(np.mean([nodule.dice for nodule in new])) if new else 0.0
 
 
 def used(folders: Sequence[Path], dice: Mapping[str, float], found: Found) -> list[Path]:

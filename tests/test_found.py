@@ -40,7 +40,7 @@ def test_the_score_is_the_mean_dice_of_the_new_nodules():
     assert found_dice({"0": first}, new_nodules(case, 1)) == 0
     assert found_dice({"0": second}, new_nodules(case, 1)) == 1
     assert found_dice({"0": none}, case) == 0
-    assert found_dice({"0": none}, case.with_labels(nodules=np.zeros_like(case.nodules))) == 1
+    assert found_dice({"0": none}, case.with_labels(nodules=np.zeros_like(case.nodules))) == 0
 
 
 def test_replicates_are_asked_together():

@@ -13,6 +13,7 @@ from scipy.stats import wasserstein_distance
 
 from lungsyn.anatomy.shapes import wall_mm
 from lungsyn.audit.floor import beside_floor
+from lungsyn.hosts import is_host
 from lungsyn.volume.files import Case, open_case
 
 MEASURES = {
@@ -44,7 +45,7 @@ def numbers_of(case: Case) -> dict[str, list[float]]:
         "lung_share": [_share(lungs, body)],
         "lung_share_low": [low], "lung_share_middle": [middle], "lung_share_high": [high],
         "lungs_surface_cm2": [_surface_cm2(lungs, spacing_mm)],
-        "nodules": [float(len(facts))],
+        "nodules": [] if is_host(case.about) else [float(len(facts))],
         "diameter_mm": [fact["diameter_mm"] for fact in facts],
         "wall_mm": [wall_mm(lungs, fact["box"], spacing_mm) for fact in facts],
     }  # fmt: skip
@@ -63,7 +64,9 @@ def _surface_cm2(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
 def asked_of(case: Case) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """What a synthetic case's masks were to be, and how far off each is (absolute): by measure. A nodule that found no
     place counts for the number of nodules alone."""
-    asked = case.about.get("asked") or {}
+    asked = case.about.get("asked")
+    if not asked:
+        return {}, {}
     made, index = numbers_of(case), {fact["index"]: place for place, fact in enumerate(case.about["nodules"])}
     wanted: dict[str, list[float]] = {name: list(asked[name]) for name in OF_NODULES if name in asked}
     off = {

@@ -99,11 +99,10 @@ class Family(JointFamily):
                 "gpus to 1"
             )
 
-    def fit(self, cases, settings, run):
+    def check_cases(self, cases, settings):
         from lungsyn.generators.networks.fields import check_cases
 
         check_cases(cases, settings.field_voxels)
-        return super().fit(cases, settings, run)
 
     def load(self, model, settings, compute, synthesis):
         from lungsyn.generators.networks.fields import load_generator

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from lungsyn.errors import InputError
+from lungsyn.hosts import is_host
 from lungsyn.random import seed_of
 from lungsyn.seams import MaskSource, Scene
 from lungsyn.settings.section import Section
@@ -29,9 +30,11 @@ class Family(MaskSource):
     gives_masks = False
 
     def rows(self, cases, volumes, seed, settings, worst=()):
-        if not cases:
-            raise InputError("no train case to take a grid from: the cohort's train split is empty")
-        opened = [open_case(folder) for folder in cases]
+        opened = [
+            case for case in map(open_case, cases) if not is_host(case.about)
+        ]  # from whom nothing is learned here
+        if not opened:
+            raise InputError("no train case to take a grid from: the cohort's train split is empty, or has hosts only")
         shape = np.rint(np.median([case.ct.shape for case in opened], axis=0)).astype(int)
         spacing_mm = np.median([case.space.spacing_mm for case in opened], axis=0)
         grid = {

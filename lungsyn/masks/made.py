@@ -9,10 +9,10 @@ the lungs, are those of a table of the user's, or lie in the ranges of the setti
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lungsyn.anatomy import shapes
 from lungsyn.errors import InputError
@@ -23,7 +23,7 @@ from lungsyn.masks.core.mixing import VOXELS, Bank, Mixture, chest_of, cut_out_o
 from lungsyn.masks.core.rows import ANYWHERE, OWN, usual_place
 from lungsyn.random import seed_of, stream
 from lungsyn.seams import MaskSource, Scene
-from lungsyn.settings.section import Section
+from lungsyn.settings.section import Section, at_home
 from lungsyn.volume.files import Case, open_case
 from lungsyn.volume.labels import LabelMap
 from lungsyn.volume.source import source_of
@@ -54,7 +54,7 @@ class Settings(Section):
         default=None, description="Least and largest volume of the lungs of a whole chest, litres, drawn evenly; null: "
         "as in train cases",
     )  # fmt: skip
-    table: Path | None = Field(
+    table: Annotated[Path, AfterValidator(at_home)] | None = Field(
         default=None, description="A table (TSV) with a line for each volume: what its columns diameters_mm, walls_mm "
         "(a number for each nodule) and lungs_l say goes before the keys above; null: none",
     )  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from lungsyn.anatomy import measures as anatomy
+from lungsyn.hosts import is_host
 from lungsyn.quality.seams import FEWEST_VOXELS, seam_measures
 from lungsyn.settings.synthesis import Grid
 from lungsyn.volume.files import Case
@@ -76,7 +77,8 @@ def measure(case: Case, grid: Grid | None, made: np.ndarray | None = None) -> di
     if made is not None:
         whole = [i for i in np.unique(nodules[nodules > 0]) if made[nodules == i].all()]
         return found | nodule_measures(hu, np.where(np.isin(nodules, whole), nodules, 0), lungs, spacing_mm)
-    found["nodules"] = float(len(np.unique(nodules[nodules > 0])))
+    if not is_host(case.about):  # whose nodules are not marked
+        found["nodules"] = float(len(np.unique(nodules[nodules > 0])))
     body = np.asarray(case.body) > 0
     tissue = body & (nodules == 0) & ~lungs
     found["body_spread_hu"] = float(hu[body].std()) if body.any() else 0.0

@@ -101,8 +101,8 @@ def reference(measured: Mapping[str, Mapping[str, float]], false_rejections: flo
         low, high = None, None
         if name == "finite":
             low, high = 1.0, 1.0
-        elif name == "nodules" and values[name]:  # at least one, unless a train case has none, as a host
-            low, high = min(1.0, *values[name].values()), rule.highest
+        elif name == "nodules" and values[name]:
+            low, high = 1.0, rule.highest
         elif name in judged:
             numbers = np.array(list(judged[name].values()))
             low, high = value_range(name, spread_of(name, numbers), width[family_of(name)])

@@ -100,7 +100,7 @@ def _origin(study: Study, name: str, size: int, cases: Cases) -> dict:
     model = _model(study, chosen.generator, size, cases) if family("generators", kind).trains else {}
     masks = chosen.conditions.model_dump(mode="json")
     own = model.get("generator")
-    settings = {"generator": own and without_places(own), "masks": masks}
+    settings = {"generator": own and without_places(own), "masks": without_places(masks)}
     return {
         "model": model, "made": made, "learned": study.learned(model) if model else "",
         "window_hu": (own or {}).get("window_hu"), "watching": findings.watching(model),

@@ -63,6 +63,12 @@ if STUDY.cohort.root and not Path(RAW).is_dir():
     raise WorkflowError(
         f"cohort.root is {RAW}, and there is no such folder (from {os.getcwd()}): set it to the folder of the raw data"
     )
+for name, made in STUDY.sets.items():
+    table = getattr(made.conditions, "table", None)
+    if table is not None and not Path(from_here(table)).is_file():
+        raise WorkflowError(
+            f"sets.{name}.conditions.table is {table}, and there is no such file (from {os.getcwd()}): name the table"
+        )
 if LISTED_ONCE and re.search("{|<[a-z][a-z0-9_]*>", str(RAW)):  # it is an input
     raise WorkflowError(
         f"cohort.root is {RAW}: Snakemake takes braces and <...> in the name of a folder for its own; rename it, or set "

@@ -27,7 +27,11 @@ rule choose:
         "results/logs/choose.log",
     params:
         recipe=recipe_of("evaluation", "choose"),
-        recipes=fixed(STUDY.model_dump_json(include={"arms", "segmenters", "sets", "generators", "synthesis"})),
+        recipes=fixed(
+            STUDY.model_dump_json(
+                include={"study", "benchmark", "arms", "segmenters", "sets", "generators", "synthesis", "replicates"}
+            )
+        ),
     shell:
         "lungsyn evaluation choose --predictions {input.predictions} --cohort {input.cohort} --cases {input.cases}"
         " --recipes {params.recipes:q} --scores results/scores --out {output.choice} > {log} 2>&1"

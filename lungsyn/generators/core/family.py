@@ -1,6 +1,9 @@
 """What families have in common that learn by one loop: how one is checked, trained and loaded."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from lungsyn.generators.core.settings import grid_of
 from lungsyn.hosts import is_host
@@ -36,8 +39,13 @@ class JointFamily(LearningFamily):
         from lungsyn.generators.core.joint import about_real
 
         marked = [folder for folder in cases if not is_host(read_json(folder / "case.json"))]
+        self.check_cases(marked, settings)
         found = super().fit(marked, settings, replace(run, watch=None))
         return found and replace(found, facts=found.facts | {"real": about_real(marked)})
+
+    def check_cases(self, cases: Sequence[Path], settings: Any) -> None:
+        """The family's own checks of what it learns from. Raises InputError."""
+        return
 
 
 class PatchFamily(LearningFamily):
