@@ -37,6 +37,10 @@ def test_numbers_are_those_of_a_cube():
     assert numbers["wall_mm"] == pytest.approx([10.0])  # the nodule's middle is the fifth voxel from three sides
 
 
+def test_nobody_says_how_many_nodules_a_host_has():
+    assert likeness.numbers_of(case("a", role="host"))["nodules"] == []
+
+
 def test_what_was_asked_for_is_compared_nodule_by_nodule():
     """The second nodule found no place: it counts for the number alone."""
     asked = {"diameter_mm": [8.0, 5.0], "wall_mm": [9.0, 3.0], "lungs_l": 0.01}

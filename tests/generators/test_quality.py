@@ -8,6 +8,7 @@ import pytest
 
 from lungsyn.generators.core.settings import grid_of
 from lungsyn.generators.core.synthesis import stride_voxels
+from lungsyn.hosts import HOST
 from lungsyn.quality.attempts import Attempt, attempt_seed, attempts, middle_slices, rates, record, rejected_rows
 from lungsyn.quality.measures import ANATOMY, measure
 from lungsyn.quality.ranges import calibrated_width, faults, left_out_scores, spread_of, widths_away
@@ -363,3 +364,14 @@ def test_an_end_towards_which_nothing_is_wrong_is_not_told():
     rows = {row["measure"]: row for row in rates([], ranges_of(measured, 0.05))}
     assert rows["airway_mm"]["high"] is None and 0 < rows["airway_mm"]["low"] < 110
     assert rows["lung_hu"]["low"] < -840 < rows["lung_hu"]["high"]
+
+
+def test_a_host_does_not_say_how_many_nodules_a_case_may_have():
+    """Its nodules are not marked: a volume without one is rejected all the same."""
+    cases = [make_case(SHAPE, seed=k, name=f"case-{k}") for k in range(2)]
+    host = make_case(SHAPE, seed=9, name="host")
+    host = dataclasses.replace(host, about=host.about | {"role": HOST}).with_labels(nodules=host.nodules * 0)
+    measured = {case.about["case"]: measure(case, None) for case in (*cases, host)}
+    assert "nodules" in measured["case-0"] and "nodules" not in measured["host"]
+    found = faults({"nodules": 0.0}, ranges_of(measured, 0.05))
+    assert [fault["measure"] for fault in found] == ["nodules"]

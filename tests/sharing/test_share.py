@@ -316,6 +316,7 @@ def test_a_volume_keeps_nothing_of_a_scanner():
 
 def test_settings_tell_nobody_where_files_lie():
     assert without_places({"kind": "maisi", "folder": "/home/jane/maisi"}) == {"kind": "maisi"}
+    assert without_places({"kind": "made", "table": "/home/jane/wanted.tsv"}) == {"kind": "made"}
 
 
 def test_a_set_of_a_program_that_learns_nothing(copied, tmp_path, monkeypatch):

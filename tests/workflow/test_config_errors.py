@@ -22,6 +22,10 @@ BAD = {
         {"cohort": {"exclude": {1: "too old"}}},
         ["cohort.exclude has the name 1, which YAML takes for a number: write it in quotes"],
     ),
+    "no such table of masks": (
+        {"sets": {"untargeted": {"conditions": {"kind": "made", "table": "nowhere.tsv"}}}},
+        ["sets.untargeted.conditions.table is nowhere.tsv, and there is no such file"],
+    ),
     "unknown set": (
         {"arms": {"synthetic": {"synthetic": "nosuch"}}},
         ["arms.synthetic.synthetic is 'nosuch', which does not exist: it must be one of targeted, untargeted"],
