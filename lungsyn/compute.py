@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 
 from lungsyn.errors import InputError
 from lungsyn.machine import cpus, has_nvidia
@@ -78,11 +79,28 @@ def name_of(precision: torch.dtype) -> str:
     return str(precision).removeprefix("torch.")
 
 
+_PLAIN = nn.Conv3d._conv_forward
+
+
+def _convolved(self: nn.Conv3d, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution whose gradient is right. Where an image has at most two voxels along its first axis, a CPU's
+    gradient of the weights in bfloat16 holds memory that nobody wrote (torch 2.13 with oneDNN, seen with avx512_bf16):
+    now and then no number, else a wrong one. Such small images take float32, which costs nothing."""
+    wrong = (
+        image.shape[-3] <= 2 < self.kernel_size[0] and image.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    )
+    if not wrong:
+        return _PLAIN(self, image, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        return _PLAIN(self, image.float(), weight.float(), None if bias is None else bias.float())
+
+
 def set_up(threads: int, device: torch.device, one_shape: bool = False) -> None:
     """Fix the thread count (the order of sums, hence the result, depends on it) and tune the allocators. ``one_shape``:
     all batches have one shape, so that CUDA may try which convolution is fastest."""
     torch.set_num_threads(threads)
     keep_freed_memory()
+    nn.Conv3d._conv_forward = _convolved
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -77,3 +77,22 @@ def test_a_job_does_not_report_the_memory_of_what_started_it():
 def test_memory_is_counted_and_described():
     assert compute.peak_memory_mb(torch.device("cpu"))["host_mb"] > 50
     assert "float32" in compute.describe(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.skipif(not compute.has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16")
+@pytest.mark.parametrize("deep", [1, 2, 3, 4])
+def test_gradients_of_small_images_hold_nothing_that_nobody_wrote(deep):
+    """In bfloat16 they did, at two voxels: what was in memory before, here nan."""
+    compute.set_up(1, torch.device("cpu"))
+    torch.manual_seed(deep)
+    layer, image = torch.nn.Conv3d(16, 16, 3, padding=1), torch.randn(2, 16, deep, 4, 4)
+    layer(image).square().sum().backward()
+    wanted = layer.weight.grad.clone()
+    for _ in range(3):
+        layer.zero_grad()
+        left = [torch.full((1 << k,), float("nan"), dtype=torch.bfloat16) for k in range(8, 20) for _ in range(4)]
+        with torch.autocast("cpu", torch.bfloat16):
+            made = layer(image)
+        del left
+        made.float().square().sum().backward()
+        assert (layer.weight.grad - wanted).norm() < 0.05 * wanted.norm()

@@ -47,6 +47,7 @@ class Settings(PatchTraining):
 class Family(SegmenterFamily):
     """MONAI's U-Net, DynUNet and Swin UNETR."""
 
+    recipe = 2
     Settings = Settings
     Inference = SlidingWindow
     length = "steps"
