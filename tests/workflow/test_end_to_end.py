@@ -178,7 +178,7 @@ def test_pictures_are_not_blank(results):
 
 
 def test_every_picture_is_listed_with_what_it_shows(results):
-    rows = [row for name in ("arms", "set-targeted-100", "set-untargeted-100")
+    rows = [row for name in ("arms", "beside", "set-targeted-100", "set-untargeted-100")
             for row in table(results / f"figures/{name}.tsv")]  # fmt: skip
     drawn = {path.name for path in (results / "figures").glob("*.png")} - {"dice_difference.png"}
     assert {row["file"] for row in rows} == drawn
