@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from lungsyn.generators.core.patches import TrainingPatches, collate
 from lungsyn.generators.core.settings import PatchSettings, grid_of
 from lungsyn.generators.core.synthesis import synthesise
 from lungsyn.generators.core.training import hold_out
-from lungsyn.seams import Attackable, Sampled, Scene
+from lungsyn.seams import Attackable, Generator, Sampled, Scene
 from lungsyn.settings.compute import Compute
 from lungsyn.settings.section import Section
 from lungsyn.settings.synthesis import Grid, Synthesis
@@ -25,13 +26,31 @@ PATCHES_PER_CASE = 32  # whose loss is asked for, each at a noise level of its o
 
 
 @dataclass(frozen=True, eq=False)
-class PatchGenerator(Attackable):
-    """The network of a family, its settings, and how it samples."""
+class Ready(Generator):
+    """The network of a model file, ready on its device, as `load_network` gives it."""
 
     network: Callable
-    settings: PatchSettings
+    settings: Any
     device: torch.device
     precision: torch.dtype
+
+    @property
+    def ran_on(self) -> str:
+        return describe(self.device, self.precision)
+
+    def memory_mb(self) -> dict[str, int]:
+        return peak_memory_mb(self.device)
+
+    def fast(self) -> torch.autocast:
+        """The context in which the network computes."""
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchGenerator(Ready, Attackable):
+    """The network of a family, its settings, and how it samples."""
+
+    settings: PatchSettings
     patches_per_batch: int
     synthesis: Synthesis
 
@@ -42,13 +61,6 @@ class PatchGenerator(Attackable):
     @property
     def grid(self) -> Grid:
         return grid_of(self.settings, self.synthesis)
-
-    @property
-    def ran_on(self) -> str:
-        return describe(self.device, self.precision)
-
-    def memory_mb(self) -> dict[str, int]:
-        return peak_memory_mb(self.device)
 
     def sample(self, scene: Scene, seed: int, on_step=lambda step: None) -> Sampled:
         """The volume of ``scene``. What is known and kept is kept to the unit, also beyond the model's window."""

@@ -28,6 +28,12 @@ class Scores(nn.Module):
         return self.score(F.leaky_relu(h, SLOPE))
 
 
+def squared_slope(scores: Tensor, *seen: Tensor) -> Tensor:
+    """Mean over the ``scores`` of the critic's squared slope at what it has ``seen``; it has gradients."""
+    slopes = torch.autograd.grad(scores.sum(), seen, create_graph=True)
+    return torch.stack([slope.float().square().sum() for slope in slopes]).sum() / scores.numel()
+
+
 class Adversaries(nn.Module):
     """Both networks of a GAN, so that one optimiser steps and one checkpoint holds them."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lungsyn.generators.core.bands import band_sd, expected_blocks, inner, tissue_means, to_bands, to_half
 from lungsyn.generators.core.learning import Learning, predict, update_average
-from lungsyn.generators.networks.adversaries import Adversaries, Scores
+from lungsyn.generators.networks.adversaries import Adversaries, Scores, squared_slope
 from lungsyn.generators.networks.patch_unet import PatchUNet
 from lungsyn.generators.patch_gan import Settings
 from lungsyn.optimizer import without_momentum
@@ -78,8 +78,7 @@ class Judged(Learning):
                 scores = learner.critic(seen, torch.cat([masks, masks])).float()
                 fooled = learner.critic(made_bands, masks).float()
             of_real, of_made = scores.chunk(2)
-            (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
-            penalty = slope.square().sum() / scores.numel()
+            penalty = squared_slope(scores, seen)
             critic_loss = F.softplus(of_made - of_real).mean() + s.slope_weight * penalty
             generator_loss = s.reconstruction_weight * error + F.softplus(of_real.detach() - fooled).mean()
             optimizer.zero_grad(set_to_none=True)

@@ -10,16 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lungsyn.compute import describe, peak_memory_mb
 from lungsyn.errors import InputError
-from lungsyn.generators.core.generator import load_network
+from lungsyn.generators.core.generator import Ready, load_network
 from lungsyn.generators.core.joint import labelled
 from lungsyn.generators.core.learning import Learning, update_average
 from lungsyn.generators.core.patches import Example
 from lungsyn.generators.core.training import hold_out
 from lungsyn.generators.ha_gan import COARSE, Settings
-from lungsyn.generators.networks.adversaries import Scores
-from lungsyn.generators.networks.hierarchical import Adversaries, Networks, Slab
+from lungsyn.generators.networks.adversaries import Scores, squared_slope
+from lungsyn.generators.networks.hierarchical import Contest, Networks, Slab
 from lungsyn.optimizer import without_momentum
 from lungsyn.random import seed_of, stream
 from lungsyn.seams import Attackable, Sampled, Scene
@@ -105,7 +104,7 @@ class Hierarchical(Learning):
         return Networks(self.settings).to(memory_format=torch.channels_last_3d)
 
     def learner(self, network, device):
-        both = Adversaries(network, self.settings).to(device, memory_format=torch.channels_last_3d)
+        both = Contest(network, self.settings).to(device, memory_format=torch.channels_last_3d)
         return both, without_momentum(both.parameters(), self.settings.learning_rate, fused=device.type != "mps")
 
     def steps(self, forward, learner, optimizer, average, keep, precision, team=None) -> Steps:
@@ -161,8 +160,7 @@ def critic_loss(judged: list[tuple[Scores, Tensor, Tensor]], slope_weight: float
         seen = torch.cat([real, made.detach()]).requires_grad_()
         scores = critic(seen).float()
         of_real, of_made = scores.chunk(2)
-        (slope,) = torch.autograd.grad(scores.sum(), seen, create_graph=True)
-        loss = loss + F.softplus(of_made - of_real).mean() + slope_weight * slope.square().sum() / scores.numel()
+        loss = loss + F.softplus(of_made - of_real).mean() + slope_weight * squared_slope(scores, seen)
     return loss
 
 
@@ -170,21 +168,12 @@ def critic_loss(judged: list[tuple[Scores, Tensor, Tensor]], slope_weight: float
 
 
 @dataclass(frozen=True, eq=False)
-class FieldGenerator(Attackable):
+class FieldGenerator(Ready, Attackable):
     """A trained HA-GAN, ready on its device."""
 
     network: Networks
     settings: Settings
-    device: torch.device
-    precision: torch.dtype
     real: dict  # `core.joint.about_real`
-
-    @property
-    def ran_on(self) -> str:
-        return describe(self.device, self.precision)
-
-    def memory_mb(self) -> dict[str, int]:
-        return peak_memory_mb(self.device)
 
     @torch.no_grad()
     def sample(self, scene: Scene, seed: int, on_step=lambda step: None) -> Sampled:
@@ -194,7 +183,7 @@ class FieldGenerator(Attackable):
         check_fits(shape, s.field_voxels)
         rng = torch.Generator().manual_seed(seed_of(seed, "latent vector"))
         latent = torch.randn(1, s.latent, generator=rng).to(self.device)
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+        with self.fast():
             made = in_field(self.network(latent)[0].cpu(), shape)
         on_step(1)
         return labelled(made.numpy(), scene.affine, s.window_hu, self.real)

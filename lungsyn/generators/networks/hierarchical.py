@@ -250,7 +250,7 @@ class Networks(nn.Module):
         return torch.cat([self.generator.slab(features, where) for where in self.slabs], dim=-1)
 
 
-class Adversaries(nn.Module):
+class Contest(nn.Module):
     """All networks, so that one optimiser steps and one checkpoint holds them."""
 
     def __init__(self, networks: Networks, settings: Settings):

@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lungsyn.compute import describe, peak_memory_mb
 from lungsyn.errors import InputError
+from lungsyn.generators.core.generator import Ready
 from lungsyn.generators.core.joint import labelled
 from lungsyn.generators.core.learning import Learning, update_average
 from lungsyn.generators.core.patches import Example
+from lungsyn.generators.networks.adversaries import squared_slope
 from lungsyn.generators.networks.style import Critic, Generator, doubled
 from lungsyn.generators.style_gan import SMALLEST, Settings
 from lungsyn.optimizer import without_momentum
 from lungsyn.processes import ALONE, Team
 from lungsyn.random import seed_of, stream
-from lungsyn.seams import Generator as MadeBy
 from lungsyn.seams import Sampled, Scene
 from lungsyn.steps import Steps
 from lungsyn.volume.files import Case, open_case
@@ -172,12 +172,12 @@ class Playing(Learning):
                 of_real, of_made = (learner.critic(volumes, level, alpha) for volumes in seen)
                 fooled = learner.critic(made, level, alpha)
             critic_loss, generator_loss = losses(of_real, of_made, fooled, s.loss)
-            sloped = slice(None) if s.loss == "relativistic" else slice(1)
-            scores = torch.cat([of_real, of_made][sloped])
-            slopes = torch.autograd.grad(scores.sum(), seen[sloped], create_graph=True)
-            penalty = sum(slope.float().square().sum() for slope in slopes) / len(of_real)
+            if s.loss == "relativistic":
+                penalty = squared_slope(torch.cat([of_real, of_made]), *seen)
+            else:
+                penalty = squared_slope(of_real, seen[0]) / 2
             optimizer.zero_grad(set_to_none=True)
-            total = critic_loss + s.slope_weight / 2 * penalty
+            total = critic_loss + s.slope_weight * penalty
             for loss, weights in zip((generator_loss, total), networks, strict=True):
                 loss.backward(inputs=weights)
             norms = [nn.utils.clip_grad_norm_(weights, s.gradient_norm) for weights in networks]
@@ -205,21 +205,11 @@ def shrunk(volumes: Tensor, settings: Settings, level: int, alpha: float) -> Ten
 
 
 @dataclass(frozen=True, eq=False)
-class StyleGenerator(MadeBy):
+class StyleGenerator(Ready):
     """Makes CT and label map at once. ``real``: of `joint.about_real`."""
 
-    network: nn.Module
     settings: Settings
-    device: torch.device
-    precision: torch.dtype
     real: dict
-
-    @property
-    def ran_on(self) -> str:
-        return describe(self.device, self.precision)
-
-    def memory_mb(self) -> dict[str, int]:
-        return peak_memory_mb(self.device)
 
     @torch.no_grad()
     def sample(self, scene: Scene, seed: int, on_step=lambda step: None) -> Sampled:
@@ -228,7 +218,7 @@ class StyleGenerator(MadeBy):
         check_room(shape, s.field_voxels)
         rng = torch.Generator().manual_seed(seed_of(seed, "noise"))
         z = torch.randn(1, s.latent, generator=rng).to(self.device)
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+        with self.fast():
             made = self.network(z, rng)[0].float().clamp(-1, 1)
         start = [(s.field_voxels - n) // 2 for n in shape]
         inside = (slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
