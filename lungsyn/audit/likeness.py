@@ -61,13 +61,13 @@ def _surface_cm2(mask: np.ndarray, spacing_mm: np.ndarray) -> float:
     return float(np.dot(faces, spacing_mm.prod() / spacing_mm) / 100)
 
 
-def asked_of(case: Case) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """What a synthetic case's masks were to be, and how far off each is (absolute): by measure. A nodule that found no
-    place counts for the number of nodules alone."""
+def asked_of(case: Case, made: Numbers) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """What a synthetic case's masks were to be, and how far off what was ``made`` is (absolute): by measure. A nodule
+    that found no place counts for the number of nodules alone."""
     asked = case.about.get("asked")
     if not asked:
         return {}, {}
-    made, index = numbers_of(case), {fact["index"]: place for place, fact in enumerate(case.about["nodules"])}
+    index = {fact["index"]: place for place, fact in enumerate(case.about["nodules"])}
     wanted: dict[str, list[float]] = {name: list(asked[name]) for name in OF_NODULES if name in asked}
     off = {
         name: [abs(made[name][index[i]] - value) for i, value in enumerate(values, start=1) if i in index]
@@ -84,11 +84,13 @@ def asked_of(case: Case) -> tuple[dict[str, list[float]], dict[str, list[float]]
 def compare(train: Sequence[Path], held_out: Sequence[Path], synthetic: Sequence[Path], seed: int) -> list[dict]:
     """A row of ``COLUMNS`` for each measure; None where nothing can be said."""
     sets: dict[str, list[tuple[str, Numbers]]] = {}
+    asked = []
     for name, folders in (("train", train), ("held_out", held_out), ("synthetic", synthetic)):
-        cases = (open_case(folder) for folder in folders)
-        sets[name] = [(case.about["case"] if name == "synthetic" else case.about["patient"], numbers_of(case))
-                      for case in cases]  # fmt: skip
-    asked = [asked_of(open_case(folder)) for folder in synthetic]
+        sets[name] = []
+        for case in map(open_case, folders):
+            numbers = numbers_of(case)
+            sets[name].append((case.about["case" if name == "synthetic" else "patient"], numbers))
+            asked += [asked_of(case, numbers)] if name == "synthetic" else []
     return [_row(measure, sets, asked, seed) for measure in MEASURES]
 
 

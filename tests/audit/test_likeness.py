@@ -44,14 +44,15 @@ def test_nobody_says_how_many_nodules_a_host_has():
 def test_what_was_asked_for_is_compared_nodule_by_nodule():
     """The second nodule found no place: it counts for the number alone."""
     asked = {"diameter_mm": [8.0, 5.0], "wall_mm": [9.0, 3.0], "lungs_l": 0.01}
-    wanted, off = likeness.asked_of(case("a", asked=asked))
+    made = case("a", asked=asked)
+    wanted, off = likeness.asked_of(made, likeness.numbers_of(made))
     assert wanted == asked | {"lungs_l": [0.01], "nodules": [2.0]}
     assert off["nodules"] == [1.0] and off["lungs_l"] == pytest.approx([0.002]) and off["wall_mm"] == pytest.approx([1])
     assert off["diameter_mm"] == pytest.approx([8 - 6 * np.cbrt(6 / np.pi)], abs=1e-3)
 
 
 def test_nothing_is_asked_of_masks_that_are_taken_from_cases():
-    assert likeness.asked_of(case("a")) == ({}, {})
+    assert likeness.asked_of(case("a"), likeness.numbers_of(case("a"))) == ({}, {})
 
 
 @pytest.fixture
