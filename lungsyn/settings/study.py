@@ -1,6 +1,7 @@
 """The whole study: its sections together, and what must agree between them."""
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -195,6 +196,12 @@ class Config(Section):
     def used_sets(self) -> list[tuple[str, int]]:
         """(set, size) of every synthetic set that a segmenter is trained with, in the config's order."""
         return list(dict.fromkeys((name, size) for name, size, _ in self.drawn_sets))
+
+    @property
+    def tables(self) -> dict[str, Path]:
+        """The user's table of what the volumes of a set are to be, of each set whose source of masks reads one."""
+        found = {name: getattr(made.conditions, "table", None) for name, made in self.sets.items()}
+        return {name: table for name, table in found.items() if table}
 
     def batches_of(self, name: str) -> int:
         """In how many jobs the volumes of a set are made."""

@@ -190,8 +190,7 @@ def planned_jobs(configfiles: Sequence[Path], study: Config, n_cases: int, extra
 
 def without_tables(study: Config) -> dict:
     """An overlay of ``sets`` in which no source of masks reads a table of the user's."""
-    tables = {name for name, made in study.sets.items() if getattr(made.conditions, "table", None)}
-    return {name: {"conditions": {"table": None}} for name in tables}
+    return {name: {"conditions": {"table": None}} for name in study.tables}
 
 
 def write_made_up_cohort(results: Path, split_of: Mapping[int | None, list[str]]) -> None:

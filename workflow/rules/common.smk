@@ -63,9 +63,8 @@ if STUDY.cohort.root and not Path(RAW).is_dir():
     raise WorkflowError(
         f"cohort.root is {RAW}, and there is no such folder (from {os.getcwd()}): set it to the folder of the raw data"
     )
-for name, made in STUDY.sets.items():
-    table = getattr(made.conditions, "table", None)
-    if table is not None and not Path(from_here(table)).is_file():
+for name, table in STUDY.tables.items():
+    if not Path(from_here(table)).is_file():
         raise WorkflowError(
             f"sets.{name}.conditions.table is {table}, and there is no such file (from {os.getcwd()}): name the table"
         )

@@ -54,9 +54,8 @@ def worst_cases(wildcards):
 
 
 def condition_table(wildcards):
-    """The user's table of what the volumes of a set are to be, where its source has a key ``table``."""
-    table = getattr(STUDY.sets[wildcards.set].conditions, "table", None)
-    return [] if table is None else from_here(table)
+    """The user's table of what the volumes of a set are to be, if there is one."""
+    return from_here(STUDY.tables[wildcards.set]) if wildcards.set in STUDY.tables else []
 
 
 rule conditions:
