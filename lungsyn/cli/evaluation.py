@@ -22,14 +22,7 @@ from lungsyn.settings.audit import Probing
 from lungsyn.settings.evaluation import Drawing, Evaluation
 from lungsyn.settings.section import as_json
 from lungsyn.settings.study import Benchmark, Config, Study
-from lungsyn.volume.files import (
-    open_case,
-    read_json,
-    read_written,
-    whole_case,
-    write_json,
-    write_text,
-)  # fmt: skip
+from lungsyn.volume.files import open_case, read_json, read_written, whole_case, write_json, write_text
 from lungsyn.volume.tables import grouped, read_table, write_table
 
 

@@ -43,8 +43,10 @@ def set_row(verdict: Mapping, fidelity: Mapping, costs: Iterable[Mapping]) -> di
     outlines = [check["result"] for name, check in checks.items() if name.startswith(OUTLINE)]
     copies = [check["value"] for name, check in checks.items() if name.endswith(": copies") and OUTLINE not in name]
     row = dict.fromkeys(COLUMNS) | of | {"verdict": verdict["result"]}
-    row |= _cost("training", mine, {"verb": "train", "generator": of["generator"]})
-    row |= _cost("volume", mine, {"verb": "synthesise", "set": of["set"]}, len(verdict["cases"]))
+    trained = [job for job in mine if (job["verb"], job["generator"]) == ("train", of["generator"])]
+    sampled = [job for job in mine if (job["verb"], job["set"]) == ("synthesise", of["set"])]
+    row |= _cost("training", trained) | _cost("volume", sampled, len(verdict["cases"]))
+    row["weights"] = next((job["weights"] for job in trained if job.get("weights")), None)
     row |= {f"frechet_{view}": found["frechet"]["ratio"] for view, found in views.items()}
     if planes:
         row |= {"coverage": fmean(of["synthetic"]["value"] for of in planes),
@@ -55,13 +57,11 @@ def set_row(verdict: Mapping, fidelity: Mapping, costs: Iterable[Mapping]) -> di
     return row
 
 
-def _cost(what: str, jobs: Iterable[Mapping], of: Mapping, parts: int = 1) -> dict:
-    jobs = [job for job in jobs if all(job[key] == value for key, value in of.items())]
+def _cost(what: str, jobs: Sequence[Mapping], parts: int = 1) -> dict:
     if not jobs:
         return {}
     peak = max(job["host_mb"] if job["device_mb"] is None else job["device_mb"] for job in jobs)
-    weights = {"weights": jobs[0]["weights"] or None} if jobs[0].get("weights") is not None else {}
-    return {f"{what}_s": sum(job["seconds"] for job in jobs) / parts, f"{what}_mb": peak} | weights
+    return {f"{what}_s": sum(job["seconds"] for job in jobs) / parts, f"{what}_mb": peak}
 
 
 def over_folds(rows: Iterable[Mapping]) -> list[dict]:
