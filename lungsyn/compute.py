@@ -85,11 +85,9 @@ _PLAIN = nn.Conv3d._conv_forward
 def _convolved(self: nn.Conv3d, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A convolution whose gradient is right. Where an image has at most two voxels along its first axis, a CPU's
     gradient of the weights in bfloat16 holds memory that nobody wrote (torch 2.13 with oneDNN, seen with avx512_bf16):
-    now and then no number, else a wrong one. Such small images take float32, which costs nothing."""
-    wrong = (
-        image.shape[-3] <= 2 < self.kernel_size[0] and image.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    )
-    if not wrong:
+    now and then no number, else a wrong one. Such small images take float32 while it learns."""
+    small = image.shape[-3] <= 2 < self.kernel_size[0] and image.device.type == "cpu"
+    if not (small and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")):
         return _PLAIN(self, image, weight, bias)
     with torch.autocast("cpu", enabled=False):
         return _PLAIN(self, image.float(), weight.float(), None if bias is None else bias.float())

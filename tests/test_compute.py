@@ -96,3 +96,13 @@ def test_gradients_of_small_images_hold_nothing_that_nobody_wrote(deep):
         del left
         made.float().square().sum().backward()
         assert (layer.weight.grad - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.skipif(not compute.has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16")
+def test_what_learns_nothing_computes_as_it_did():
+    """Patches at a volume's border are as small, and sampling asks for no gradient."""
+    layer, image = torch.nn.Conv3d(16, 16, 3, padding=1), torch.randn(2, 16, 2, 4, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = torch.nn.functional.conv3d(image, layer.weight, layer.bias, padding=1)
+        compute.set_up(1, torch.device("cpu"))
+        assert torch.equal(layer(image), plain)
